@@ -1,0 +1,36 @@
+//! The vocabulary of evalign: the types every other crate speaks.
+//!
+//! A *run* measures one *model* on a set of *tasks*. A task yields *samples*; each sample is rendered
+//! into a [`Request`], answered by a [`Response`], and judged into [`Score`]s. A run's scores are
+//! aggregated into [`Estimate`]s, and those are what people read.
+//!
+//! The one decision made here: whatever did not produce a trustworthy answer is an [`Outcome`] of its
+//! own (truncated, refused, unparsed, error, unscored), never a wrong answer and never a zero. Numbers
+//! without a value are absent (`Option`), never NaN.
+//!
+//! This crate does no I/O, knows no async runtime, and depends on no other crate of the workspace.
+
+mod digest;
+mod hint;
+mod ids;
+mod model_ref;
+mod outcome;
+mod request;
+mod results;
+mod run;
+mod sample;
+mod seed;
+
+pub use digest::{Digest, canonical_json};
+pub use hint::Hint;
+pub use ids::{RunId, SampleKey};
+pub use model_ref::{ModelRef, ModelRefError, Provider};
+pub use outcome::{Outcome, OutcomeCounts, Score};
+pub use request::{
+    ChoiceLogLikelihood, FinishReason, GenerateParams, Message, Output, Prompt, Request, RequestKind,
+    Response, Role, TokenLogprob, Usage,
+};
+pub use results::{Estimate, MetricResult, ModelSummary, RunResults, Seconds, TaskResult};
+pub use run::{Dtype, ModelIdentity, RunSpec, RunStatus, ScoringMode, SpecDifference, TaskSpec};
+pub use sample::SampleRecord;
+pub use seed::sample_seed;

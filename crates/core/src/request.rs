@@ -1,0 +1,166 @@
+use serde::{Deserialize, Serialize};
+
+use crate::SampleKey;
+
+/// Who speaks in a chat message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Message {
+    pub role: Role,
+    pub content: String,
+}
+
+/// What the model is shown: raw text, or a conversation its chat template turns into text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prompt {
+    Text(String),
+    Chat(Vec<Message>),
+}
+
+/// How to generate. Temperature 0 is greedy decoding, and then the other sampling fields have no effect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerateParams {
+    /// Most tokens to generate.
+    pub max_tokens: u32,
+    pub temperature: f64,
+    pub top_p: Option<f64>,
+    pub top_k: Option<u32>,
+    pub min_p: Option<f64>,
+    /// 1 leaves logits alone (Keskar et al. 2019, arXiv 1909.05858, section 4.1).
+    pub repetition_penalty: Option<f64>,
+    /// Generation ends before the first of these; the text does not include it.
+    pub stop: Vec<String>,
+    /// Seed of this request's own random stream. See [`crate::sample_seed`].
+    pub seed: u64,
+    /// Return the log-probability of each generated token.
+    pub logprobs: bool,
+}
+
+impl Default for GenerateParams {
+    fn default() -> Self {
+        Self {
+            max_tokens: 256,
+            temperature: 0.0,
+            top_p: None,
+            top_k: None,
+            min_p: None,
+            repetition_penalty: None,
+            stop: Vec::new(),
+            seed: 0,
+            logprobs: false,
+        }
+    }
+}
+
+/// The three things a model can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestKind {
+    /// log P(continuation | context) for each continuation. The continuations carry their own leading
+    /// delimiter.
+    LogLikelihood {
+        context: Prompt,
+        continuations: Vec<String>,
+    },
+    Generate {
+        prompt: Prompt,
+        params: GenerateParams,
+    },
+    /// Sum of log P(token | everything before it) over the whole text.
+    Perplexity {
+        text: String,
+    },
+}
+
+/// One sample's question to the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    pub key: SampleKey,
+    pub kind: RequestKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChoiceLogLikelihood {
+    /// Natural logarithm, summed over the continuation's tokens.
+    pub sum: f64,
+    /// Tokens in the continuation.
+    pub tokens: u32,
+    /// Every token of the continuation is the argmax at its position.
+    pub greedy: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// A stop string or an end-of-sequence token.
+    Stop,
+    /// The token limit or the end of the context.
+    Length,
+    /// The provider withheld the answer.
+    ContentFilter,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    pub token: String,
+    pub logprob: f64,
+}
+
+/// The model's answer to a [`RequestKind`] of the same name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    LogLikelihood {
+        choices: Vec<ChoiceLogLikelihood>,
+    },
+    Text {
+        text: String,
+        finish: FinishReason,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        logprobs: Option<Vec<TokenLogprob>>,
+    },
+    Perplexity {
+        /// Natural logarithm, summed over all tokens.
+        sum: f64,
+        tokens: u32,
+    },
+}
+
+/// Tokens spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of all prompts (and scored continuations) as if nothing were shared.
+    pub prompt_tokens: u64,
+    /// Prompt tokens really pushed through the model after sharing prefixes and cached answers.
+    pub computed_prompt_tokens: u64,
+    pub generated_tokens: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.computed_prompt_tokens += other.computed_prompt_tokens;
+        self.generated_tokens += other.generated_tokens;
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Response {
+    pub output: Output,
+    /// `computed_prompt_tokens` is only known for a whole batch when prefixes are shared; the local
+    /// engine attributes each computed token to the first request that needed it.
+    pub usage: Usage,
+    /// Tokens cut from the left of the prompt because it was longer than the context. 0 normally.
+    pub truncated_tokens: u64,
+    /// Answered from the response cache.
+    #[serde(default)]
+    pub cached: bool,
+}

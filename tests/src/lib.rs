@@ -1,0 +1,65 @@
+//! What tests of several crates share: where the real model and the reference data are, and how a
+//! test says that it was skipped.
+//!
+//! The real model is never a stand-in: `EVALIGN_TEST_MODEL` names its file, and otherwise it is pulled
+//! once, as a user would with `evalign models pull`, into a cache that outlives the checkout. Where
+//! `EVALIGN_REQUIRE_MODEL` is set (CI sets it), a missing model fails the test instead of skipping it.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use evalign_fetch::{Home, Hub, Models, silent};
+
+/// The alias of the model the product ships with.
+pub const MODEL_ALIAS: &str = "smollm2-135m-instruct";
+
+/// Says on stderr that a test did not run, and why. A skipped test must be visible.
+#[expect(clippy::print_stderr, reason = "the only way a test can say that it was skipped")]
+pub fn skipped(test: &str, why: &str) {
+    eprintln!("skipped: {test}: {why}");
+}
+
+/// SmolLM2-135M-Instruct as a GGUF file, or `None` (said on stderr) where it cannot be had.
+///
+/// # Panics
+/// Where `EVALIGN_REQUIRE_MODEL` is set and the model cannot be had.
+#[must_use]
+pub fn real_model(test: &str) -> Option<&'static Path> {
+    static MODEL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match MODEL.get_or_init(find_model) {
+        Ok(path) => Some(path),
+        Err(why) => {
+            assert!(std::env::var_os("EVALIGN_REQUIRE_MODEL").is_none(), "no real model for {test}: {why}");
+            skipped(test, why);
+            None
+        }
+    }
+}
+
+fn find_model() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("EVALIGN_TEST_MODEL").map(PathBuf::from) {
+        return if path.is_file() { Ok(path) } else { Err(format!("no file {}", path.display())) };
+    }
+    let models = Hub::from_env().map(|hub| Models::new(Home::at(cache_dir()), hub, false));
+    let models = models.map_err(|error| error.to_string())?;
+    evalign_fetch::block_on(models.resolve(MODEL_ALIAS, &silent)).map_err(|error| error.to_string())
+}
+
+/// Where pulled models are kept between test runs.
+#[must_use]
+pub fn cache_dir() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
+    cache.unwrap_or_else(std::env::temp_dir).join("evalign-tests")
+}
+
+/// The folder with reference data (`data/`) and the reference tools' output (`golden/`), or `None`, said
+/// on stderr, where `EVALIGN_SHARED` does not name it.
+#[must_use]
+pub fn shared(test: &str) -> Option<PathBuf> {
+    let found = std::env::var_os("EVALIGN_SHARED").map(PathBuf::from).filter(|path| path.join("golden").is_dir());
+    if found.is_none() {
+        skipped(test, "EVALIGN_SHARED does not name a folder with golden/ and data/");
+    }
+    found
+}
