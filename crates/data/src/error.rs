@@ -1,0 +1,57 @@
+use std::path::{Path, PathBuf};
+
+use evalign_core::Hint;
+
+/// Why rows could not be found, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// No file anywhere that could be this dataset.
+    #[error("no files for dataset `{dataset}`")]
+    NotFound { dataset: String, looked: Vec<String>, offline: bool },
+    /// The hub was asked and did not deliver.
+    #[error("dataset `{dataset}` could not be fetched: {message}")]
+    Fetch { dataset: String, message: String, hint: Option<String> },
+    /// The name leaves the directories datasets may come from.
+    #[error("`{0}` is not a dataset name")]
+    BadName(String),
+    #[error("{}: {message}", path.display())]
+    File { path: PathBuf, message: String },
+    /// `row` counts from 1: for text files it is the line.
+    #[error("{}, {unit} {row}{}: {message}", path.display(), field.as_ref().map(|f| format!(", field `{f}`")).unwrap_or_default())]
+    Row { path: PathBuf, unit: &'static str, row: u64, field: Option<String>, message: String },
+    #[error("{}: no column `{column}`", path.display())]
+    NoColumn { path: PathBuf, column: String, columns: Vec<String> },
+    #[error("dataset `{0}` has no rows")]
+    Empty(String),
+    #[error("row {index} was asked for, dataset `{dataset}` has {rows}")]
+    OutOfRange { dataset: String, index: u64, rows: u64 },
+    /// A limit on what an input may make us hold; see [`crate::Limits`].
+    #[error("{}: {what} exceeds the limit of {limit}", path.display())]
+    TooLarge { path: PathBuf, what: String, limit: String },
+}
+
+impl DataError {
+    pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
+        Self::File { path: path.to_owned(), message: message.to_string() }
+    }
+}
+
+impl Hint for DataError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { looked, offline, .. } => Some(format!(
+                "looked for {}{}; give its directory with `--data-root` (or EVALIGN_DATA_ROOT)",
+                looked.join(", "),
+                if *offline { " (offline: the hub was not asked)" } else { "" }
+            )),
+            Self::Fetch { hint, .. } => hint.clone(),
+            Self::BadName(_) => Some("write ORG/NAME, or the path of a file".to_owned()),
+            Self::NoColumn { columns, .. } => Some(format!("its columns are {}", columns.join(", "))),
+            Self::Row { message, .. } if message.contains("UTF-8") => {
+                Some("convert the file to UTF-8, for example with `iconv -t UTF-8`".to_owned())
+            }
+            Self::File { .. } | Self::Row { .. } | Self::Empty(_) | Self::OutOfRange { .. } => None,
+            Self::TooLarge { .. } => Some("split the file, or check that it is what you expect".to_owned()),
+        }
+    }
+}

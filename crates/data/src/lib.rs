@@ -1,0 +1,44 @@
+//! Rows in and out: datasets as people and the hub publish them, read through polars, and the tables
+//! evalign writes.
+//!
+//! A dataset is named by a [`DatasetSpec`] (`openai/gsm8k`, config `main`, split `test`, or a local
+//! file). [`open`] finds its files (a path on this machine, then the data root, the hub's cache, the
+//! hub), hashes them, and returns a [`Dataset`] of [`Row`]s: JSON objects whose fields keep the order
+//! of the file's columns.
+//!
+//! The one decision made here: a dataset *is* its bytes. Its digest is the SHA-256 over the files in
+//! order, computed on opening and never trusted from a name, so that a run can say exactly what it was
+//! measured on, and a changed file is a different dataset.
+//!
+//! Files of ordinary size are held in memory and shared between all tasks that use them; larger ones
+//! are streamed. Everything that comes from a file is bounded (row, field and decompressed size) and
+//! every error names the file and, where there is one, the row and the field.
+//!
+//! This crate knows nothing of tasks, models or runs.
+
+mod cell;
+mod csv;
+mod dataset;
+mod error;
+mod hub;
+mod jsonl;
+mod limits;
+mod locate;
+mod parquet;
+mod source;
+mod spec;
+mod table;
+mod unpack;
+
+pub use dataset::{Dataset, Rows, open};
+pub use error::DataError;
+pub use jsonl::read_jsonl;
+pub use limits::Limits;
+pub use spec::{ColumnEquals, DataRoots, DatasetSpec, OpenFiles};
+pub use table::{Column, ColumnKind, JsonlWriter, ParquetTable, write_jsonl, write_parquet};
+
+/// One row: field names in the order of the file's columns, values as JSON.
+pub type Row = serde_json::Map<String, serde_json::Value>;
+
+#[cfg(test)]
+mod tests;
