@@ -1,0 +1,69 @@
+use evalign_core::RunId;
+use rusqlite::{Connection, params};
+use serde_json::Value;
+
+use crate::error::{Failure, StoreError};
+use crate::store::Store;
+
+/// Something that happened to a run, for those who watch it. Written in the transaction of what it
+/// tells of, so that a reader who has seen events up to `id` misses nothing and sees nothing twice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// 1, 2, 3, ... within the run.
+    pub id: u64,
+    /// `run.created`, `run.status`, `sample.completed`, `run.results`, `scores.replaced`.
+    pub kind: String,
+    pub body: Value,
+    /// Unix time in milliseconds.
+    pub created_ms: u64,
+}
+
+/// Appends an event. To be called inside the transaction of what it reports.
+pub(crate) fn append(
+    db: &Connection,
+    run_seq: i64,
+    kind: &str,
+    body: &Value,
+    now_ms: i64,
+) -> Result<(), Failure> {
+    let id: i64 = db
+        .prepare_cached(
+            "UPDATE runs SET last_event = last_event + 1, updated_ms = ?2 WHERE seq = ?1
+             RETURNING last_event",
+        )?
+        .query_row([run_seq, now_ms], |row| row.get(0))?;
+    db.prepare_cached("INSERT INTO events (run, id, kind, body, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![run_seq, id, kind, body.to_string(), now_ms])?;
+    Ok(())
+}
+
+impl Store {
+    /// The events of a run with ids above `after`, oldest first, at most `limit`. A run that does not
+    /// exist has none.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn events(&self, run: &RunId, after: u64, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT e.id, e.kind, e.body, e.created_ms FROM events e JOIN runs r ON r.seq = e.run
+                 WHERE r.id = ?1 AND e.id > ?2 ORDER BY e.id LIMIT ?3",
+            )?;
+            let rows = query.query_map(params![run.as_str(), after, limit], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, i64>(3)?))
+            })?;
+            let mut events = Vec::new();
+            for row in rows {
+                let (id, kind, body, created_ms) = row?;
+                events.push(Event {
+                    id: crate::runs::unsigned(id),
+                    kind,
+                    body: crate::runs::parse(&body, || format!("event {id} of {run}"))?,
+                    created_ms: crate::runs::unsigned(created_ms),
+                });
+            }
+            Ok(events)
+        })
+    }
+}

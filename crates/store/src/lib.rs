@@ -1,0 +1,46 @@
+//! The only SQL of evalign: runs, their samples and events, and the response cache, in one SQLite file.
+//!
+//! The one decision made here: **a sample is one transaction**. Its record, scores, usage and event are
+//! written together, and the caller hears "done" only after the commit has reached the disk
+//! (`journal_mode=WAL`, `synchronous=FULL`). So there is no second log to recover from: whatever
+//! happens to the process, the file holds exactly the samples that were acknowledged (and perhaps some
+//! that were about to be), and resuming a run means asking [`Store::finished`] what is left to do.
+//!
+//! All writes go through one thread. It takes everything that is waiting and commits it together
+//! (group commit), so many samples share one disk flush, and none waits for a timer.
+//!
+//! Who may write to a run is decided by a lease:
+//!
+//! ```text
+//! free --lease()--> held(token n) --release()--> free
+//!                     |  renew(): a later end, the same token
+//!                     '--ttl over, or the owner's lock file is free--> lease(): held(token n+1)
+//! ```
+//!
+//! Every write to a run carries its lease, and a token that is no longer the current one is refused
+//! ([`StoreError::LeaseLost`]); a process that was suspended past its lease therefore cannot disturb
+//! the one that took over.
+//!
+//! This crate knows nothing of models, tasks or networks.
+
+mod cache;
+mod error;
+mod events;
+mod home;
+mod lease;
+mod lock;
+mod readers;
+mod runs;
+mod samples;
+mod schema;
+mod store;
+mod writer;
+
+pub use error::{Fault, StoreError};
+pub use events::Event;
+pub use home::home_dir;
+pub use lease::Lease;
+pub use runs::{CreatedRun, NewRun, StoredRun};
+pub use samples::{Commit, SampleFilter, Samples};
+pub use schema::SCHEMA_VERSION;
+pub use store::{Clock, Store, StoreOptions};

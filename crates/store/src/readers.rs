@@ -1,0 +1,45 @@
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use rusqlite::Connection;
+
+use crate::error::{Failure, StoreError};
+use crate::schema;
+
+/// Idle connections kept; more readers than this at once open their own and close them afterwards.
+const KEPT: usize = 8;
+
+/// Read-only connections. Readers never wait for the writer (WAL), so each call takes one of its own.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, idle: Mutex::new(Vec::new()) }
+    }
+
+    pub(crate) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        let idle = self.lock().pop();
+        let db = match idle {
+            Some(db) => db,
+            None => schema::open_reader(&self.path)?,
+        };
+        let answer = query(&db).map_err(|failure| failure.at(&self.path));
+        let mut idle = self.lock();
+        if idle.len() < KEPT {
+            idle.push(db);
+        }
+        answer
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        // A panic while holding the lock leaves a list of connections: still a valid list.
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

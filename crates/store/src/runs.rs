@@ -1,0 +1,278 @@
+use evalign_core::{Digest, RunId, RunSpec, RunStatus, Seconds, Usage};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::error::{Failure, StoreError};
+use crate::events;
+use crate::lease::Lease;
+use crate::store::Store;
+
+/// A run to be created.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    pub spec: RunSpec,
+    /// The request it came from, kept so that the run can be resumed and understood later.
+    pub request: Value,
+    /// Samples the run has when it is complete.
+    pub samples_total: u64,
+    /// Creates a second run of a spec that already has one.
+    pub fork: bool,
+}
+
+/// What [`Store::create_run`] made or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedRun {
+    pub id: RunId,
+    pub status: RunStatus,
+    /// The spec had a run already, and this is it.
+    pub existed: bool,
+}
+
+/// A run as stored. Times are Unix times in milliseconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRun {
+    pub id: RunId,
+    pub spec: RunSpec,
+    pub spec_digest: Digest,
+    pub fork: bool,
+    pub request: Value,
+    pub status: RunStatus,
+    pub samples_total: u64,
+    pub samples_done: u64,
+    /// Sum over all committed samples.
+    pub usage: Usage,
+    /// Sum over all sessions that worked on the run.
+    pub seconds: Seconds,
+    pub results: Option<Value>,
+    pub created_ms: u64,
+    pub updated_ms: u64,
+}
+
+const COLUMNS: &str = "id, spec_digest, fork, spec, request, status, samples_total, samples_done, \
+     prompt_tokens, computed_tokens, generated_tokens, \
+     load_seconds, prefill_seconds, decode_seconds, total_seconds, results, created_ms, updated_ms";
+
+impl Store {
+    /// Creates a run, or finds the one that already has this spec: equal specs are the same run, so
+    /// that starting the same evaluation twice, or twice at once, gives one run. A fork is always new
+    /// and never found this way.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn create_run(&self, new: &NewRun) -> Result<CreatedRun, StoreError> {
+        let id = RunId::new();
+        let what = || format!("run {id}");
+        let spec = json(&new.spec, what)?;
+        let request = new.request.to_string();
+        let digest = new.spec.digest();
+        let total = signed(new.samples_total, "samples_total", what)?;
+        let (fork, now) = (new.fork, self.now_ms());
+        let status = RunStatus::Queued;
+        self.writer().write(move |db| {
+            if !fork && let Some((id, status)) = by_spec(db, &digest)? {
+                return Ok(CreatedRun { id, status, existed: true });
+            }
+            db.execute(
+                "INSERT INTO runs (id, spec_digest, fork, spec, request, status, samples_total, created_ms, updated_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)",
+                params![id.as_str(), digest.as_str(), fork, spec, request, status.name(), total, now],
+            )?;
+            let body = json!({"run": id, "samples": total});
+            events::append(db, db.last_insert_rowid(), "run.created", &body, now)?;
+            Ok(CreatedRun { id, status, existed: false })
+        })
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], a database failure, or a record that cannot be read.
+    pub fn run(&self, id: &RunId) -> Result<StoredRun, StoreError> {
+        self.read(|db| {
+            let sql = format!("SELECT {COLUMNS} FROM runs WHERE id = ?1");
+            let raw = db.query_row(&sql, [id.as_str()], |row| Ok(stored_run(row))).optional()?;
+            raw.unwrap_or_else(|| Err(StoreError::NoSuchRun { wanted: id.to_string() }.into()))
+        })
+    }
+
+    /// The newest runs, newest first.
+    ///
+    /// # Errors
+    /// A database failure, or a record that cannot be read.
+    pub fn runs(&self, limit: u32) -> Result<Vec<StoredRun>, StoreError> {
+        self.read(|db| {
+            let mut query =
+                db.prepare_cached(&format!("SELECT {COLUMNS} FROM runs ORDER BY seq DESC LIMIT ?1"))?;
+            let mut rows = query.query([limit])?;
+            let mut runs = Vec::new();
+            while let Some(row) = rows.next()? {
+                runs.push(stored_run(row)?);
+            }
+            Ok(runs)
+        })
+    }
+
+    /// The run a person means: a full id, the beginning of one (with or without `run_`), or `last` for
+    /// the newest.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], [`StoreError::AmbiguousRun`], or a database failure.
+    pub fn find_run(&self, wanted: &str) -> Result<RunId, StoreError> {
+        let digits = wanted.strip_prefix("run_").unwrap_or(wanted).to_ascii_lowercase();
+        let none = || StoreError::NoSuchRun { wanted: wanted.to_owned() };
+        let found = self.read(|db| {
+            if wanted == "last" {
+                return ids(db, "SELECT id FROM runs ORDER BY seq DESC LIMIT 1", None);
+            }
+            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(none().into());
+            }
+            let pattern = format!("run_{digits}*");
+            ids(db, "SELECT id FROM runs WHERE id GLOB ?1 ORDER BY id", Some(&pattern))
+        })?;
+        match found.as_slice() {
+            [] => Err(none()),
+            [one] => Ok(one.clone()),
+            many => {
+                many.iter().find(|id| id.as_str() == wanted).cloned().ok_or_else(|| {
+                    StoreError::AmbiguousRun { wanted: wanted.to_owned(), matches: many.len() }
+                })
+            }
+        }
+    }
+
+    /// Sets a run's status.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], or a database failure.
+    pub fn set_status(&self, lease: &Lease, status: RunStatus) -> Result<(), StoreError> {
+        let (lease, now) = (lease.clone(), self.now_ms());
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            db.execute("UPDATE runs SET status = ?2 WHERE seq = ?1", params![lease.seq(), status.name()])?;
+            events::append(db, lease.seq(), "run.status", &json!({"status": status}), now)
+        })
+    }
+
+    /// Adds the time of one session. (Tokens are added sample by sample, with each commit.)
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], or a database failure.
+    pub fn add_session(&self, lease: &Lease, seconds: Seconds) -> Result<(), StoreError> {
+        let lease = lease.clone();
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            db.execute(
+                "UPDATE runs SET load_seconds = load_seconds + ?2, prefill_seconds = prefill_seconds + ?3,
+                 decode_seconds = decode_seconds + ?4, total_seconds = total_seconds + ?5 WHERE seq = ?1",
+                params![lease.seq(), seconds.load, seconds.prefill, seconds.decode, seconds.total],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Keeps the aggregated results, replacing earlier ones.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], or a database failure.
+    pub fn save_results(&self, lease: &Lease, results: &Value) -> Result<(), StoreError> {
+        let (lease, text, now) = (lease.clone(), results.to_string(), self.now_ms());
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            db.execute("UPDATE runs SET results = ?2 WHERE seq = ?1", params![lease.seq(), text])?;
+            events::append(db, lease.seq(), "run.results", &json!({}), now)
+        })
+    }
+}
+
+fn by_spec(db: &Connection, digest: &Digest) -> Result<Option<(RunId, RunStatus)>, Failure> {
+    let found: Option<(String, String)> = db
+        .query_row(
+            "SELECT id, status FROM runs WHERE spec_digest = ?1 AND fork = 0",
+            [digest.as_str()],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    found.map(|(id, status)| Ok((run_id(&id)?, run_status(&status)?))).transpose()
+}
+
+fn ids(db: &Connection, sql: &str, pattern: Option<&String>) -> Result<Vec<RunId>, Failure> {
+    let mut query = db.prepare_cached(sql)?;
+    let mut rows = match pattern {
+        Some(pattern) => query.query([pattern])?,
+        None => query.query([])?,
+    };
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(run_id(&row.get::<_, String>(0)?)?);
+    }
+    Ok(found)
+}
+
+fn stored_run(row: &Row<'_>) -> Result<StoredRun, Failure> {
+    let text = |column: &str| row.get::<_, String>(column);
+    let number = |column: &str| row.get::<_, i64>(column).map(unsigned);
+    let id = run_id(&text("id")?)?;
+    let what = || format!("run {id}");
+    let digest = text("spec_digest")?;
+    let results: Option<String> = row.get("results")?;
+    Ok(StoredRun {
+        spec: parse(&text("spec")?, what)?,
+        spec_digest: Digest::parse(&digest)
+            .ok_or_else(|| unreadable(what(), format!("`{digest}` is not a digest")))?,
+        fork: row.get("fork")?,
+        request: parse(&text("request")?, what)?,
+        status: run_status(&text("status")?)?,
+        samples_total: number("samples_total")?,
+        samples_done: number("samples_done")?,
+        usage: Usage {
+            prompt_tokens: number("prompt_tokens")?,
+            computed_prompt_tokens: number("computed_tokens")?,
+            generated_tokens: number("generated_tokens")?,
+        },
+        seconds: Seconds {
+            load: row.get("load_seconds")?,
+            prefill: row.get("prefill_seconds")?,
+            decode: row.get("decode_seconds")?,
+            total: row.get("total_seconds")?,
+        },
+        results: results.map(|text| parse(&text, what)).transpose()?,
+        created_ms: number("created_ms")?,
+        updated_ms: number("updated_ms")?,
+        id,
+    })
+}
+
+fn run_id(text: &str) -> Result<RunId, StoreError> {
+    text.parse().map_err(|detail| unreadable("stored run".to_owned(), detail))
+}
+
+fn run_status(text: &str) -> Result<RunStatus, StoreError> {
+    RunStatus::parse(text)
+        .ok_or_else(|| unreadable("stored run".to_owned(), format!("`{text}` is not a run status")))
+}
+
+fn unreadable(what: String, detail: String) -> StoreError {
+    StoreError::Record { what, detail }
+}
+
+/// A value as JSON text.
+pub(crate) fn json(value: &impl Serialize, what: impl Fn() -> String) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| unreadable(what(), error.to_string()))
+}
+
+/// JSON text that this crate wrote.
+pub(crate) fn parse<T: DeserializeOwned>(text: &str, what: impl Fn() -> String) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|error| unreadable(what(), error.to_string()).into())
+}
+
+/// SQLite's integers are signed; counts and indices never are.
+pub(crate) fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+pub(crate) fn signed(value: u64, field: &str, what: impl Fn() -> String) -> Result<i64, StoreError> {
+    i64::try_from(value).map_err(|_| unreadable(what(), format!("{field} {value} is too large")))
+}

@@ -1,0 +1,348 @@
+use std::collections::{BTreeSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use evalign_core::{Outcome, Output, RunId, SampleKey, SampleRecord, Score};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use crate::error::{Failure, StoreError};
+use crate::events;
+use crate::lease::Lease;
+use crate::runs::{json, parse, signed, unsigned};
+use crate::store::Store;
+
+/// Records fetched at a time by [`Samples`].
+const PAGE: u64 = 256;
+
+/// A submitted sample. Resolves once it is on the disk; dropping it does not take the sample back.
+#[derive(Debug)]
+#[must_use = "a sample counts as finished only after its commit"]
+pub struct Commit(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Future for Commit {
+    type Output = Result<(), StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(StoreError::Stopped)))
+    }
+}
+
+/// Which samples of a run to read. The default is all of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SampleFilter {
+    pub task: Option<String>,
+    /// Samples with at least one score of this outcome.
+    pub outcome: Option<Outcome>,
+    /// Samples behind this one.
+    pub after: Option<SampleKey>,
+    pub limit: Option<u64>,
+}
+
+impl Store {
+    /// Submits a finished sample: its record, scores, usage and event become durable together.
+    ///
+    /// The returned [`Commit`] fails with [`StoreError::LeaseLost`] where the lease is stale, with
+    /// [`StoreError::Record`] where the sample is stored already or holds a number JSON cannot
+    /// express, or with a database failure; nothing of the sample is stored then.
+    pub fn commit_sample(&self, lease: &Lease, record: &SampleRecord) -> Commit {
+        match Row::of(record) {
+            Ok(row) => {
+                let (lease, now) = (lease.clone(), self.now_ms());
+                Commit(self.writer().submit(move |db| {
+                    lease.check(db)?;
+                    row.insert(db, lease.seq(), now)
+                }))
+            }
+            Err(error) => {
+                let (reply, answer) = oneshot::channel();
+                drop(reply.send(Err(error)));
+                Commit(answer)
+            }
+        }
+    }
+
+    /// Stores many samples in one transaction (all or none), for imports.
+    ///
+    /// # Errors
+    /// As [`Store::commit_sample`].
+    pub fn commit_samples(&self, lease: &Lease, records: &[SampleRecord]) -> Result<(), StoreError> {
+        let rows: Vec<Row> = records.iter().map(Row::of).collect::<Result<_, _>>()?;
+        let (lease, now) = (lease.clone(), self.now_ms());
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            rows.iter().try_for_each(|row| row.insert(db, lease.seq(), now))
+        })
+    }
+
+    /// The keys of all stored samples of a run: what need not be asked again.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn finished(&self, run: &RunId) -> Result<BTreeSet<SampleKey>, StoreError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                r#"SELECT s.task, s.doc, s."repeat" FROM samples s JOIN runs r ON r.seq = s.run WHERE r.id = ?1"#,
+            )?;
+            let keys = query.query_map([run.as_str()], |row| {
+                Ok(SampleKey { task: row.get(0)?, doc: unsigned(row.get(1)?), repeat: row.get(2)? })
+            })?;
+            Ok(keys.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The samples of a run in (task, doc, repeat) order, read page by page: memory does not grow with
+    /// the run. Samples committed meanwhile appear if they lie ahead.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`] or a database failure, here or from the iterator.
+    pub fn samples(&self, run: &RunId, filter: SampleFilter) -> Result<Samples, StoreError> {
+        let seq = self.run_seq(run)?;
+        let left = filter.limit.unwrap_or(u64::MAX);
+        Ok(Samples { store: self.clone(), seq, filter, left, page: VecDeque::new() })
+    }
+
+    /// One sample.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`] or a database failure.
+    pub fn sample(&self, run: &RunId, key: &SampleKey) -> Result<Option<SampleRecord>, StoreError> {
+        let (seq, doc) = (self.run_seq(run)?, doc_index(key)?);
+        self.read(|db| read_record(db, seq, key, doc))
+    }
+
+    /// Replaces the scores of stored samples, in one transaction (all or none).
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], [`StoreError::Record`] where a sample is not stored or a score is
+    /// not a finite number, or a database failure.
+    pub fn replace_scores(
+        &self,
+        lease: &Lease,
+        scores: Vec<(SampleKey, Vec<Score>)>,
+    ) -> Result<(), StoreError> {
+        let (lease, now) = (lease.clone(), self.now_ms());
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            let body = json!({"samples": scores.len()});
+            for (key, scores) in scores {
+                let doc = doc_index(&key)?;
+                let missing =
+                    || StoreError::Record { what: key.to_string(), detail: "not stored".to_owned() };
+                let mut record = read_record(db, lease.seq(), &key, doc)?.ok_or_else(missing)?;
+                record.scores = scores;
+                Row::of(&record)?.update(db, lease.seq())?;
+            }
+            events::append(db, lease.seq(), "scores.replaced", &body, now)
+        })
+    }
+
+    fn run_seq(&self, run: &RunId) -> Result<i64, StoreError> {
+        self.read(|db| {
+            db.prepare_cached("SELECT seq FROM runs WHERE id = ?1")?
+                .query_row([run.as_str()], |row| row.get(0))
+                .optional()?
+                .ok_or_else(|| StoreError::NoSuchRun { wanted: run.to_string() }.into())
+        })
+    }
+}
+
+/// Iterates over stored samples; see [`Store::samples`].
+#[derive(Debug)]
+pub struct Samples {
+    store: Store,
+    seq: i64,
+    filter: SampleFilter,
+    /// Samples still to be returned under the filter's limit.
+    left: u64,
+    page: VecDeque<SampleRecord>,
+}
+
+impl Samples {
+    fn fetch(&mut self) -> Result<(), StoreError> {
+        let outcome = self.filter.outcome.map_or(0, bit);
+        let (task, doc, repeat) = match &self.filter.after {
+            Some(key) => (key.task.as_str(), doc_index(key)?, i64::from(key.repeat)),
+            // Before every key: no index is negative.
+            None => ("", -1, -1),
+        };
+        let limit = i64::try_from(self.left.min(PAGE)).unwrap_or(0);
+        let page = self.store.read(|db| {
+            let mut query = db.prepare_cached(
+                r#"SELECT task, doc, "repeat", record FROM samples
+                   WHERE run = ?1 AND (?2 IS NULL OR task = ?2) AND (?3 = 0 OR outcomes & ?3 <> 0)
+                     AND (task, doc, "repeat") > (?4, ?5, ?6)
+                   ORDER BY task, doc, "repeat" LIMIT ?7"#,
+            )?;
+            let mut rows =
+                query.query(params![self.seq, self.filter.task, outcome, task, doc, repeat, limit])?;
+            let mut page = VecDeque::new();
+            while let Some(row) = rows.next()? {
+                let key = || {
+                    let task: String = row.get(0).unwrap_or_default();
+                    format!("sample {task}[{}]", row.get::<_, i64>(1).unwrap_or_default())
+                };
+                page.push_back(parse::<SampleRecord>(row.get_ref(3)?.as_str().map_err(as_sqlite)?, key)?);
+            }
+            Ok(page)
+        })?;
+        self.left = if page.is_empty() { 0 } else { self.left - page.len() as u64 };
+        if let Some(last) = page.back() {
+            self.filter.after = Some(last.key.clone());
+        }
+        self.page = page;
+        Ok(())
+    }
+}
+
+impl Iterator for Samples {
+    type Item = Result<SampleRecord, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.page.is_empty()
+            && self.left > 0
+            && let Err(error) = self.fetch()
+        {
+            self.left = 0;
+            return Some(Err(error));
+        }
+        self.page.pop_front().map(Ok)
+    }
+}
+
+/// A sample as the table holds it, made on the caller's thread to keep the writer's short.
+struct Row {
+    key: SampleKey,
+    doc: i64,
+    outcomes: i64,
+    record: String,
+    tokens: [i64; 3],
+    event: serde_json::Value,
+}
+
+impl Row {
+    fn of(record: &SampleRecord) -> Result<Self, StoreError> {
+        let what = || format!("sample {}", record.key);
+        if let Some(output) = &record.output {
+            check_finite(output, &record.scores)
+                .map_err(|detail| StoreError::Record { what: what(), detail })?;
+        }
+        let mut outcomes: Vec<Outcome> = record.scores.iter().map(|score| score.outcome).collect();
+        if outcomes.is_empty() {
+            outcomes.push(if record.error.is_some() { Outcome::Error } else { Outcome::Unscored });
+        }
+        let SampleKey { task, doc, repeat } = &record.key;
+        let tokens = |count: u64| signed(count, "token count", what);
+        Ok(Self {
+            doc: doc_index(&record.key)?,
+            outcomes: outcomes.iter().fold(0, |set, outcome| set | bit(*outcome)),
+            record: json(record, what)?,
+            tokens: [
+                tokens(record.usage.prompt_tokens)?,
+                tokens(record.usage.computed_prompt_tokens)?,
+                tokens(record.usage.generated_tokens)?,
+            ],
+            event: json!({"task": task, "doc": doc, "repeat": repeat, "outcome": outcomes.first()}),
+            key: record.key.clone(),
+        })
+    }
+
+    fn insert(&self, db: &Connection, run: i64, now_ms: i64) -> Result<(), Failure> {
+        let inserted = db
+            .prepare_cached(
+                r#"INSERT INTO samples (run, task, doc, "repeat", outcomes, record)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING"#,
+            )?
+            .execute(params![run, self.key.task, self.doc, self.key.repeat, self.outcomes, self.record])?;
+        if inserted == 0 {
+            return Err(StoreError::Record {
+                what: format!("sample {}", self.key),
+                detail: "already stored".to_owned(),
+            }
+            .into());
+        }
+        db.prepare_cached(
+            "UPDATE runs SET samples_done = samples_done + 1, prompt_tokens = prompt_tokens + ?2,
+             computed_tokens = computed_tokens + ?3, generated_tokens = generated_tokens + ?4 WHERE seq = ?1",
+        )?
+        .execute(params![run, self.tokens[0], self.tokens[1], self.tokens[2]])?;
+        events::append(db, run, "sample.completed", &self.event, now_ms)
+    }
+
+    fn update(&self, db: &Connection, run: i64) -> Result<(), Failure> {
+        db.prepare_cached(
+            r#"UPDATE samples SET outcomes = ?5, record = ?6
+               WHERE run = ?1 AND task = ?2 AND doc = ?3 AND "repeat" = ?4"#,
+        )?
+        .execute(params![
+            run,
+            self.key.task,
+            self.doc,
+            self.key.repeat,
+            self.outcomes,
+            self.record
+        ])?;
+        Ok(())
+    }
+}
+
+fn read_record(
+    db: &Connection,
+    run: i64,
+    key: &SampleKey,
+    doc: i64,
+) -> Result<Option<SampleRecord>, Failure> {
+    let text: Option<String> = db
+        .prepare_cached(
+            r#"SELECT record FROM samples WHERE run = ?1 AND task = ?2 AND doc = ?3 AND "repeat" = ?4"#,
+        )?
+        .query_row(params![run, key.task, doc, key.repeat], |row| row.get(0))
+        .optional()?;
+    text.map(|text| parse(&text, || format!("sample {key}"))).transpose()
+}
+
+fn doc_index(key: &SampleKey) -> Result<i64, StoreError> {
+    signed(key.doc, "document index", || format!("sample {}", key.task))
+}
+
+fn as_sqlite(error: rusqlite::types::FromSqlError) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, Box::new(error))
+}
+
+/// Place of an outcome in the `outcomes` bit set. Part of the file format: never renumber.
+fn bit(outcome: Outcome) -> i64 {
+    match outcome {
+        Outcome::Correct => 1,
+        Outcome::Wrong => 1 << 1,
+        Outcome::Truncated => 1 << 2,
+        Outcome::Refused => 1 << 3,
+        Outcome::Unparsed => 1 << 4,
+        Outcome::Error => 1 << 5,
+        Outcome::Unscored => 1 << 6,
+    }
+}
+
+/// JSON has no infinity and no NaN: `serde_json` would write `null` and the record could not be read
+/// again. Such a number is a bug of whoever made it and must not get that far.
+pub(crate) fn check_finite(output: &Output, scores: &[Score]) -> Result<(), String> {
+    let mut numbers: Vec<(&str, f64)> = Vec::new();
+    match output {
+        Output::LogLikelihood { choices } => {
+            numbers.extend(choices.iter().map(|choice| ("log-likelihood", choice.sum)));
+        }
+        Output::Text { logprobs, .. } => {
+            numbers.extend(logprobs.iter().flatten().map(|token| ("log-probability", token.logprob)));
+        }
+        Output::Perplexity { sum, .. } => numbers.push(("log-likelihood", *sum)),
+    }
+    for score in scores {
+        let fields = [("score", score.value), ("weight", score.weight), ("margin", score.margin)];
+        numbers.extend(fields.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    }
+    match numbers.iter().find(|(_, number)| !number.is_finite()) {
+        Some((name, number)) => Err(format!("{name} is {number}")),
+        None => Ok(()),
+    }
+}
