@@ -1,0 +1,128 @@
+//! Renderings are held against Python: `fixtures/render.py` (Jinja2 3.1.6 in the configuration of
+//! `transformers`) wrote `fixtures/expected.json` from the templates beside it.
+
+use std::time::Instant;
+
+use evalign_core::{Message, Role};
+use jiff::civil::date;
+
+use super::ChatTemplate;
+
+const TEMPLATES: [(&str, &str); 5] = [
+    ("smollm2", include_str!("fixtures/smollm2.jinja")),
+    ("llama_style", include_str!("fixtures/llama_style.jinja")),
+    ("qwen_style", include_str!("fixtures/qwen_style.jinja")),
+    ("mistral_style", include_str!("fixtures/mistral_style.jinja")),
+    ("blocks", include_str!("fixtures/blocks.jinja")),
+];
+
+fn message(role: Role, content: &str) -> Message {
+    Message { role, content: content.to_owned() }
+}
+
+fn conversation(name: &str) -> Vec<Message> {
+    use Role::{Assistant, System, User};
+    match name {
+        "user" => vec![message(User, "Hi there.\nTwo lines ")],
+        "system" => vec![message(System, " Be brief. "), message(User, "Wer ist da?")],
+        "turns" => vec![
+            message(System, "S"),
+            message(User, "Q1"),
+            message(Assistant, "<think>\nwhy\n</think>\n\nA1"),
+            message(User, "Q2 é"),
+            message(Assistant, "<think>\nhm\n</think>\n\nA2"),
+        ],
+        "pairs" => vec![message(User, " Q1 "), message(Assistant, "A1"), message(User, "Q2")],
+        other => panic!("no conversation `{other}`"),
+    }
+}
+
+fn parse(source: &str) -> ChatTemplate {
+    ChatTemplate::parse_at(source, Some("<s>"), Some("</s>"), date(2025, 3, 7).at(9, 5, 0, 0)).unwrap()
+}
+
+#[test]
+fn every_rendering_equals_pythons() {
+    let expected: serde_json::Value = serde_json::from_str(include_str!("fixtures/expected.json")).unwrap();
+    let mut compared = 0;
+    for (name, source) in TEMPLATES {
+        let template = parse(source);
+        for chat in ["user", "system", "turns", "pairs"] {
+            for (flag, generate) in [(0, false), (1, true)] {
+                let key = format!("{name}/{chat}/{flag}");
+                match (template.render(&conversation(chat), generate), &expected[&key]) {
+                    (Ok(text), wanted) => assert_eq!(Some(text.as_str()), wanted["text"].as_str(), "{key}"),
+                    (Err(error), wanted) => {
+                        let message = wanted["error"].as_str().unwrap_or_else(|| panic!("{key}: {error}"));
+                        assert!(error.to_string().contains(message), "{key}: {error}");
+                    }
+                }
+                compared += 1;
+            }
+        }
+    }
+    assert_eq!(compared, expected.as_object().unwrap().len());
+}
+
+#[test]
+fn special_tokens_that_do_not_exist_are_undefined() {
+    let source = "[{{ bos_token }}|{{ eos_token is defined }}]";
+    let render = |bos, eos| ChatTemplate::parse(source, bos, eos).unwrap().render(&[], false).unwrap();
+    assert_eq!(render(None, None), "[|False]");
+    assert_eq!(render(Some("<s>"), Some("</s>")), "[<s>|True]");
+}
+
+#[test]
+fn a_template_that_does_not_parse_names_its_line() {
+    let error = ChatTemplate::parse("fine\n{% if %}", None, None).unwrap_err().to_string();
+    assert!(error.starts_with("chat template: syntax error") && error.contains(":2"), "{error}");
+}
+
+#[test]
+fn a_raised_exception_keeps_its_words() {
+    let template = parse("{{ raise_exception('no system role, please') }}");
+    let error = template.render(&conversation("user"), true).unwrap_err().to_string();
+    assert!(error.contains("no system role, please"), "{error}");
+}
+
+#[test]
+fn the_clock_is_noticed() {
+    assert!(parse("{{ strftime_now('%Y') }}").uses_clock());
+    assert!(!parse("{{ 'now' }}").uses_clock());
+    let bad = parse("{{ strftime_now('%') }}").render(&[], false).unwrap_err().to_string();
+    assert!(bad.contains("strftime_now"), "{bad}");
+}
+
+#[test]
+fn digests_tell_templates_and_tokens_apart() {
+    let digest = |source, bos| ChatTemplate::parse(source, bos, None).unwrap().digest().clone();
+    assert_eq!(digest("a", None), digest("a", None));
+    assert_ne!(digest("a", None), digest("b", None));
+    assert_ne!(digest("a", None), digest("a", Some("<s>")));
+}
+
+#[test]
+fn hostile_templates_end_in_errors_soon() {
+    let hostile = [
+        ("endless loops", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        ("recursion", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+        ("output", "{% for a in range(99999) %}{{ 'x' * 100000 }}{% endfor %}"),
+        ("range", "{% for a in range(999999999999) %}{% endfor %}"),
+        ("repetition", "{{ 'x' * 99999999999 }}"),
+        ("include", "{% include 'etc/passwd' %}"),
+        ("import", "{% import 'os' as os %}"),
+        ("extends", "{% extends 'base' %}"),
+        ("attribute of undefined", "{{ missing.attribute }}"),
+        ("unknown method", "{{ messages[0].content.__class__.__mro__() }}"),
+        ("unknown function", "{{ open('/etc/passwd') }}"),
+        ("json of a function", "{{ raise_exception|tojson }}"),
+        ("wide json", "{{ messages|tojson(indent=999999999) }}"),
+    ];
+    for (what, source) in hostile {
+        let start = Instant::now();
+        let outcome = ChatTemplate::parse(source, None, None)
+            .and_then(|template| template.render(&conversation("turns"), true));
+        assert!(outcome.is_err(), "{what}: {outcome:?}");
+        assert!(start.elapsed().as_secs() < 5, "{what} took {:?}", start.elapsed());
+    }
+}

@@ -1,0 +1,259 @@
+//! Generation with continuous batching.
+//!
+//! Prompts enter in the order of their prefix tree, so that what they share is computed once and stays
+//! alive as long as anyone needs it. Each step computes one token of every active sequence together with
+//! as much of the next prompts as rows and memory allow. A sequence is admitted when the memory for all
+//! tokens it may generate can be set aside, so nothing that runs is ever pushed out again.
+
+mod active;
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use crate::backend::Backend;
+use crate::decoder::{Decoder, Workspace};
+use crate::kv::KvStore;
+use crate::plan::{Plan, Tokens};
+use crate::sample::Sampler;
+use crate::step::Step;
+use crate::walk::{STEP_ROWS, Walk};
+use crate::{EngineStats, GenerateItem, GenerateOutput, LmError, Tokenizer};
+use active::{Active, Draw};
+
+/// Most sequences decoded together: beyond this a step gains little and results come late.
+const MOST_ACTIVE: usize = 64;
+/// Tokens a node's keys are rounded up to, at most, when the memory of a prompt is estimated.
+const ROUNDING: usize = 32;
+
+/// See [`crate::LanguageModel::generate`].
+pub(crate) fn generate<B: Backend>(
+    decoder: &Decoder<B>,
+    tokenizer: &Tokenizer,
+    budget_bytes: u64,
+    items: &[GenerateItem],
+    on_done: &mut dyn FnMut(usize, GenerateOutput) -> ControlFlow<()>,
+) -> Result<EngineStats, LmError> {
+    for (index, item) in items.iter().enumerate() {
+        check(decoder, budget_bytes, index, item)?;
+    }
+    Generation::new(decoder, tokenizer, budget_bytes, items).run(on_done)
+}
+
+fn check<B: Backend>(
+    decoder: &Decoder<B>,
+    budget_bytes: u64,
+    index: usize,
+    item: &GenerateItem,
+) -> Result<(), LmError> {
+    if item.prompt.is_empty() {
+        return Err(LmError::Request(format!("item {index} has an empty prompt")));
+    }
+    if item.params.max_tokens == 0 {
+        return Err(LmError::Request(format!("item {index} asks for 0 tokens")));
+    }
+    Sampler::check(&item.params).map_err(|problem| LmError::Request(format!("item {index}: {problem}")))?;
+    let context = decoder.config.context_length;
+    if item.prompt.len() >= context {
+        let length = item.prompt.len();
+        return Err(LmError::Request(format!(
+            "item {index} has a prompt of {length} tokens, which leaves no room in a context of {context}"
+        )));
+    }
+    decoder.check_sequence(
+        index,
+        item.prompt.len() + room_to_generate(decoder, item),
+        &item.prompt,
+        budget_bytes,
+    )
+}
+
+/// Tokens an item may generate: what it asks for, or what its context has left.
+fn room_to_generate<B: Backend>(decoder: &Decoder<B>, item: &GenerateItem) -> usize {
+    (item.params.max_tokens as usize).min(decoder.config.context_length - item.prompt.len())
+}
+
+struct Generation<'a, B: Backend> {
+    decoder: &'a Decoder<B>,
+    tokenizer: &'a Tokenizer,
+    items: &'a [GenerateItem],
+    store: KvStore<B::Kv>,
+    work: Workspace<B::Buffer>,
+    step: Step,
+    active: Vec<Active>,
+    /// Tokens that each item's prompt was the first to need.
+    computed: Vec<u64>,
+    stats: EngineStats,
+    logits: Vec<f32>,
+}
+
+impl<'a, B: Backend> Generation<'a, B> {
+    fn new(
+        decoder: &'a Decoder<B>,
+        tokenizer: &'a Tokenizer,
+        budget_bytes: u64,
+        items: &'a [GenerateItem],
+    ) -> Self {
+        let prompt_tokens = items.iter().map(|item| item.prompt.len() as u64).sum();
+        Self {
+            decoder,
+            tokenizer,
+            items,
+            store: KvStore::new(budget_bytes),
+            work: Workspace::default(),
+            step: Step::default(),
+            active: Vec::new(),
+            computed: vec![0; items.len()],
+            stats: EngineStats { prompt_tokens, ..EngineStats::default() },
+            logits: Vec::new(),
+        }
+    }
+
+    fn tokens(&self, item: usize) -> Tokens<'a> {
+        Tokens { head: &self.items[item].prompt, tail: &[] }
+    }
+
+    fn run(
+        mut self,
+        on_done: &mut dyn FnMut(usize, GenerateOutput) -> ControlFlow<()>,
+    ) -> Result<EngineStats, LmError> {
+        // Every prompt computes its own last token: the row its first new token is drawn from.
+        let plan = Plan::new(self.items.len(), |item| self.tokens(item))
+            .keeping_last(|item| self.tokens(item).len());
+        let mut walk = Walk::new(plan);
+        loop {
+            for sequence in &mut self.active {
+                sequence.enter_step(&mut self.step);
+            }
+            let decode_rows = self.step.rows();
+            self.admit(&mut walk)?;
+            if self.step.is_empty() {
+                let Some(place) = walk.enter() else { return Ok(self.stats) };
+                if walk.start_over() {
+                    continue;
+                }
+                let item = &self.items[walk.plan.sequence(place)];
+                let length = item.prompt.len() + room_to_generate(self.decoder, item);
+                return Err(self.decoder.too_large(length, &self.store));
+            }
+            if self.compute(decode_rows, on_done)?.is_break() {
+                return Ok(self.stats);
+            }
+        }
+    }
+
+    /// Adds prompts to the step until rows, memory or the number of sequences is used up.
+    fn admit(&mut self, walk: &mut Walk) -> Result<(), LmError> {
+        let (backend, shape) = (&self.decoder.backend, self.decoder.kv_shape());
+        while let Some(place) = walk.enter() {
+            let item = walk.plan.sequence(place);
+            let tokens = self.tokens(item);
+            let new_tokens = room_to_generate(self.decoder, &self.items[item]);
+            let waiting = self.active.iter().filter(|sequence| sequence.is_waiting()).count();
+            if waiting == 0 {
+                let rest = tokens.len() - walk.path().len() + walk.nodes_left() * ROUNDING;
+                let needed = backend.kv_bytes(shape, rest) + backend.kv_bytes(shape, new_tokens);
+                let alone = self.active.is_empty() && self.step.is_empty();
+                if self.active.len() >= MOST_ACTIVE || (needed > self.store.free_bytes() && !alone) {
+                    return Ok(());
+                }
+                let bytes = backend.kv_bytes(shape, new_tokens);
+                if bytes > self.store.free_bytes() {
+                    return Ok(());
+                }
+                let tail = self.store.add(backend.new_kv(shape, new_tokens)?, bytes);
+                self.active.push(Active::new(item, &self.items[item], tail, new_tokens));
+            }
+            while walk.path().len() < tokens.len() {
+                let piece =
+                    walk.advance(backend, shape, &mut self.store, tokens, &mut self.step, STEP_ROWS)?;
+                let Some(piece) = piece else { return Ok(()) };
+                self.computed[item] += piece.positions.len() as u64;
+                if piece.positions.end == tokens.len()
+                    && let Some(sequence) = self.active.last_mut()
+                {
+                    sequence.prompt_done(walk.path(), piece.first_row + piece.positions.len() - 1);
+                }
+            }
+            walk.leave();
+        }
+        Ok(())
+    }
+
+    /// Runs the step, draws a token for every sequence that has a row in it, and hands out what ends.
+    fn compute(
+        &mut self,
+        decode_rows: usize,
+        on_done: &mut dyn FnMut(usize, GenerateOutput) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, LmError> {
+        let started = Instant::now();
+        self.decoder.forward(&mut self.store, &self.step, &mut self.work)?;
+        self.draw()?;
+        self.account(decode_rows, started);
+        self.step.clear();
+        let mut running = Vec::with_capacity(self.active.len());
+        let mut flow = ControlFlow::Continue(());
+        for sequence in std::mem::take(&mut self.active) {
+            if flow.is_continue() && sequence.is_finished() {
+                let computed = self.computed[sequence.item()];
+                self.stats.generated_tokens += sequence.generated() as u64;
+                let (item, output) = sequence.into_output(self.tokenizer, computed)?;
+                flow = on_done(item, output);
+            } else {
+                running.push(sequence);
+            }
+        }
+        self.active = running;
+        Ok(flow)
+    }
+
+    /// Greedy rows need only the argmax; the others need all their logits on the host.
+    fn draw(&mut self) -> Result<(), LmError> {
+        let (mut greedy, mut sampled) = (Vec::new(), Vec::new());
+        for (index, sequence) in self.active.iter().enumerate() {
+            match sequence.draw_kind() {
+                None => {}
+                Some(Draw::Greedy { row }) => greedy.push((index, row)),
+                Some(Draw::Logits { row }) => sampled.push((index, row)),
+            }
+        }
+        let projected = (greedy.len() + sampled.len()) as u64;
+        self.stats.projected_positions += projected;
+        if !greedy.is_empty() {
+            let rows: Vec<usize> = greedy.iter().map(|(_, row)| *row).collect();
+            let scores = self.decoder.score(&mut self.work, &rows, &[])?;
+            for ((index, _), summary) in greedy.iter().zip(&scores.rows) {
+                self.active[*index].take_greedy(self.tokenizer, summary)?;
+            }
+        }
+        if !sampled.is_empty() {
+            let rows: Vec<usize> = sampled.iter().map(|(_, row)| *row).collect();
+            self.decoder.logits(&mut self.work, &rows, &mut self.logits)?;
+            let vocabulary = self.decoder.config.vocab_size;
+            for ((index, _), logits) in sampled.iter().zip(self.logits.chunks_exact_mut(vocabulary)) {
+                let item = &self.items[self.active[*index].item()];
+                self.active[*index].take_sampled(self.tokenizer, &item.prompt, logits)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Time is split between decoding and prefill by rows, operations by what each row did.
+    fn account(&mut self, decode_rows: usize, started: Instant) {
+        let rows = self.step.rows();
+        let seconds = started.elapsed().as_secs_f64();
+        let decode_share = decode_rows as f64 / rows as f64;
+        self.stats.decode_seconds += seconds * decode_share;
+        self.stats.prefill_seconds += seconds * (1.0 - decode_share);
+        self.stats.computed_prompt_tokens += (rows - decode_rows) as u64;
+        let all_reads = self.decoder.key_reads(&self.step, 0..rows);
+        let decode_reads = self.decoder.key_reads(&self.step, 0..decode_rows);
+        self.stats.attention_key_reads += all_reads;
+        let drawn = self.active.iter().filter(|sequence| sequence.drew()).count() as u64;
+        let drawn_decoding = drawn.min(decode_rows as u64);
+        self.stats.decode_flops += self.decoder.block_flops(decode_rows as u64, decode_reads)
+            + self.decoder.head_flops(drawn_decoding);
+        self.stats.prefill_flops +=
+            self.decoder.block_flops((rows - decode_rows) as u64, all_reads - decode_reads)
+                + self.decoder.head_flops(drawn - drawn_decoding);
+    }
+}

@@ -1,0 +1,230 @@
+//! `out = x W^T (+ bias)`, with packed weights.
+
+use std::ops::Range;
+
+use super::aligned::with_scratch;
+use super::isa::Isa;
+use super::packed::{PANEL, PackedMatrix, Panels};
+use super::pool::{Pool, SharedSlice};
+use super::tile::{self, CHUNK, LEFT_STRIDE, Tile, Weight};
+
+/// Rows of `x` in one task at most: bounds the task's results.
+const BLOCK_ROWS: usize = 168;
+/// Panels in one task at most: a chunk of them stays in the second-level cache.
+const BLOCK_PANELS: usize = 16;
+/// Panels in one task at least, where there are rows to pack for each task.
+const MIN_PANELS: usize = 4;
+/// Rough rates that size the tasks; they change the split of the work and never a value.
+const FLOPS_PER_MICROSECOND: usize = 100_000;
+const BYTES_PER_MICROSECOND: usize = 20_000;
+const TASK_MICROSECONDS: usize = 12;
+const TASKS_PER_THREAD: usize = 8;
+
+/// `out[i][j] = sum over l of x[i][l] * w[j][l]`, plus `bias[j]`, plus what `out` held if `accumulate`.
+///
+/// `x` is `[m, k]` and `out` `[m, n]`, row-major. The sum is one chain of fused multiply-adds from `l = 0`, then
+/// the bias is added, then the old value; so a row's result does not depend on the other rows.
+///
+/// # Panics
+/// When the lengths do not fit together.
+pub fn linear(
+    pool: &Pool,
+    x: &[f32],
+    w: &PackedMatrix,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    accumulate: bool,
+) {
+    let (n, k) = (w.n(), w.k());
+    assert!(k > 0 && x.len().is_multiple_of(k), "x must hold whole rows of {k} values");
+    let m = x.len() / k;
+    assert_eq!(out.len(), m * n, "out must hold {m} x {n} values");
+    assert!(bias.is_none_or(|bias| bias.len() == n), "the bias must hold {n} values");
+    let grid = Grid::new(pool, m, n, k, w.bytes());
+    let shared = SharedSlice::new(out);
+    let direct = bias.is_none().then_some(Direct { out: &shared, accumulate });
+    pool.run(grid.tasks(), &|task| {
+        let (rows, panels) = grid.task(task);
+        let part = Part { rows: rows.clone(), panels: panels.clone(), tile_rows: grid.tile_rows };
+        with_scratch(rows.len() * panels.len() * PANEL, |sums| {
+            product(pool.isa(), x, w, &part, sums, direct);
+            for (sums, panel) in sums.chunks_exact(rows.len() * PANEL).zip(panels) {
+                let columns = panel * PANEL..n.min((panel + 1) * PANEL);
+                if direct.is_some() && columns.len() == PANEL {
+                    continue;
+                }
+                for (sums, row) in sums.chunks_exact(PANEL).zip(rows.clone()) {
+                    #[expect(unsafe_code, reason = "tasks write different rectangles of `out`")]
+                    // SAFETY: this rectangle of rows and panels belongs to this task alone.
+                    let out = unsafe { shared.part(row * n + columns.start, columns.len()) };
+                    finish(&sums[..columns.len()], bias.map(|bias| &bias[columns.clone()]), out, accumulate);
+                }
+            }
+        });
+    });
+}
+
+fn finish(sums: &[f32], bias: Option<&[f32]>, out: &mut [f32], accumulate: bool) {
+    let zero = [0.0; PANEL];
+    let bias = bias.unwrap_or(&zero);
+    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+        *out = if accumulate { *out + (sum + bias) } else { sum + bias };
+    }
+}
+
+/// How a product is cut into tasks: blocks of rows times blocks of panels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    m: usize,
+    panels: usize,
+    pub(super) tile_rows: usize,
+    block_rows: usize,
+    block_panels: usize,
+    row_blocks: usize,
+}
+
+impl Grid {
+    fn new(pool: &Pool, m: usize, n: usize, k: usize, bytes: usize) -> Self {
+        let panels = n.div_ceil(PANEL).max(1);
+        let microseconds = (2 * m * n * k / FLOPS_PER_MICROSECOND).max(bytes / BYTES_PER_MICROSECOND);
+        let wanted = (microseconds / TASK_MICROSECONDS).clamp(1, TASKS_PER_THREAD * pool.threads());
+        // Rows are split first: splitting panels means packing the same rows again for each part.
+        let tall = wanted.div_ceil(panels.div_ceil(BLOCK_PANELS));
+        let (tile_rows, block_rows) = split_rows(pool.isa(), m, tall);
+        let row_blocks = m.div_ceil(block_rows);
+        let fewest = if m > 1 { MIN_PANELS } else { 1 };
+        let block_panels = panels.div_ceil(wanted.div_ceil(row_blocks.max(1))).max(fewest).min(BLOCK_PANELS);
+        Self { m, panels, tile_rows, block_rows, block_panels, row_blocks }
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_blocks * self.panels.div_ceil(self.block_panels)
+    }
+
+    /// Rows and panels of a task; tasks that share weights follow each other.
+    fn task(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let row = (index % self.row_blocks) * self.block_rows;
+        let panel = (index / self.row_blocks) * self.block_panels;
+        (row..self.m.min(row + self.block_rows), panel..self.panels.min(panel + self.block_panels))
+    }
+}
+
+/// Rows of a tile and of a task, in `blocks` tasks or more, so that no tile is much smaller than the others.
+pub(super) fn split_rows(isa: Isa, m: usize, blocks: usize) -> (usize, usize) {
+    let tiles = m.div_ceil(tile::max_rows(isa)).max(1);
+    let tile_rows = m.div_ceil(tiles).max(1);
+    let blocks = m.div_ceil(BLOCK_ROWS).max(blocks).clamp(1, tiles);
+    (tile_rows, tiles.div_ceil(blocks) * tile_rows)
+}
+
+/// The rows and panels of one task, and how many rows a tile has.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) rows: Range<usize>,
+    pub(super) panels: Range<usize>,
+    pub(super) tile_rows: usize,
+}
+
+/// Where finished sums of whole panels go at once: `[m, n]`, row-major.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Direct<'a> {
+    out: &'a SharedSlice<'a, f32>,
+    accumulate: bool,
+}
+
+/// The sums of a part of `x w^T`, written to `sums` as `[panel][row][32]`; with `direct`, those of whole panels
+/// go there instead.
+pub(super) fn product(
+    isa: Isa,
+    x: &[f32],
+    w: &PackedMatrix,
+    part: &Part,
+    sums: &mut [f32],
+    direct: Option<Direct<'_>>,
+) {
+    match w.panels() {
+        Panels::F32(all) => product_of(isa, x, w, all, part, sums, direct),
+        Panels::Bf16(all) => product_of(isa, x, w, all, part, sums, direct),
+        Panels::F16(all) => product_of(isa, x, w, all, part, sums, direct),
+    }
+}
+
+fn product_of<W: Weight>(
+    isa: Isa,
+    x: &[f32],
+    w: &PackedMatrix,
+    weights: &[W],
+    part: &Part,
+    sums: &mut [f32],
+    direct: Option<Direct<'_>>,
+) {
+    let (n, k, m) = (w.n(), w.k(), part.rows.len());
+    let chunk = k.div_ceil(k.div_ceil(CHUNK));
+    with_scratch(part.tile_rows * LEFT_STRIDE, |left| {
+        for from in (0..k).step_by(chunk) {
+            let to = k.min(from + chunk);
+            // A tile's rows stay in the first-level cache while the panels stream past.
+            for place in (0..m).step_by(part.tile_rows) {
+                let row = part.rows.start + place;
+                let rows = part.tile_rows.min(m - place);
+                for (packed, row) in left.chunks_exact_mut(LEFT_STRIDE).zip(row..row + rows) {
+                    packed[..to - from].copy_from_slice(&x[row * k + from..row * k + to]);
+                }
+                for (sums, panel) in sums.chunks_exact_mut(m * PANEL).zip(part.panels.clone()) {
+                    prefetch_rows(
+                        x,
+                        k,
+                        row + rows,
+                        rows,
+                        panel - part.panels.start,
+                        part.panels.len(),
+                        from..to,
+                    );
+                    let right = &weights[(panel * k + from) * PANEL..(panel * k + to) * PANEL];
+                    let sums = &mut sums[place * PANEL..(place + rows) * PANEL];
+                    let mut tile = Tile {
+                        left: left.as_ptr(),
+                        right: right.as_ptr(),
+                        right_stride: PANEL,
+                        start: if from == 0 { std::ptr::null() } else { sums.as_ptr() },
+                        start_stride: PANEL,
+                        out: sums.as_mut_ptr(),
+                        out_stride: PANEL,
+                        rows,
+                        vectors: 2,
+                        depth: to - from,
+                        accumulate: false,
+                    };
+                    if let Some(direct) = direct.filter(|_| to == k && (panel + 1) * PANEL <= n) {
+                        tile.out = direct.out.rectangle(row * n + panel * PANEL, rows, PANEL, n);
+                        tile.out_stride = n;
+                        tile.accumulate = direct.accumulate;
+                    }
+                    #[expect(unsafe_code, reason = "calls the tile kernel")]
+                    // SAFETY: `left` and `sums` hold `rows` rows, `right` holds `depth` rows of 32 values, and the
+                    // rectangle of `direct` was checked to lie inside and belongs to this task alone.
+                    unsafe {
+                        tile::multiply(isa, tile);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Asks for a share of the rows that the next tile will pack, while this tile computes.
+fn prefetch_rows(
+    x: &[f32],
+    k: usize,
+    first: usize,
+    rows: usize,
+    share: usize,
+    shares: usize,
+    columns: Range<usize>,
+) {
+    for row in first + share * rows / shares..first + (share + 1) * rows / shares {
+        if let Some(values) = x.get(row * k + columns.start..row * k + columns.end) {
+            tile::prefetch(values);
+        }
+    }
+}

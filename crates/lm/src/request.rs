@@ -1,0 +1,90 @@
+use evalign_core::{FinishReason, GenerateParams, TokenLogprob};
+
+/// log P(continuation | context) for each continuation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScoreItem {
+    /// Not empty: a model cannot predict from nothing. A caller without context passes BOS or EOS.
+    pub context: Vec<u32>,
+    /// Each not empty.
+    pub continuations: Vec<Vec<u32>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChoiceScore {
+    /// Natural logarithm, summed in f64 over the continuation's tokens.
+    pub sum: f64,
+    /// Every token is the argmax at its position (the lowest id wins a tie).
+    pub greedy: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoreOutput {
+    /// In the order of the continuations.
+    pub choices: Vec<ChoiceScore>,
+    /// Tokens pushed through the model that this item was the first to need.
+    pub computed_tokens: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateItem {
+    /// Not empty.
+    pub prompt: Vec<u32>,
+    pub params: GenerateParams,
+    /// Tokens that end the text (end of sequence, end of turn). They are not part of it.
+    pub stop_ids: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOutput {
+    /// Every generated token, the ending one included.
+    pub ids: Vec<u32>,
+    /// Special tokens skipped, cut before the first stop string.
+    pub text: String,
+    pub finish: FinishReason,
+    pub logprobs: Option<Vec<TokenLogprob>>,
+    /// Prompt tokens pushed through the model that this item was the first to need.
+    pub computed_tokens: u64,
+}
+
+/// Sum of log P(token | everything before it) over a text. See [`crate::rolling_windows`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PerplexityOutput {
+    /// Natural logarithm, summed over all tokens.
+    pub sum: f64,
+    pub tokens: u64,
+    pub computed_tokens: u64,
+}
+
+/// What one call to the engine did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EngineStats {
+    /// Input tokens, scored continuations included, as if nothing were shared.
+    pub prompt_tokens: u64,
+    /// Input tokens really computed.
+    pub computed_prompt_tokens: u64,
+    pub generated_tokens: u64,
+    pub prefill_seconds: f64,
+    pub decode_seconds: f64,
+    /// Rows multiplied with the vocabulary matrix.
+    pub projected_positions: u64,
+    /// Keys that attention read: the sum over computed tokens and layers of what each one sees.
+    pub attention_key_reads: u64,
+    /// Floating-point operations, counted as 2 x non-embedding weights x computed tokens
+    /// + 2 x hidden x vocabulary x projected positions + 4 x heads x head size x keys read.
+    pub prefill_flops: f64,
+    pub decode_flops: f64,
+}
+
+impl std::ops::AddAssign for EngineStats {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.computed_prompt_tokens += other.computed_prompt_tokens;
+        self.generated_tokens += other.generated_tokens;
+        self.prefill_seconds += other.prefill_seconds;
+        self.decode_seconds += other.decode_seconds;
+        self.projected_positions += other.projected_positions;
+        self.attention_key_reads += other.attention_key_reads;
+        self.prefill_flops += other.prefill_flops;
+        self.decode_flops += other.decode_flops;
+    }
+}

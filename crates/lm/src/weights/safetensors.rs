@@ -1,0 +1,90 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use candle_core::quantized::GgmlDType;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::mapped_file::MappedFile;
+use super::{Naming, Weights};
+use crate::LmError;
+use crate::config::{ModelConfig, from_hugging_face};
+
+/// Largest JSON header accepted. The crate's own cap is 100 MB; a header of a hundred thousand tensors
+/// stays under this one.
+const LARGEST_HEADER_BYTES: u64 = 32 << 20;
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Opens a Hugging Face model directory: `config.json` and `model.safetensors`, or the shards that
+/// `model.safetensors.index.json` names.
+///
+/// # Errors
+/// A file is missing, malformed or truncated, names another directory, or holds a tensor in another type
+/// than f32, f16 or bf16.
+pub(crate) fn open_safetensors(directory: &Path) -> Result<(Weights, ModelConfig), LmError> {
+    let config_path = directory.join("config.json");
+    let text = fs_err::read_to_string(&config_path)?;
+    let config = from_hugging_face(&config_path, &text)?;
+    let mut weights = Weights::new(Naming::HuggingFace, text.into_bytes());
+    let single = directory.join("model.safetensors");
+    let index_path = directory.join("model.safetensors.index.json");
+    if single.exists() || !index_path.exists() {
+        add_file(&mut weights, &single, None)?;
+        return Ok((weights, config));
+    }
+    let index: Index = serde_json::from_str(&fs_err::read_to_string(&index_path)?)
+        .map_err(|error| LmError::format(&index_path, error))?;
+    let shards: BTreeSet<&String> = index.weight_map.values().collect();
+    for shard in shards {
+        if shard.contains(['/', '\\']) || shard.starts_with('.') {
+            return Err(LmError::format(&index_path, format!("`{shard}` is not a file name")));
+        }
+        add_file(&mut weights, &directory.join(shard), Some((&index, shard)))?;
+    }
+    if let Some((name, shard)) = index.weight_map.iter().find(|(name, _)| !weights.contains(name)) {
+        return Err(LmError::tensor(&directory.join(shard), name, "missing, though the index lists it"));
+    }
+    Ok((weights, config))
+}
+
+/// Maps one file and registers its tensors; with an index, only those the index places in this file.
+fn add_file(weights: &mut Weights, path: &Path, index: Option<(&Index, &str)>) -> Result<(), LmError> {
+    let file = MappedFile::open(path)?;
+    let declared = file.bytes().first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
+    match declared {
+        None => return Err(LmError::format(path, "truncated: shorter than a safetensors header")),
+        Some(length) if length > LARGEST_HEADER_BYTES => {
+            return Err(LmError::format(
+                path,
+                format!("header of {length} bytes, at most {LARGEST_HEADER_BYTES}"),
+            ));
+        }
+        Some(_) => {}
+    }
+    let (header_bytes, metadata) = SafeTensors::read_metadata(file.bytes())
+        .map_err(|error| LmError::format(path, format!("not a readable safetensors file: {error}")))?;
+    let data_start = (header_bytes + 8) as u64;
+    let index_in_table = weights.files.len();
+    weights.files.push(file);
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        if index.is_some_and(|(index, shard)| index.weight_map.get(&name).is_none_or(|file| file != shard)) {
+            continue;
+        }
+        let kind = match info.dtype {
+            Dtype::F32 => GgmlDType::F32,
+            Dtype::F16 => GgmlDType::F16,
+            Dtype::BF16 => GgmlDType::BF16,
+            other => {
+                return Err(LmError::tensor(path, &name, format!("type {other:?} is not f32, f16 or bf16")));
+            }
+        };
+        let offset = data_start + info.data_offsets.0 as u64;
+        weights.insert(index_in_table, name, kind, info.shape.clone(), offset)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The engine in this process.
+
+mod chat;
+mod encode;
+mod engine;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Instant;
+
+use evalign_core::{ModelIdentity, ModelRef, Prompt, Request, RequestKind, Seconds};
+use evalign_lm::LanguageModel;
+
+use crate::error::ModelError;
+use crate::model::{Capabilities, Model, TokenCount};
+use crate::replies::Replies;
+use encode::Encoder;
+use engine::{Engine, Job};
+
+/// What to do with a prompt that is longer than the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverlongPrompt {
+    /// An error of that request ([`ModelError::TooLong`]). A generation may still be shorter than asked
+    /// for where the prompt leaves less room.
+    #[default]
+    Refuse,
+    /// Cut it from the left, as lm-evaluation-harness does, and report how much
+    /// ([`evalign_core::Response::truncated_tokens`]). Room for the whole generation is kept free.
+    CutLeft,
+}
+
+/// How to load a local model.
+#[derive(Clone, Debug, Default)]
+pub struct LocalOptions {
+    pub engine: evalign_lm::LoadOptions,
+    pub overlong: OverlongPrompt,
+}
+
+/// A language model of `lm`. The engine works on a thread of its own, one submission after the other.
+pub struct Local {
+    identity: ModelIdentity,
+    model: Arc<LanguageModel>,
+    overlong: OverlongPrompt,
+    jobs: mpsc::Sender<Job>,
+    timing: Arc<Mutex<Seconds>>,
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Local {
+    /// Loads a GGUF file or a Hugging Face directory. `reference` is what the user calls it.
+    ///
+    /// # Errors
+    /// [`ModelError::Engine`] where the files are not a model this engine runs.
+    pub fn load(reference: &ModelRef, path: &Path, options: &LocalOptions) -> Result<Self, ModelError> {
+        let started = Instant::now();
+        let model = Arc::new(LanguageModel::load(path, &options.engine)?);
+        let load = started.elapsed().as_secs_f64();
+        let timing = Arc::new(Mutex::new(Seconds { load, total: load, ..Seconds::default() }));
+        let identity = model.identity();
+        let identity = ModelIdentity {
+            reference: reference.clone(),
+            weights: identity.weights.clone(),
+            tokenizer: identity.tokenizer.clone(),
+            chat_template: identity.chat_template.clone(),
+            adapter: None,
+            dtype: identity.dtype.name().to_owned(),
+            device: identity.device.clone(),
+        };
+        let (jobs, waiting) = mpsc::channel();
+        let engine = Engine { model: model.clone(), overlong: options.overlong, timing: timing.clone() };
+        std::thread::Builder::new()
+            .name("evalign-engine".to_owned())
+            .spawn(move || engine.serve(&waiting))
+            .map_err(evalign_lm::LmError::Io)?;
+        Ok(Self { identity, model, overlong: options.overlong, jobs, timing })
+    }
+
+    fn encoder(&self) -> Encoder<'_> {
+        Encoder::new(&self.model, self.overlong)
+    }
+}
+
+impl Model for Local {
+    fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    fn context_length(&self) -> Option<usize> {
+        Some(self.model.identity().context_length)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            log_likelihood: true,
+            generate: true,
+            perplexity: true,
+            chat: self.model.chat_template().is_some(),
+            completion: true,
+        }
+    }
+
+    fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {
+        self.encoder().encode(kind).ok().map(|encoded| TokenCount { prompt: encoded.prompt_tokens() })
+    }
+
+    fn render(&self, prompt: &Prompt) -> Option<String> {
+        chat::render(self.model.chat_template(), prompt).ok().map(std::borrow::Cow::into_owned)
+    }
+
+    fn submit(&self, requests: Vec<Request>) -> Replies {
+        let (sender, replies) = Replies::channel();
+        // Should the engine's thread be gone, the job and its sender are dropped and the replies end.
+        drop(self.jobs.send(Job { requests, replies: sender }));
+        replies
+    }
+
+    fn timing(&self) -> Seconds {
+        *self.timing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

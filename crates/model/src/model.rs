@@ -1,0 +1,80 @@
+use std::sync::Arc;
+
+use evalign_core::{ModelIdentity, Prompt, Request, RequestKind, Seconds};
+
+use crate::replies::Replies;
+
+/// What a model can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    pub log_likelihood: bool,
+    pub generate: bool,
+    pub perplexity: bool,
+    /// Takes [`Prompt::Chat`].
+    pub chat: bool,
+    /// Takes [`Prompt::Text`].
+    pub completion: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenCount {
+    /// Tokens of the prompt, and of the continuations to be scored, as if nothing were shared.
+    pub prompt: u64,
+}
+
+/// A language model that answers sets of requests.
+pub trait Model: Send + Sync {
+    /// What the model is, as far as its answers depend on it.
+    fn identity(&self) -> &ModelIdentity;
+
+    /// Most tokens of prompt and answer together, where known.
+    fn context_length(&self) -> Option<usize>;
+
+    fn capabilities(&self) -> Capabilities;
+
+    /// Tokens a request would take. `None` where only the server knows, or where the request cannot be
+    /// turned into tokens at all (submitting it says why).
+    fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount>;
+
+    /// The text the model sees: the text itself, or the conversation in the model's chat template.
+    /// `None` where the server renders, or where rendering fails (submitting it says why).
+    fn render(&self, prompt: &Prompt) -> Option<String>;
+
+    /// Starts answering and returns at once. Each request is answered exactly once, in any order, by its
+    /// index; only a model that dies ends the replies early. Submit everything together: what is known
+    /// at once can share work.
+    fn submit(&self, requests: Vec<Request>) -> Replies;
+
+    /// Time spent so far by this model: loading, reading prompts, generating. Zero for servers.
+    fn timing(&self) -> Seconds;
+}
+
+impl<M: Model + ?Sized> Model for Arc<M> {
+    fn identity(&self) -> &ModelIdentity {
+        (**self).identity()
+    }
+
+    fn context_length(&self) -> Option<usize> {
+        (**self).context_length()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {
+        (**self).count_tokens(kind)
+    }
+
+    fn render(&self, prompt: &Prompt) -> Option<String> {
+        (**self).render(prompt)
+    }
+
+    fn submit(&self, requests: Vec<Request>) -> Replies {
+        (**self).submit(requests)
+    }
+
+    fn timing(&self) -> Seconds {
+        (**self).timing()
+    }
+}
