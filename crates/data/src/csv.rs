@@ -43,6 +43,7 @@ impl CsvFrames {
         Ok(frames)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
     fn error(&self, row: u64, message: impl ToString) -> DataError {
         DataError::Row {
             path: self.path.clone(),

@@ -31,6 +31,7 @@ pub enum DataError {
 }
 
 impl DataError {
+    #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
     pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
         Self::File { path: path.to_owned(), message: message.to_string() }
     }

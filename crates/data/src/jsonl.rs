@@ -42,6 +42,7 @@ impl std::fmt::Debug for JsonlRows {
 }
 
 impl JsonlRows {
+    #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
     fn error(&self, field: Option<String>, message: impl ToString) -> DataError {
         DataError::Row {
             path: self.path.clone(),

@@ -10,10 +10,10 @@ pub(crate) fn files(roots: &DataRoots, spec: &DatasetSpec) -> Result<Vec<PathBuf
         return Ok(found);
     }
     check_name(&spec.path)?;
-    if let Some(root) = &roots.data_root {
-        if let Some(found) = in_directory(&root.join(&spec.path), Some(root), spec, &mut looked)? {
-            return Ok(found);
-        }
+    if let Some(root) = &roots.data_root
+        && let Some(found) = in_directory(&root.join(&spec.path), Some(root), spec, &mut looked)?
+    {
+        return Ok(found);
     }
     if let Some(cache) = &roots.hub_cache {
         if let Some(snapshot) = snapshot(cache, spec) {

@@ -43,7 +43,8 @@ pub(crate) fn shape(path: &Path, limits: &Limits) -> Result<ParquetShape, DataEr
 }
 
 /// The decoder reserves memory for as many values as the footer promises, and a process that cannot get
-/// it dies: a damaged count must be noticed before. Every row has at least one value in each column, and
+/// it dies: a damaged count must be noticed before. (Counts in the headers of single pages are left to the
+/// decoder; files from the hub are checked by digest.) Every row has at least one value in each column, and
 /// even a run-length encoding needs some bytes for its values.
 fn plausible(path: &Path, metadata: &FileMetadata) -> Result<(), DataError> {
     const MOST_VALUES: i64 = 1 << 31;

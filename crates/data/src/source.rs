@@ -270,7 +270,7 @@ enum Part {
         frame: DataFrame,
         next: usize,
         start: u64,
-        rest: Box<Part>,
+        rest: Box<Self>,
     },
 }
 

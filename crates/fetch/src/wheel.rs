@@ -139,6 +139,7 @@ async fn watch(
     };
     let mut listen = std::pin::pin!(listen);
     progress(Event::Started { file: requirement, done: 0, total: Some(total) });
+    let mut done = 0;
     loop {
         tokio::select! {
             result = &mut listen => {
@@ -148,8 +149,12 @@ async fn watch(
                 return result;
             }
             () = tokio::time::sleep(POLL) => {
-                let done = bytes_below(dir, 4).min(total);
-                progress(Event::Advanced { file: requirement, done, total: Some(total) });
+                // pip moves the file at its end, when it is seen twice and then once again.
+                let now = bytes_below(dir, 4).min(total);
+                if now > done {
+                    done = now;
+                    progress(Event::Advanced { file: requirement, done, total: Some(total) });
+                }
             }
         }
     }

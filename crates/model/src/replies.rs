@@ -46,9 +46,7 @@ impl Replies {
         }
         match &mut self.source {
             Source::Channel(receiver) => receiver.poll_recv(context),
-            Source::Mapped(inner, change) => {
-                inner.poll_next(context).map(|reply| reply.map(|reply| change(reply)))
-            }
+            Source::Mapped(inner, change) => inner.poll_next(context).map(|reply| reply.map(change)),
         }
     }
 

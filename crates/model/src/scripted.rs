@@ -171,7 +171,7 @@ impl Shared {
 
     fn fault(&self, content: &Digest) -> Option<FaultKind> {
         let fault = self.script.fault.as_ref()?;
-        if answer::number(content) % fault.every.get() != 0 {
+        if !answer::number(content).is_multiple_of(fault.every.get()) {
             return None;
         }
         if fault.kind == FaultKind::Temporary {

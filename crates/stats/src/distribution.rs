@@ -39,7 +39,7 @@ pub fn normal_quantile(p: f64) -> Option<f64> {
 /// incomplete beta function (Abramowitz & Stegun 26.7.1).
 #[must_use]
 pub fn student_t_cdf(t: f64, freedom: f64) -> Option<f64> {
-    if !(freedom > 0.0) || t.is_nan() {
+    if freedom.is_nan() || freedom <= 0.0 || t.is_nan() {
         return None;
     }
     let square = t * t;
@@ -55,7 +55,7 @@ pub fn student_t_cdf(t: f64, freedom: f64) -> Option<f64> {
 /// The t with P(T <= t) = p, for 0 < p < 1 and `freedom` > 0.
 #[must_use]
 pub fn student_t_quantile(p: f64, freedom: f64) -> Option<f64> {
-    if !(p > 0.0 && p < 1.0) || !(freedom > 0.0) {
+    if !(p > 0.0 && p < 1.0 && freedom > 0.0) {
         return None;
     }
     let tail = p.min(1.0 - p);

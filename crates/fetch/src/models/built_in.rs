@@ -38,6 +38,22 @@ pub(crate) fn check(model: &BuiltIn, dir: &Path) -> Result<ModelState, FetchErro
     Ok(ModelState::Present)
 }
 
+/// Looks in each directory; a complete model wins over a damaged one. Reads every byte: the digests are
+/// what makes the model the one it is called.
+pub(crate) fn find(model: &BuiltIn, dirs: [PathBuf; 2]) -> Result<FoundBuiltIn, FetchError> {
+    let mut best: Option<FoundBuiltIn> = None;
+    for dir in &dirs {
+        let found = FoundBuiltIn { dir: dir.clone(), state: check(model, dir)? };
+        match found.state {
+            ModelState::Present => return Ok(found),
+            ModelState::Absent => {}
+            ModelState::Incomplete { .. } | ModelState::Corrupt { .. } => best = best.or(Some(found)),
+        }
+    }
+    let [own, _] = dirs;
+    Ok(best.unwrap_or(FoundBuiltIn { dir: own, state: ModelState::Absent }))
+}
+
 /// What the loader gets: the one file, or the directory.
 pub(crate) fn entry_path(model: &BuiltIn, dir: &Path) -> PathBuf {
     match (model.single_file, model.files.first()) {
@@ -51,21 +67,16 @@ impl Models {
         self.home.models().join(model.alias)
     }
 
-    /// Looks in evalign's directory, then in the hub's cache; a complete one wins over a damaged one.
-    /// Reads every byte: the digests are what makes the model the one it is called.
-    pub(crate) fn find_built_in(&self, model: &BuiltIn) -> Result<FoundBuiltIn, FetchError> {
+    /// Where a built-in model may lie: evalign's own directory, then the hub's cache.
+    pub(crate) fn built_in_dirs(&self, model: &BuiltIn) -> Result<[PathBuf; 2], FetchError> {
         let cache = self.hub.cache(&Repo::model(model.repo)?);
-        let mut best = FoundBuiltIn { dir: self.own_dir(model), state: ModelState::Absent };
-        for dir in [self.own_dir(model), cache.snapshot(model.revision)] {
-            let state = check(model, &dir)?;
-            if state == ModelState::Present {
-                return Ok(FoundBuiltIn { dir, state });
-            }
-            if best.state == ModelState::Absent {
-                best = FoundBuiltIn { dir, state };
-            }
-        }
-        Ok(best)
+        Ok([self.own_dir(model), cache.snapshot(model.revision)])
+    }
+
+    /// [`find`] away from the async threads.
+    pub(crate) async fn find_built_in(&self, model: &'static BuiltIn) -> Result<FoundBuiltIn, FetchError> {
+        let dirs = self.built_in_dirs(model)?;
+        blocking(move || find(model, dirs)).await
     }
 
     pub(crate) async fn pull_built_in(
@@ -76,7 +87,7 @@ impl Models {
         create_dir(&self.home.models())?;
         let _lock =
             FileLock::acquire(&self.home.models().join(format!(".{}.lock", model.alias)), progress).await?;
-        let found = self.find_built_in(model)?;
+        let found = self.find_built_in(model).await?;
         match found.state {
             ModelState::Present => return Ok(pulled(model, &found.dir, Source::AlreadyHere)),
             ModelState::Corrupt { file, reason } => {

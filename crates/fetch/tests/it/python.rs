@@ -36,7 +36,9 @@ async fn both_sides_find_what_the_other_left() {
     server.put("models/org/m", "model.safetensors", bytes(1, 100_000), true);
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
 
-    let download = "from huggingface_hub import snapshot_download as s; print(s('org/m'))";
+    let download = "from huggingface_hub import hf_hub_download as d\n\
+        for name in ['config.json', 'model.safetensors']: path = d('org/m', name)\n\
+        import os; print(os.path.dirname(path))";
     let path = run_python(download, &server, theirs.path()).await;
     server.forget();
     let mut config = server.config(theirs.path());

@@ -65,7 +65,7 @@ async fn the_token_never_shows() {
     let built_in = models.reference("smollm2-135m-instruct").unwrap();
     let error = models
         .pull(&built_in, &PullOptions::default(), &|event| {
-            notes.lock().unwrap().push_str(&format!("{event:?}"))
+            notes.lock().unwrap().push_str(&format!("{event:?}"));
         })
         .await
         .unwrap_err();

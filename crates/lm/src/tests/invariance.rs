@@ -60,7 +60,7 @@ fn a_sequence_that_fits_alone_is_never_refused_for_its_branches() {
     let directory = tiny::directory(&tiny::llama());
     let decoder = tiny::cpu(directory.path());
     let whole: Vec<u32> = (0..96).collect();
-    let mut items: Vec<ScoreItem> = (1..95)
+    let mut items: Vec<ScoreItem> = (1..93)
         .map(|cut| ScoreItem { context: [&whole[..cut], &[0, 0]].concat(), continuations: vec![vec![1, 2]] })
         .collect();
     items.push(ScoreItem { context: whole[..60].to_vec(), continuations: vec![whole[60..].to_vec()] });

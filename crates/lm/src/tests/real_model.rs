@@ -67,12 +67,10 @@ fn greedy_text_is_the_references() {
     };
     let Some(model) = load(Dtype::F32, None) else { return };
     let rows = fs_err::read_to_string(shared.join("golden/lm-eval/gsm8k_5shot.jsonl")).unwrap();
-    // The three shortest answers keep the test short; the whole file is checked end to end elsewhere.
-    for row in rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+    // Two short answers keep the test short; the whole file is checked end to end elsewhere.
+    let rows = rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    for row in rows.filter(|row| row["generation"].as_str().is_some_and(|text| text.len() < 60)).take(2) {
         let expected = row["generation"].as_str().unwrap();
-        if expected.len() > 60 {
-            continue;
-        }
         let params = GenerateParams {
             stop: ["Question:", "</s>", "<|im_end|>"].map(str::to_owned).to_vec(),
             ..GenerateParams::default()
