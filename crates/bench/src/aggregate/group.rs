@@ -1,0 +1,103 @@
+use evalign_core::{MetricResult, OutcomeCounts, ScoringMode, TaskResult, TaskSpec};
+use evalign_stats::{combined_stderr, pooled_stderr, unweighted_mean_stderr, weighted_mean};
+
+use super::estimate::{Aggregation, group_estimate};
+use super::leaf::{LeafMetric, LeafTally, bounds};
+use crate::PlannedGroup;
+
+/// Aggregates the leaves of a group, metric by metric, over the leaves that have the metric.
+///
+/// Value: mean of the leaves' values, weighted by their documents or not, as the group says. Standard
+/// error: under `--compat lm-eval` the reference's pooled formula; by default that of a mean over
+/// independent strata, which does not let the differences between leaves inflate it.
+pub(super) fn group_result(
+    group: &PlannedGroup,
+    leaves: &[(&TaskSpec, LeafTally)],
+    mode: ScoringMode,
+) -> TaskResult {
+    let members: Vec<(&TaskSpec, &LeafTally)> = leaves
+        .iter()
+        .filter(|(spec, _)| group.leaves.contains(&spec.task))
+        .map(|(spec, tally)| (*spec, tally))
+        .collect();
+    let mut names: Vec<&(String, String)> = Vec::new();
+    for (_, tally) in &members {
+        for name in tally.names() {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    let metrics = names.into_iter().map(|name| metric(name, &members, group.weight_by_size, mode));
+    TaskResult {
+        task: group.name.clone(),
+        version: group.version.clone(),
+        protocol: super::group_protocol(&members),
+        shots: members.iter().map(|(spec, _)| spec.shots).max().unwrap_or(0),
+        truncated_prompts: members.iter().map(|(_, tally)| tally.truncated_prompts()).sum(),
+        members: group.members.clone(),
+        metrics: metrics.collect(),
+    }
+}
+
+fn metric(
+    name: &(String, String),
+    members: &[(&TaskSpec, &LeafTally)],
+    weight_by_size: bool,
+    mode: ScoringMode,
+) -> MetricResult {
+    let found: Vec<(LeafMetric, u64)> = members
+        .iter()
+        .filter_map(|(_, tally)| {
+            let metric = tally.metric(name)?;
+            // The reference weighs by documents; a document without a value carries no weight by default.
+            let size = if mode == ScoringMode::LmEval { tally.documents() } else { metric.estimate.n };
+            Some((metric, size))
+        })
+        .collect();
+    let mut outcomes = OutcomeCounts::default();
+    for (metric, _) in &found {
+        outcomes.merge(&metric.outcomes);
+    }
+    // Averaging perplexities of different tasks means nothing that a person could use.
+    let value =
+        (Aggregation::of(&name.0) == Aggregation::Mean).then(|| value(&found, weight_by_size)).flatten();
+    let stderr = value.and_then(|_| stderr(&found, weight_by_size, mode));
+    let n = found.iter().map(|(metric, _)| metric.estimate.n).sum();
+    let share = bounds(&outcomes).is_some();
+    MetricResult {
+        name: name.0.clone(),
+        filter: name.1.clone(),
+        estimate: group_estimate(value, stderr, n, share.then_some(outcomes.correct), share),
+        bounds: if weight_by_size { bounds(&outcomes) } else { None },
+        fragile: found.iter().filter_map(|(metric, _)| metric.fragile).reduce(|a, b| a + b),
+        outcomes,
+    }
+}
+
+fn value(found: &[(LeafMetric, u64)], weight_by_size: bool) -> Option<f64> {
+    let pairs: Vec<(f64, f64)> = found
+        .iter()
+        .filter_map(|(metric, size)| {
+            Some((metric.estimate.value?, if weight_by_size { *size as f64 } else { 1.0 }))
+        })
+        .collect();
+    weighted_mean(&pairs)
+}
+
+/// `None` as soon as one leaf with a value has no standard error: an interval that leaves out its
+/// least certain part would be a lie.
+fn stderr(found: &[(LeafMetric, u64)], weight_by_size: bool, mode: ScoringMode) -> Option<f64> {
+    let parts: Vec<(f64, u64)> = found
+        .iter()
+        .filter(|(metric, _)| metric.estimate.value.is_some())
+        .map(|(metric, size)| metric.estimate.stderr.map(|stderr| (stderr, *size)))
+        .collect::<Option<_>>()?;
+    match (weight_by_size, mode) {
+        (true, ScoringMode::LmEval) => pooled_stderr(&parts),
+        (true, ScoringMode::Default) => {
+            combined_stderr(&parts.iter().map(|(stderr, size)| (*stderr, *size as f64)).collect::<Vec<_>>())
+        }
+        (false, _) => unweighted_mean_stderr(&parts.iter().map(|(stderr, _)| *stderr).collect::<Vec<_>>()),
+    }
+}

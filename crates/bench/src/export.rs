@@ -1,0 +1,120 @@
+//! Runs as files: in lm-evaluation-harness's layout, as complete JSONL (which [`crate::import_run`]
+//! reads back), and as a parquet table.
+//!
+//! None of them holds the run's id, times or counts of computed tokens, which depend on how a run came
+//! about and not on what it measured: a run that was killed and resumed exports the same bytes as one
+//! that was not.
+
+mod lm_eval;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use evalign_core::{RunId, RunResults, SampleRecord, TaskResult};
+use evalign_data::JsonlWriter;
+use evalign_store::{SampleFilter, Store, StoredRun};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{RunError, Scoreboard};
+
+/// How to write a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// `samples_TASK.jsonl` with lm-evaluation-harness's fields, and `results.json`.
+    LmEval,
+    /// `run.json` and `samples.jsonl`: everything.
+    Jsonl,
+    /// `samples.parquet`: one row per score.
+    Parquet,
+}
+
+impl FromStr for ExportFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lm-eval" => Ok(Self::LmEval),
+            "jsonl" => Ok(Self::Jsonl),
+            "parquet" => Ok(Self::Parquet),
+            _ => Err(format!("`{text}` is not an export format (lm-eval, jsonl, parquet)")),
+        }
+    }
+}
+
+/// Version of the layout of `run.json` and `samples.jsonl`.
+pub(crate) const LAYOUT: u32 = 1;
+
+/// `run.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunFile {
+    /// [`LAYOUT`].
+    pub(crate) evalign_run: u32,
+    pub(crate) spec: evalign_core::RunSpec,
+    pub(crate) request: Value,
+    pub(crate) samples_total: u64,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) generated_tokens: u64,
+    pub(crate) results: Vec<TaskResult>,
+}
+
+/// Writes a run into `out` (created if it is not there) and returns the files written.
+///
+/// # Errors
+/// A failure of the store, files that cannot be written.
+pub fn export_run(
+    store: &Store,
+    id: &RunId,
+    board: &Scoreboard,
+    format: ExportFormat,
+    out: &Path,
+) -> Result<Vec<PathBuf>, RunError> {
+    fs_err::create_dir_all(out).map_err(|source| RunError::File { path: out.to_owned(), source })?;
+    let run = store.run(id)?;
+    let results = board.aggregate(store, id)?;
+    match format {
+        ExportFormat::LmEval => lm_eval::write(store, &run, board, &results, out),
+        ExportFormat::Jsonl => jsonl(store, &run, results, out),
+        ExportFormat::Parquet => table::write(store, &run, out),
+    }
+}
+
+fn jsonl(store: &Store, run: &StoredRun, results: RunResults, out: &Path) -> Result<Vec<PathBuf>, RunError> {
+    let samples = out.join("samples.jsonl");
+    let mut writer = JsonlWriter::create(&samples)?;
+    for record in store.samples(&run.id, SampleFilter::default())? {
+        writer.push(&portable(&record?))?;
+    }
+    writer.finish()?;
+    let file = RunFile {
+        evalign_run: LAYOUT,
+        spec: run.spec.clone(),
+        request: run.request.clone(),
+        samples_total: run.samples_total,
+        prompt_tokens: results.usage.prompt_tokens,
+        generated_tokens: results.usage.generated_tokens,
+        results: results.results,
+    };
+    let path = out.join("run.json");
+    write_json(&path, &json!(file))?;
+    Ok(vec![path, samples])
+}
+
+/// A record without what depends on the course of the run.
+fn portable(record: &SampleRecord) -> Value {
+    let mut value = json!(record);
+    if let Some(usage) = value.get_mut("usage").and_then(Value::as_object_mut) {
+        usage.shift_remove("computed_prompt_tokens");
+    }
+    value
+}
+
+/// Pretty JSON, in place only when complete.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), RunError> {
+    let failed = |source| RunError::File { path: path.to_owned(), source };
+    let partial = path.with_extension("json.partial");
+    fs_err::write(&partial, format!("{value:#}\n")).map_err(failed)?;
+    fs_err::rename(&partial, path).map_err(failed)
+}

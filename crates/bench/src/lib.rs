@@ -1,0 +1,57 @@
+//! Benchmarks: what a task is, how a row of a dataset becomes a prompt, and how a model's answer becomes
+//! a score.
+//!
+//! The way through this crate is the way of a sample: a [`Catalog`] of task files gives a
+//! [`TaskDefinition`]; [`draft`] finds its rows and decides its worked examples; a [`PlannedTask`]
+//! renders one [`PlannedSample`] at a time; the model's output comes back to its [`Scorer`].
+//!
+//! The one decision made here: there are two rule books, and every number says which one it follows.
+//! `--compat lm-eval` reproduces lm-evaluation-harness 0.4.13 bug for bug (prompts, draws, regular
+//! expressions); the default mode mends what is known to be wrong there, and what could not be decided
+//! is an outcome of its own, never a wrong answer.
+//!
+//! Nothing is rendered before it is needed: planning fourteen thousand documents reads their file once
+//! and draws indices. This crate does no network of its own and knows nothing of HTTP.
+
+mod aggregate;
+mod document;
+mod error;
+mod export;
+mod filter;
+mod import;
+mod metric;
+mod number;
+mod plan;
+mod planned;
+mod prompt;
+pub mod python;
+mod refusal;
+mod request;
+mod rescore;
+mod resume;
+mod rows;
+mod run_error;
+mod runner;
+mod scorer;
+mod shots;
+pub mod task;
+mod template;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use aggregate::{Scoreboard, request_of};
+pub use error::BenchError;
+pub use export::{ExportFormat, export_run};
+pub use import::{Imported, import_run};
+pub use plan::{Draft, Plan, PlannedGroup, draft, plan};
+pub use planned::{PlannedSample, PlannedTask};
+pub use request::{DEFAULT_SEED, DocRange, Limit, RunRequest};
+pub use rescore::{Rescored, rescore};
+pub use resume::check_resume;
+pub use run_error::RunError;
+pub use runner::{ActiveRun, Cancel, CancelLevel, Progress, RunEnd, Silent, Snapshot, StoreCache};
+pub use scorer::{SCORER_VERSION, Scorer};
+pub use task::{Catalog, GroupDefinition, TaskDefinition, TaskFile, TaskSummary, task_schema, validate};
+pub use verify::{Cause, Divergence, Verification, VerifyOptions, verify};

@@ -1,0 +1,436 @@
+//! From a request to a plan: tasks resolved, rows found, worked examples decided, everything hashed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+
+use evalign_core::{Digest, GenerateParams, ModelIdentity, RunSpec, ScoringMode, TaskSpec};
+use evalign_data::DataRoots;
+use evalign_model::Model;
+use serde_json::{Value, json};
+
+use crate::document::Reader;
+use crate::error::BenchError;
+use crate::planned::PlannedTask;
+use crate::prompt::PromptStyle;
+use crate::request::RunRequest;
+use crate::rows::RowSource;
+use crate::scorer::{SCORER_VERSION, Scorer};
+use crate::shots::{Pool, Shots, ShotsContext};
+use crate::task::{Catalog, Generation, OutputKind, Sampler, TaskDefinition};
+
+/// A plan without its model: everything that can fail before weights are loaded has been tried.
+#[derive(Debug)]
+pub struct Draft {
+    pub tasks: Vec<PlannedTask>,
+    pub groups: Vec<PlannedGroup>,
+    /// What the user should know about how the request was read.
+    pub notes: Vec<String>,
+    pub(crate) request: RunRequest,
+}
+
+/// A run, decided: what [`RunSpec`] says about it, and the tasks that yield its samples.
+#[derive(Debug)]
+pub struct Plan {
+    pub spec: RunSpec,
+    pub tasks: Vec<PlannedTask>,
+    pub groups: Vec<PlannedGroup>,
+    pub notes: Vec<String>,
+}
+
+/// A group whose members are all in the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedGroup {
+    pub name: String,
+    pub version: String,
+    /// Tasks and groups directly in it.
+    pub members: Vec<String>,
+    /// All leaf tasks under it.
+    pub leaves: Vec<String>,
+    /// Every sample counts equally; otherwise every leaf task does.
+    pub weight_by_size: bool,
+}
+
+/// Resolves a request as far as possible without a model.
+///
+/// # Errors
+/// Contradictory or empty requests, unknown tasks, definitions that do not fit together, datasets that
+/// cannot be read or do not fit their task, more shots than there are rows.
+pub fn draft(request: &RunRequest, catalog: &Catalog, roots: &DataRoots) -> Result<Draft, BenchError> {
+    check_request(request)?;
+    let mut names: Vec<String> = Vec::new();
+    let mut groups = Vec::new();
+    for task in &request.tasks {
+        for leaf in catalog.leaves(task)? {
+            if !names.contains(&leaf) {
+                names.push(leaf);
+            }
+        }
+        plan_groups(catalog, task, &mut groups)?;
+    }
+    let mut notes = Notes::default();
+    let mut tasks = Vec::with_capacity(names.len());
+    for name in &names {
+        tasks.push(plan_task(request, catalog, roots, name, &mut notes)?);
+    }
+    Ok(Draft { tasks, groups, notes: notes.into_lines(), request: request.clone() })
+}
+
+impl Draft {
+    /// Samples over all tasks.
+    #[must_use]
+    pub fn total_samples(&self) -> u64 {
+        self.tasks.iter().map(PlannedTask::len).sum()
+    }
+
+    /// Completes the plan for a model, after checking that the model can be asked what the tasks ask.
+    ///
+    /// # Errors
+    /// A model that cannot score choices, generate, score text, or take a chat or plain text.
+    pub fn bind(self, model: &dyn Model) -> Result<Plan, BenchError> {
+        for task in &self.tasks {
+            check_capabilities(task, model, self.request.chat_template.unwrap_or(false))?;
+        }
+        Ok(self.with_identity(model.identity().clone()))
+    }
+
+    /// Completes the plan with a model's identity, whatever the model can do.
+    #[must_use]
+    pub fn with_identity(self, model: ModelIdentity) -> Plan {
+        let mut notes = self.notes;
+        if model.chat_template.is_some() && self.request.chat_template.is_none() {
+            notes.push(
+                "prompts are sent without the model's chat template, as the benchmarks define them; \
+                 `--chat-template` applies it, `--no-chat-template` makes this explicit"
+                    .to_owned(),
+            );
+        }
+        let spec = RunSpec {
+            model,
+            mode: self.request.mode,
+            scorer_version: SCORER_VERSION,
+            seed: self.request.seed,
+            chat_template: self.request.chat_template.unwrap_or(false),
+            system_instruction: self.request.system_instruction.clone(),
+            tasks: self.tasks.iter().map(|task| task.spec().clone()).collect(),
+        };
+        Plan { spec, tasks: self.tasks, groups: self.groups, notes }
+    }
+}
+
+impl Plan {
+    /// Samples over all tasks.
+    #[must_use]
+    pub fn total_samples(&self) -> u64 {
+        self.tasks.iter().map(PlannedTask::len).sum()
+    }
+
+    /// The leaf task of that name.
+    #[must_use]
+    pub fn task(&self, name: &str) -> Option<&PlannedTask> {
+        self.tasks.iter().find(|task| task.name() == name)
+    }
+}
+
+/// The draft of a request, bound to its model.
+///
+/// # Errors
+/// As [`draft`] and [`Draft::bind`].
+pub fn plan(
+    request: &RunRequest,
+    catalog: &Catalog,
+    roots: &DataRoots,
+    model: &dyn Model,
+) -> Result<Plan, BenchError> {
+    draft(request, catalog, roots)?.bind(model)
+}
+
+fn check_capabilities(task: &PlannedTask, model: &dyn Model, chat: bool) -> Result<(), BenchError> {
+    let can = model.capabilities();
+    let (able, what) = match task.definition().output {
+        OutputKind::MultipleChoice => (can.log_likelihood, "give the likelihood of an answer"),
+        OutputKind::GenerateUntil => (can.generate, "generate text"),
+        OutputKind::Perplexity => (can.perplexity, "give the likelihood of a text"),
+    };
+    let name = &model.identity().reference;
+    if !able {
+        return Err(BenchError::request(
+            format!("task `{}`: the model {name} cannot {what}", task.name()),
+            "choose a task that the model can answer; of MMLU, `mmlu_generative` needs only generated text",
+        ));
+    }
+    match (chat, can.chat, can.completion) {
+        (true, false, _) => Err(BenchError::request(
+            format!("the model {name} has no chat template"),
+            "run it with `--no-chat-template`",
+        )),
+        (false, _, false) => Err(BenchError::request(
+            format!("the model {name} takes only chats, no plain text"),
+            "run it with `--chat-template`",
+        )),
+        (true, true, _) | (false, _, true) => Ok(()),
+    }
+}
+
+fn check_request(request: &RunRequest) -> Result<(), BenchError> {
+    if request.tasks.is_empty() {
+        return Err(BenchError::request("no task is named", "name one; `evalign tasks list` shows all"));
+    }
+    if request.limit.is_some() && request.samples.is_some() {
+        return Err(BenchError::request(
+            "`--limit` and `--samples` exclude each other",
+            "`--limit 10` is `--samples 0..10`",
+        ));
+    }
+    let positive = |name: &str, value: Option<u32>| match value {
+        Some(0) => Err(BenchError::request(format!("`--{name}` is 0"), "use 1 or more, or leave it out")),
+        _ => Ok(()),
+    };
+    positive("repeats", request.repeats)?;
+    positive("max-tokens", request.max_tokens)?;
+    let within = |name: &str, value: Option<f64>, range: std::ops::RangeInclusive<f64>| match value {
+        Some(value) if !range.contains(&value) => Err(BenchError::request(
+            format!("`--{name}` is {value}"),
+            format!("use a number from {} to {}", range.start(), range.end()),
+        )),
+        _ => Ok(()),
+    };
+    within("temperature", request.temperature, 0.0..=100.0)?;
+    within("top-p", request.top_p, f64::MIN_POSITIVE..=1.0)?;
+    within("min-p", request.min_p, 0.0..=1.0)
+}
+
+/// The groups under a name, outer ones first.
+pub(crate) fn plan_groups(
+    catalog: &Catalog,
+    name: &str,
+    groups: &mut Vec<PlannedGroup>,
+) -> Result<(), BenchError> {
+    let Some(group) = catalog.group(name) else { return Ok(()) };
+    if groups.iter().any(|known| known.name == name) {
+        return Ok(());
+    }
+    groups.push(PlannedGroup {
+        name: group.name.clone(),
+        version: group.version.clone(),
+        members: group.members.clone(),
+        leaves: catalog.leaves(name)?,
+        weight_by_size: group.weight_by_size,
+    });
+    for member in &group.members {
+        plan_groups(catalog, member, groups)?;
+    }
+    Ok(())
+}
+
+fn plan_task(
+    request: &RunRequest,
+    catalog: &Catalog,
+    roots: &DataRoots,
+    name: &str,
+    notes: &mut Notes,
+) -> Result<PlannedTask, BenchError> {
+    let mut definition = catalog.task(name)?.for_mode(request.mode);
+    let digest = definition.digest();
+    apply_overrides(&mut definition, request, notes);
+    let directory = catalog.directory(name);
+    let rows = RowSource::evaluated(&definition, directory, roots)?;
+    let pool = shots_pool(&definition, directory, roots)?;
+    assemble(request, definition, digest, (rows, pool), notes)
+}
+
+/// Puts a task together from its definition (overrides applied) and its rows.
+pub(crate) fn assemble(
+    request: &RunRequest,
+    definition: TaskDefinition,
+    digest: Digest,
+    (rows, pool): (RowSource, Pool),
+    notes: &mut Notes,
+) -> Result<PlannedTask, BenchError> {
+    let name = definition.name.clone();
+    let docs = chosen_docs(request, &name, rows.len(), notes)?;
+    let count = definition.shots.count;
+    let shots_digest = match &pool {
+        Pool::Rows(rows) if count > 0 => Some(rows.digest().clone()),
+        Pool::Rows(_) | Pool::Examples(_) => None,
+    };
+    let dataset = Digest::of_json(&json!({ "rows": rows.digest(), "shots": shots_digest }));
+    let source = &definition.dataset;
+    let context = ShotsContext {
+        task: &name,
+        seed: request.seed,
+        mode: request.mode,
+        docs: docs[1],
+        same_split: source.shots_split == source.split && source.shots_file == source.file,
+    };
+    let task = PlannedTask {
+        spec: task_spec(request, &definition, digest, dataset, docs),
+        reader: Reader::new(&definition)?,
+        shots: Shots::new(&definition.shots, count, pool, &context)?,
+        style: style(request, &definition),
+        params: params(definition.generation.as_ref()),
+        seed: request.seed,
+        scorer: Scorer::new(&definition, request.mode, definition.repeats)?,
+        rendered_shots: Mutex::new(HashMap::new()),
+        definition,
+        rows,
+    };
+    task.check_first()?;
+    Ok(task)
+}
+
+/// Puts what the request says into the definition.
+pub(crate) fn apply_overrides(definition: &mut TaskDefinition, request: &RunRequest, notes: &mut Notes) {
+    let name = definition.name.clone();
+    if let Some(shots) = request.shots {
+        if definition.shots.fixed && shots != definition.shots.count {
+            let fixed = definition.shots.count;
+            notes.add(format!("`--shots {shots}` does not apply: the definition fixes {fixed} shots"), &name);
+        } else {
+            definition.shots.count = shots;
+        }
+    }
+    if let Some(repeats) = request.repeats {
+        definition.repeats = repeats;
+    }
+    let Some(generation) = &mut definition.generation else {
+        let sampling =
+            request.temperature.is_some() || request.max_tokens.is_some() || request.top_p.is_some();
+        if sampling {
+            notes.add("sampling options do not apply: nothing is generated".to_owned(), &name);
+        }
+        return;
+    };
+    generation.temperature = request.temperature.unwrap_or(generation.temperature);
+    generation.max_tokens = request.max_tokens.unwrap_or(generation.max_tokens);
+    generation.top_p = request.top_p.or(generation.top_p);
+    generation.top_k = request.top_k.or(generation.top_k);
+    generation.min_p = request.min_p.or(generation.min_p);
+    if definition.repeats > 1 && generation.temperature == 0.0 {
+        notes.add("repeats of greedy decoding give the same answer; set `--temperature`".to_owned(), &name);
+    }
+}
+
+fn chosen_docs(
+    request: &RunRequest,
+    name: &str,
+    total: u64,
+    notes: &mut Notes,
+) -> Result<[u64; 2], BenchError> {
+    match (request.limit, request.samples) {
+        (Some(limit), _) => Ok([0, limit.of(total)]),
+        (None, None) => Ok([0, total]),
+        (None, Some(range)) if range.start >= total => Err(BenchError::request(
+            format!("`--samples {range}`: task `{name}` has only {total} documents"),
+            format!("documents are numbered 0 to {}", total.saturating_sub(1)),
+        )),
+        (None, Some(range)) => {
+            if range.end > total {
+                notes.add(format!("`--samples {range}` ends past the last document"), name);
+            }
+            Ok([range.start, range.end.min(total)])
+        }
+    }
+}
+
+fn shots_pool(
+    definition: &TaskDefinition,
+    directory: Option<&std::path::Path>,
+    roots: &DataRoots,
+) -> Result<Pool, BenchError> {
+    if definition.shots.count == 0 || !definition.shots.examples.is_empty() {
+        return Ok(Pool::Examples(definition.shots.examples.clone()));
+    }
+    match RowSource::shots(definition, directory, roots)? {
+        Some(rows) => Ok(Pool::Rows(rows)),
+        None => Err(BenchError::request(
+            format!("task `{}` names nothing to take worked examples from", definition.name),
+            "run it with `--shots 0`, or give its dataset a `shots_split`",
+        )),
+    }
+}
+
+fn style(request: &RunRequest, definition: &TaskDefinition) -> PromptStyle {
+    PromptStyle {
+        system_instruction: request.system_instruction.clone(),
+        target_delimiter: definition.target_delimiter.clone(),
+        shots_delimiter: definition.shots.delimiter.clone(),
+        chat: request.chat_template.unwrap_or(false),
+        multiturn: request.multiturn,
+    }
+}
+
+fn params(generation: Option<&Generation>) -> GenerateParams {
+    let Some(generation) = generation else { return GenerateParams::default() };
+    GenerateParams {
+        max_tokens: generation.max_tokens,
+        temperature: generation.temperature,
+        top_p: generation.top_p,
+        top_k: generation.top_k,
+        min_p: generation.min_p,
+        repetition_penalty: generation.repetition_penalty,
+        stop: generation.until.clone(),
+        seed: 0,
+        logprobs: false,
+    }
+}
+
+fn task_spec(
+    request: &RunRequest,
+    definition: &TaskDefinition,
+    digest: Digest,
+    dataset: Digest,
+    docs: [u64; 2],
+) -> TaskSpec {
+    let shots = definition.shots.count;
+    let generation =
+        definition.generation.as_ref().and_then(|g| serde_json::to_value(g).ok()).unwrap_or(Value::Null);
+    let drawn = shots > 0 && definition.shots.sampler != Sampler::FirstN;
+    let stream = match request.mode {
+        ScoringMode::LmEval => "lm-eval",
+        ScoringMode::Default => "per-document",
+    };
+    let protocol = Digest::of_json(&json!({
+        "definition": digest,
+        "dataset": dataset,
+        "mode": request.mode.name(),
+        "scorer_version": SCORER_VERSION,
+        "shots": shots,
+        "shots_stream": drawn.then_some(stream),
+        "shots_seed": drawn.then_some(request.seed),
+        "repeats": definition.repeats,
+        "generation": generation,
+        "chat_template": request.chat_template.unwrap_or(false),
+        "multiturn": request.multiturn,
+        "system_instruction": request.system_instruction,
+    }));
+    TaskSpec {
+        task: definition.name.clone(),
+        version: definition.version.clone(),
+        definition: digest,
+        dataset,
+        protocol,
+        shots,
+        repeats: definition.repeats,
+        docs,
+        generation,
+    }
+}
+
+/// Notes, each once, with the tasks it is about.
+#[derive(Debug, Default)]
+pub(crate) struct Notes(BTreeMap<String, Vec<String>>);
+
+impl Notes {
+    fn add(&mut self, note: String, task: &str) {
+        self.0.entry(note).or_default().push(task.to_owned());
+    }
+
+    fn into_lines(self) -> Vec<String> {
+        let line = |(note, tasks): (String, Vec<String>)| match tasks.as_slice() {
+            [first, _, ..] => format!("{first} and {} more tasks: {note}", tasks.len() - 1),
+            [only] => format!("{only}: {note}"),
+            [] => note,
+        };
+        self.0.into_iter().map(line).collect()
+    }
+}

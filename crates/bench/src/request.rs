@@ -1,0 +1,263 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use evalign_core::{Dtype, ModelRef, ScoringMode};
+use serde::{Deserialize, Serialize};
+
+/// Everything `evalign eval` and `POST /v1/runs` accept. What is absent is decided by the task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    pub model: ModelRef,
+    /// Names of tasks or groups.
+    pub tasks: Vec<String>,
+    /// Worked examples per prompt, where the task does not fix their number.
+    #[serde(default)]
+    pub shots: Option<u32>,
+    /// Documents per leaf task, counted from the first.
+    #[serde(default)]
+    pub limit: Option<Limit>,
+    /// A range of documents of each leaf task. They keep the prompts they have in a full run.
+    #[serde(default)]
+    pub samples: Option<DocRange>,
+    /// Answers per document.
+    #[serde(default)]
+    pub repeats: Option<u32>,
+    #[serde(default)]
+    pub temperature: Option<f64>,
+    #[serde(default)]
+    pub top_p: Option<f64>,
+    #[serde(default)]
+    pub top_k: Option<u32>,
+    #[serde(default)]
+    pub min_p: Option<f64>,
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
+    /// Wrap prompts in the model's chat template. Absent: no.
+    #[serde(default)]
+    pub chat_template: Option<bool>,
+    /// With a chat template: every worked example is a turn of its own, not part of one user message.
+    #[serde(default)]
+    pub multiturn: bool,
+    #[serde(default)]
+    pub system_instruction: Option<String>,
+    /// Which rule book: evalign's own, or lm-evaluation-harness bug for bug.
+    #[serde(default, rename = "compat")]
+    pub mode: ScoringMode,
+    /// Seeds the choice of worked examples and sampling. 1234 is the reference's few-shot seed.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    #[serde(default)]
+    pub dtype: Option<Dtype>,
+    #[serde(default)]
+    pub device: Option<String>,
+    #[serde(default)]
+    pub memory_gib: Option<f64>,
+    #[serde(default)]
+    pub deterministic: bool,
+    #[serde(default)]
+    pub base_url: Option<String>,
+    /// Requests in flight; absent lets the provider find out.
+    #[serde(default)]
+    pub max_concurrency: Option<u32>,
+    #[serde(default)]
+    pub budget_tokens: Option<u64>,
+    #[serde(default)]
+    pub budget_usd: Option<f64>,
+    #[serde(default)]
+    pub data_root: Option<PathBuf>,
+    #[serde(default)]
+    pub include_path: Vec<PathBuf>,
+    #[serde(default)]
+    pub offline: bool,
+}
+
+/// Seed of a run that names none.
+pub const DEFAULT_SEED: u64 = 1234;
+
+fn default_seed() -> u64 {
+    DEFAULT_SEED
+}
+
+impl RunRequest {
+    /// A request that leaves everything to the tasks.
+    #[must_use]
+    pub fn new(model: ModelRef, tasks: Vec<String>) -> Self {
+        Self {
+            model,
+            tasks,
+            shots: None,
+            limit: None,
+            samples: None,
+            repeats: None,
+            temperature: None,
+            top_p: None,
+            top_k: None,
+            min_p: None,
+            max_tokens: None,
+            chat_template: None,
+            multiturn: false,
+            system_instruction: None,
+            mode: ScoringMode::Default,
+            seed: DEFAULT_SEED,
+            dtype: None,
+            device: None,
+            memory_gib: None,
+            deterministic: false,
+            base_url: None,
+            max_concurrency: None,
+            budget_tokens: None,
+            budget_usd: None,
+            data_root: None,
+            include_path: Vec::new(),
+            offline: false,
+        }
+    }
+}
+
+/// How many documents of a leaf task are evaluated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Limit {
+    /// The first `n`.
+    Docs(u64),
+    /// This share of the documents, rounded up; between 0 and 1.
+    Fraction(f64),
+}
+
+impl Limit {
+    fn from_number(number: f64) -> Result<Self, String> {
+        if number > 0.0 && number < 1.0 {
+            Ok(Self::Fraction(number))
+        } else if number >= 1.0 && number.fract() == 0.0 && number <= 9.0e15 {
+            Ok(Self::Docs(number as u64))
+        } else {
+            Err(format!(
+                "a limit is a number of documents of at least 1, or a share of them between 0 and 1, not {number}"
+            ))
+        }
+    }
+
+    /// Documents to evaluate out of `total`.
+    #[must_use]
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Docs(n) => n.min(total),
+            Self::Fraction(share) => ((total as f64 * share).ceil() as u64).min(total),
+        }
+    }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number: f64 =
+            text.trim().parse().map_err(|_| format!("`{text}` is neither a number nor a share"))?;
+        Self::from_number(number)
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Docs(n) => write!(f, "{n}"),
+            Self::Fraction(share) => write!(f, "{share}"),
+        }
+    }
+}
+
+impl Serialize for Limit {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Docs(n) => serializer.serialize_u64(*n),
+            Self::Fraction(share) => serializer.serialize_f64(*share),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_number(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Documents `start..end`, end not included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DocRange {
+    pub start: u64,
+    pub end: u64,
+}
+
+impl FromStr for DocRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is not a range of documents like `10..20`");
+        let (start, end) = text.split_once("..").ok_or_else(bad)?;
+        let range = Self {
+            start: start.trim().parse().map_err(|_| bad())?,
+            end: end.trim().parse().map_err(|_| bad())?,
+        };
+        if range.start >= range.end {
+            return Err(format!("the range `{text}` is empty"));
+        }
+        Ok(range)
+    }
+}
+
+impl fmt::Display for DocRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.start, self.end)
+    }
+}
+
+impl Serialize for DocRange {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DocRange {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits() {
+        assert_eq!("5".parse(), Ok(Limit::Docs(5)));
+        assert_eq!("0.1".parse(), Ok(Limit::Fraction(0.1)));
+        for bad in ["0", "-1", "1.5", "x", "nan", "inf"] {
+            assert!(bad.parse::<Limit>().is_err(), "{bad}");
+        }
+        assert_eq!(Limit::Fraction(0.1).of(1319), 132);
+        assert_eq!(Limit::Docs(5).of(3), 3);
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!("3..7".parse(), Ok(DocRange { start: 3, end: 7 }));
+        for bad in ["3", "7..3", "3..3", "a..b", "..4"] {
+            assert!(bad.parse::<DocRange>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_json_and_refuses_unknown_fields() {
+        let mut request = RunRequest::new("local/x".parse().unwrap(), vec!["gsm8k".to_owned()]);
+        request.limit = Some(Limit::Fraction(0.5));
+        request.samples = Some(DocRange { start: 1, end: 4 });
+        request.mode = ScoringMode::LmEval;
+        let json = serde_json::to_value(&request).unwrap();
+        assert_eq!(json["compat"], "lm-eval");
+        assert_eq!(json["samples"], "1..4");
+        assert_eq!(serde_json::from_value::<RunRequest>(json).unwrap(), request);
+        let error = serde_json::from_str::<RunRequest>(r#"{"model":"local/x","tasks":[],"limt":3}"#);
+        assert!(error.unwrap_err().to_string().contains("limt"));
+    }
+}

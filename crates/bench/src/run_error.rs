@@ -1,0 +1,67 @@
+use std::path::PathBuf;
+
+use evalign_core::{Hint, RunId, SpecDifference};
+use evalign_data::DataError;
+use evalign_model::ModelError;
+use evalign_store::StoreError;
+
+use crate::BenchError;
+
+/// Why a run could not be started, finished, read, exported or compared.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// What would be run now is not what was stored.
+    #[error("run {run} cannot be resumed, its specification has changed:\n  {}", list(differences))]
+    SpecChanged { run: RunId, differences: Vec<SpecDifference> },
+    /// The model process or engine went away before all samples were answered.
+    #[error("the model stopped answering after {done} of {total} samples")]
+    ModelGone { run: RunId, done: u64, total: u64 },
+    /// A stored run, an exported file or a log that does not have the shape it should.
+    #[error("{place}: {message}")]
+    Malformed { place: String, message: String },
+    #[error("{}", source)]
+    File { path: PathBuf, source: std::io::Error },
+    /// A reference file that belongs to none of the run's tasks.
+    #[error("{}: fits no task of the run", path.display())]
+    NoTask { path: PathBuf, tasks: Vec<String> },
+}
+
+fn list(differences: &[SpecDifference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")
+}
+
+impl RunError {
+    #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
+    pub(crate) fn malformed(place: impl ToString, message: impl ToString) -> Self {
+        Self::Malformed { place: place.to_string(), message: message.to_string() }
+    }
+}
+
+impl Hint for RunError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Bench(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Model(error) => error.hint(),
+            Self::Data(error) => error.hint(),
+            Self::SpecChanged { run, .. } => Some(format!(
+                "undo the change, or start a new run with `evalign resume {run} --fork`; the stored one stays as it is"
+            )),
+            Self::ModelGone { run, .. } => {
+                Some(format!("everything finished is stored; go on with `evalign resume {run}`"))
+            }
+            Self::NoTask { tasks, .. } => {
+                Some(format!("name it with `--task`; the run has {}", tasks.join(", ")))
+            }
+            Self::Malformed { .. } | Self::File { .. } => None,
+        }
+    }
+}

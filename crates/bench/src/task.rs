@@ -1,0 +1,18 @@
+//! What a task is: task files, their families and groups, and the catalog of all of them.
+
+mod catalog;
+mod definition;
+mod embedded;
+mod family;
+mod file;
+
+pub use catalog::{Catalog, GroupDefinition, TaskSummary, validate};
+pub use definition::{
+    Choices, DatasetSource, FilterPipeline, FilterStep, Generation, MetricDefinition, MetricName,
+    ModeOverrides, MultiChoiceRegexStep, OutputKind, RegexStep, RowFilter, Sampler, ShotsDefinition,
+    TargetDefinition, TaskDefinition,
+};
+pub(crate) use embedded::{EmbeddedRows, embedded_rows};
+#[cfg(test)]
+pub(crate) use family::compile_check;
+pub use file::{TaskFile, task_schema};
