@@ -1,1 +1,12 @@
+//! Tests of the whole: the real binary end to end, and the shape of the workspace.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 mod arrows;
+mod bad_input;
+mod cli;
+mod export;
+mod interrupt;
+mod kill;
+mod parity;
+mod run;

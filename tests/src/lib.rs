@@ -1,14 +1,20 @@
-//! What tests of several crates share: where the real model and the reference data are, and how a
-//! test says that it was skipped.
+//! What tests of several crates share: where the real model and the reference data are, how a test says
+//! that it was skipped, and for end-to-end tests the real binary in a home of its own.
 //!
 //! The real model is never a stand-in: `EVALIGN_TEST_MODEL` names its file, and otherwise it is pulled
 //! once, as a user would with `evalign models pull`, into a cache that outlives the checkout. Where
 //! `EVALIGN_REQUIRE_MODEL` is set (CI sets it), a missing model fails the test instead of skipping it.
 
+mod binary;
+mod sandbox;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use evalign_fetch::{Home, Hub, Models, silent};
+
+pub use binary::binary;
+pub use sandbox::{Ran, Sandbox, Script};
 
 /// The alias of the model the product ships with.
 pub const MODEL_ALIAS: &str = "smollm2-135m-instruct";
@@ -57,7 +63,8 @@ pub fn cache_dir() -> PathBuf {
 /// on stderr, where `EVALIGN_SHARED` does not name it.
 #[must_use]
 pub fn shared(test: &str) -> Option<PathBuf> {
-    let found = std::env::var_os("EVALIGN_SHARED").map(PathBuf::from).filter(|path| path.join("golden").is_dir());
+    let found =
+        std::env::var_os("EVALIGN_SHARED").map(PathBuf::from).filter(|path| path.join("golden").is_dir());
     if found.is_none() {
         skipped(test, "EVALIGN_SHARED does not name a folder with golden/ and data/");
     }

@@ -1,0 +1,52 @@
+//! What each command does.
+
+mod bench;
+mod completions;
+mod config;
+mod context;
+mod eval;
+mod export;
+mod leaderboard;
+mod models;
+mod progress;
+mod quickstart;
+mod request;
+mod rescore;
+mod resume;
+mod runs;
+mod session;
+mod show;
+mod tasks;
+mod verify;
+
+use crate::Verdict;
+use crate::args::{BenchCommand, Command, ConfigCommand, ModelsCommand, TasksCommand};
+use crate::output::{Failure, Output};
+
+pub(crate) fn run(command: Command, output: Output) -> Result<Verdict, Failure> {
+    match command {
+        Command::Quickstart(args) => quickstart::quickstart(&args, output),
+        Command::Eval(args) => eval::eval(&args, output),
+        Command::Resume(args) => resume::resume(&args, output),
+        Command::Runs(args) => runs::runs(&args, output),
+        Command::Show(args) => show::show(&args, output),
+        Command::Leaderboard(args) => leaderboard::leaderboard(&args, output),
+        Command::Export(args) => export::export(&args, output),
+        Command::Import(args) => export::import(&args, output),
+        Command::Verify(args) => verify::verify(&args, output),
+        Command::Rescore(args) => rescore::rescore(&args, output),
+        Command::Tasks(TasksCommand::List { all, json, include_path }) => {
+            tasks::list(all, json, &include_path, output)
+        }
+        Command::Tasks(TasksCommand::Validate { files, schema }) => tasks::validate(&files, schema, output),
+        Command::Models(ModelsCommand::Pull { models, file, offline }) => {
+            models::pull(&models, file, offline, output)
+        }
+        Command::Models(ModelsCommand::List { verify, json }) => models::list(verify, json, output),
+        Command::Bench(BenchCommand::Engine { model, engine, offline, json }) => {
+            bench::engine(&model, &engine, offline, json, output)
+        }
+        Command::Config(ConfigCommand::Show { json }) => config::show(json, output),
+        Command::Completions { shell } => completions::completions(shell, output),
+    }
+}

@@ -1,0 +1,56 @@
+use evalign_fetch::HubConfig;
+use evalign_store::home_dir;
+use serde_json::{Map, Value, json};
+
+use crate::Verdict;
+use crate::output::{Failure, Output, Table};
+
+/// Variables that are read, and what for. Those that may hold a secret are named but never shown.
+const VARIABLES: [(&str, &str, bool); 16] = [
+    ("EVALIGN_HOME", "runs, cache and built-in models", false),
+    ("EVALIGN_DATA_ROOT", "datasets in the hub's layout", false),
+    ("EVALIGN_MODEL", "the model where `--model` is absent", false),
+    ("HF_HOME", "the hub's directory", false),
+    ("HF_HUB_CACHE", "the hub's cache", false),
+    ("HF_ENDPOINT", "another hub", false),
+    ("HF_TOKEN", "access to gated repositories", true),
+    ("HF_TOKEN_PATH", "file with the token", false),
+    ("HF_HUB_OFFLINE", "never ask the hub", false),
+    ("TRANSFORMERS_OFFLINE", "never ask the hub", false),
+    ("OPENAI_BASE_URL", "another server", false),
+    ("HTTPS_PROXY", "proxy", true),
+    ("HTTP_PROXY", "proxy", true),
+    ("NO_PROXY", "hosts reached without it", false),
+    ("NO_COLOR", "no progress bars", false),
+    ("RUST_LOG", "what is logged", false),
+];
+
+pub(super) fn show(as_json: bool, output: Output) -> Result<Verdict, Failure> {
+    let hub = HubConfig::from_env()?;
+    let home = home_dir()?;
+    let mut settings: Vec<(&str, String, &str)> = vec![
+        ("home", home.display().to_string(), "runs, cache and built-in models"),
+        ("hub endpoint", hub.endpoint.origin().ascii_serialization(), "models and datasets"),
+        ("hub cache", hub.cache.display().to_string(), "shared with Python's huggingface_hub"),
+        ("hub token", if hub.token.is_some() { "set" } else { "none" }.to_owned(), "never shown"),
+        ("offline", hub.offline.to_string(), "the hub is not asked"),
+    ];
+    for (name, about, secret) in VARIABLES {
+        if let Some(value) = std::env::var_os(name) {
+            let shown = if secret { "set".to_owned() } else { value.to_string_lossy().into_owned() };
+            settings.push((name, shown, about));
+        }
+    }
+    if as_json {
+        let document: Map<String, Value> =
+            settings.iter().map(|(name, value, _)| (name.replace(' ', "_"), json!(value))).collect();
+        output.json(&document)?;
+        return Ok(Verdict::Good);
+    }
+    let mut table = Table::new(&["setting", "value", "what for"], &[]);
+    for (name, value, about) in settings {
+        table.push(vec![name.to_owned(), value, about.to_owned()]);
+    }
+    output.result(&table.text())?;
+    Ok(Verdict::Good)
+}

@@ -1,0 +1,105 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use evalign_bench::{Catalog, RunRequest, Scoreboard, StoreCache, request_of};
+use evalign_core::{ModelRef, RunId, ScoringMode};
+use evalign_data::DataRoots;
+use evalign_model::{Cached, DeviceSpec, LoadOptions, Model, OverlongPrompt};
+use evalign_store::{Store, StoredRun, home_dir};
+
+use crate::args::{DataArgs, EngineArgs};
+use crate::commands::progress::FetchBars;
+use crate::output::{Failure, Output};
+
+/// The alias of the model that comes with evalign.
+pub(super) const DEFAULT_MODEL: &str = "local/smollm2-135m-instruct";
+
+pub(super) fn open_store() -> Result<Store, Failure> {
+    Ok(Store::open(&home_dir()?)?)
+}
+
+/// Who holds a lease, for the message to a second process.
+pub(super) fn owner(command: &str) -> String {
+    format!("evalign {command} (process {})", std::process::id())
+}
+
+/// The store, a run in it, and the run's record.
+pub(super) fn find(wanted: &str) -> Result<(Store, RunId, StoredRun), Failure> {
+    let store = open_store()?;
+    let id = store.find_run(wanted)?;
+    let run = store.run(&id)?;
+    Ok((store, id, run))
+}
+
+/// How a stored run is scored, by its own task files and those that `data` adds.
+pub(super) fn scoreboard(run: &StoredRun, data: &DataArgs, strict: bool) -> Result<Scoreboard, Failure> {
+    let mut include = request_of(run)?.include_path;
+    include.extend(data.include_path.iter().cloned());
+    Ok(Scoreboard::of_run(run, &Catalog::load(&include)?, strict)?)
+}
+
+pub(super) fn roots(request: &RunRequest) -> Result<DataRoots, Failure> {
+    Ok(DataRoots::from_env(request.data_root.clone(), request.include_path.clone(), request.offline)?)
+}
+
+/// How a model is loaded for a request.
+pub(super) fn load_options(request: &RunRequest) -> Result<LoadOptions, Failure> {
+    Ok(LoadOptions {
+        device: device(request.device.as_deref())?,
+        dtype: request.dtype,
+        memory_gib: request.memory_gib,
+        threads: None,
+        // The reference cuts long prompts from the left; by default they are an error that is counted.
+        overlong: match request.mode {
+            ScoringMode::LmEval => OverlongPrompt::CutLeft,
+            ScoringMode::Default => OverlongPrompt::Refuse,
+        },
+        offline: request.offline,
+    })
+}
+
+pub(super) fn engine_options(engine: &EngineArgs, offline: bool) -> Result<LoadOptions, Failure> {
+    Ok(LoadOptions {
+        device: device(engine.device.as_deref())?,
+        dtype: engine.dtype,
+        memory_gib: engine.memory_gib,
+        offline,
+        ..LoadOptions::default()
+    })
+}
+
+fn device(name: Option<&str>) -> Result<DeviceSpec, Failure> {
+    match name {
+        None => Ok(DeviceSpec::default()),
+        Some(name) => name.parse().map_err(|error| Failure::new(error, "use `cpu`, `cuda:0` or `metal`")),
+    }
+}
+
+/// Loads the model, telling on standard error what takes time.
+pub(super) fn load_model(
+    reference: &ModelRef,
+    options: &LoadOptions,
+    output: Output,
+) -> Result<Arc<dyn Model>, Failure> {
+    let bars = FetchBars::new(output);
+    let progress = |event: evalign_fetch::Event<'_>| bars.event(&event);
+    let model = evalign_model::load(reference, options, &progress);
+    bars.finish();
+    model.map_err(|error| match Failure::hinted(error) {
+        Failure::Error { error, hint: None } => Failure::Error {
+            error,
+            hint: Some("check the name; `evalign models list` shows the models on this machine".to_owned()),
+        },
+        failure => failure,
+    })
+}
+
+/// The model behind the store's response cache.
+pub(super) fn cached(model: Arc<dyn Model>, store: &Store) -> Cached<Arc<dyn Model>, StoreCache> {
+    Cached::new(model, StoreCache(store.clone()))
+}
+
+/// Absolute, so that a run can be resumed from another directory.
+pub(super) fn absolute(path: &std::path::Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,137 @@
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use evalign_bench::{Progress, Snapshot};
+use evalign_core::SampleRecord;
+use evalign_fetch::Event;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::output::{Output, sanitize, seconds};
+
+/// How often a run is reported on where there is no terminal to draw on.
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+
+fn bar(output: Output, total: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(
+        Some(total),
+        if output.progress { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() },
+    );
+    // The templates are constants of this file; a wrong one would only cost the bar its looks.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Shows how far a run is: a bar on a terminal, a line now and then elsewhere.
+#[derive(Debug)]
+pub(super) struct RunBar {
+    output: Output,
+    bar: ProgressBar,
+    reported: Mutex<Instant>,
+}
+
+impl RunBar {
+    pub(super) fn new(output: Output) -> Self {
+        let bar = bar(output, 0, "{bar:30} {pos}/{len} samples  {msg}");
+        Self { output, bar, reported: Mutex::new(Instant::now()) }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn describe(snapshot: &Snapshot) -> String {
+    let rate = snapshot.usage.prompt_tokens + snapshot.usage.generated_tokens;
+    let per_second = rate as f64 / snapshot.elapsed.as_secs_f64().max(1e-3);
+    let mut text = match snapshot.remaining {
+        Some(remaining) => format!("{} left", seconds(remaining)),
+        None => "time left not known yet".to_owned(),
+    };
+    text += &format!(", {per_second:.0} tokens/s");
+    if snapshot.failed > 0 {
+        text += &format!(", {} failed", snapshot.failed);
+    }
+    text
+}
+
+impl Progress for RunBar {
+    fn progress(&self, snapshot: &Snapshot) {
+        self.bar.set_length(snapshot.total);
+        self.bar.set_position(snapshot.done);
+        self.bar.set_message(describe(snapshot));
+        if self.output.progress {
+            return;
+        }
+        let mut reported = self.reported.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if reported.elapsed() > REPORT_EVERY {
+            *reported = Instant::now();
+            self.output.note(&format!(
+                "{}/{} samples, {}",
+                snapshot.done,
+                snapshot.total,
+                describe(snapshot)
+            ));
+        }
+    }
+
+    fn sample(&self, record: &SampleRecord) {
+        tracing::debug!(sample = %record.key, error = record.error.as_deref(), "answered");
+    }
+}
+
+/// Shows downloads: a bar per file on a terminal, notes everywhere.
+#[derive(Debug)]
+pub(super) struct FetchBars {
+    output: Output,
+    all: MultiProgress,
+    bars: Mutex<BTreeMap<String, ProgressBar>>,
+}
+
+impl FetchBars {
+    pub(super) fn new(output: Output) -> Self {
+        let target = if output.progress {
+            ProgressDrawTarget::stderr_with_hz(4)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self { output, all: MultiProgress::with_draw_target(target), bars: Mutex::default() }
+    }
+
+    pub(super) fn event(&self, event: &Event<'_>) {
+        let mut bars = self.bars.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match event {
+            Event::Started { file, done, total } => {
+                let template = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left  {msg}";
+                let bar = self.all.add(bar(self.output, total.unwrap_or(0), template));
+                bar.set_message(sanitize(file));
+                bar.set_position(*done);
+                bars.insert((*file).to_owned(), bar);
+                if !self.output.progress {
+                    self.output.note(&format!("fetching {file}"));
+                }
+            }
+            Event::Advanced { file, done, .. } => {
+                if let Some(bar) = bars.get(*file) {
+                    bar.set_position(*done);
+                }
+            }
+            Event::Finished { file, .. } => {
+                if let Some(bar) = bars.remove(*file) {
+                    bar.finish_and_clear();
+                }
+            }
+            Event::Note(text) => self.output.note(text),
+            _ => {}
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        let mut bars = self.bars.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for bar in std::mem::take(&mut *bars).into_values() {
+            bar.finish_and_clear();
+        }
+    }
+}

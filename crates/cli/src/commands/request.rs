@@ -1,0 +1,153 @@
+use evalign_bench::RunRequest;
+use evalign_core::{ModelRef, Provider};
+
+use crate::args::{EvalArgs, SamplingArgs};
+use crate::commands::context::{DEFAULT_MODEL, absolute};
+use crate::output::{Failure, Output};
+
+/// What was typed, as a request.
+pub(super) fn request_of(args: &EvalArgs, output: Output) -> Result<RunRequest, Failure> {
+    tell_without_effect(args, output);
+    let tasks: Vec<String> = args.tasks.iter().chain(&args.tasks_flag).cloned().collect();
+    let sampling = with_gen_kwargs(&args.sampling)?;
+    let mut request = RunRequest::new(model_of(args)?, tasks);
+    request.shots = args.shots;
+    request.limit = args.limit;
+    request.samples = args.samples;
+    request.repeats = sampling.repeats;
+    request.temperature = sampling.temperature;
+    request.top_p = sampling.top_p;
+    request.top_k = sampling.top_k;
+    request.min_p = sampling.min_p;
+    request.max_tokens = sampling.max_tokens;
+    request.chat_template = match (args.chat_template, args.no_chat_template) {
+        (true, _) => Some(true),
+        (false, true) => Some(false),
+        (false, false) => None,
+    };
+    request.multiturn = args.multiturn;
+    request.system_instruction.clone_from(&args.system_instruction);
+    request.mode = args.compat;
+    request.seed = args.seed;
+    request.dtype = args.engine.dtype;
+    request.device.clone_from(&args.engine.device);
+    request.memory_gib = args.engine.memory_gib;
+    request.deterministic = args.engine.deterministic;
+    request.base_url.clone_from(&args.limits.base_url);
+    request.max_concurrency = args.limits.max_concurrency.0;
+    request.budget_tokens = args.limits.budget_tokens;
+    request.budget_usd = args.limits.budget_usd;
+    // A run may be resumed from another directory.
+    request.data_root = args.data.data_root.as_deref().map(absolute);
+    request.include_path = args.data.include_path.iter().map(|path| absolute(path)).collect();
+    request.offline = args.data.offline;
+    Ok(request)
+}
+
+/// `--model REF`, or lm-evaluation-harness's `--model hf --model_args pretrained=NAME`.
+fn model_of(args: &EvalArgs) -> Result<ModelRef, Failure> {
+    let no_model = || {
+        Failure::new("no model is named", format!("add `--model REF`, for example `--model {DEFAULT_MODEL}`"))
+    };
+    let name = args.model.as_deref().ok_or_else(no_model)?;
+    let mut reference: ModelRef = match (&args.model_args, name) {
+        (Some(model_args), "hf" | "huggingface") => {
+            let pretrained = model_args.split(',').find_map(|part| part.trim().strip_prefix("pretrained="));
+            let missing =
+                || Failure::new("`--model_args` names no model", "write `--model_args pretrained=NAME`");
+            format!("local/{}", pretrained.ok_or_else(missing)?).parse()?
+        }
+        (Some(_), _) => {
+            return Err(Failure::new(
+                format!("`--model_args` does not apply to `{name}`"),
+                "name the model by its reference alone, for example `--model local/ORG/REPO`",
+            ));
+        }
+        (None, name) => name.parse()?,
+    };
+    // So that the run is the same from every directory.
+    let path = std::path::Path::new(&reference.name);
+    if matches!(reference.provider, Provider::Local | Provider::Scripted)
+        && path.is_relative()
+        && path.exists()
+    {
+        reference.name = absolute(path).display().to_string();
+    }
+    Ok(reference)
+}
+
+/// `temperature=0.7,top_p=0.9,max_gen_toks=64` where the flag of its own is absent.
+fn with_gen_kwargs(sampling: &SamplingArgs) -> Result<SamplingArgs, Failure> {
+    let mut sampling = sampling.clone();
+    for part in sampling.gen_kwargs.clone().iter().flat_map(|kwargs| kwargs.split(',')) {
+        let (name, value) = part.trim().split_once('=').unwrap_or((part.trim(), ""));
+        let bad = || {
+            Failure::new(
+                format!("cannot use `{part}` of `--gen_kwargs`"),
+                "it takes temperature, top_p, top_k, min_p, max_gen_toks and do_sample; each also has a flag of its own",
+            )
+        };
+        let number = || value.parse::<f64>().map_err(|_| bad());
+        let count = || value.parse::<u32>().map_err(|_| bad());
+        match name {
+            "temperature" => sampling.temperature = sampling.temperature.or(Some(number()?)),
+            "top_p" => sampling.top_p = sampling.top_p.or(Some(number()?)),
+            "min_p" => sampling.min_p = sampling.min_p.or(Some(number()?)),
+            "top_k" => sampling.top_k = sampling.top_k.or(Some(count()?)),
+            "max_gen_toks" | "max_new_tokens" | "max_tokens" => {
+                sampling.max_tokens = sampling.max_tokens.or(Some(count()?));
+            }
+            "do_sample" if value.eq_ignore_ascii_case("false") => sampling.temperature = Some(0.0),
+            "do_sample" if value.eq_ignore_ascii_case("true") => {}
+            _ => return Err(bad()),
+        }
+    }
+    Ok(sampling)
+}
+
+fn tell_without_effect(args: &EvalArgs, output: Output) {
+    let unused = &args.without_effect;
+    for (flag, given, why) in [
+        ("--batch_size", unused.batch_size.is_some(), "batches are planned from the memory there is"),
+        ("--max_batch_size", unused.max_batch_size.is_some(), "batches are planned from the memory there is"),
+        ("--log_samples", unused.log_samples, "samples are always kept"),
+        ("--use_cache", unused.use_cache.is_some(), "answers are always cached by their content"),
+    ] {
+        if given {
+            output.note(&format!("note: `{flag}` has no effect: {why}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn request(line: &str) -> Result<RunRequest, Failure> {
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Eval(args) = cli.command else { panic!("not eval") };
+        request_of(&args, Output::new(true))
+    }
+
+    #[test]
+    fn lm_eval_spellings_mean_the_same() {
+        let ours =
+            request("evalign eval gsm8k mmlu -M local/a/b --shots 5 --temperature 0.5 --max-tokens 64")
+                .unwrap();
+        let theirs = request(
+            "evalign run --model hf --model_args pretrained=a/b,dtype=float32 --tasks gsm8k,mmlu --num_fewshot 5 \
+             --gen_kwargs temperature=0.5,max_gen_toks=64",
+        )
+        .unwrap();
+        assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(request("evalign eval gsm8k -M hf --model_args dtype=float32").is_err());
+        assert!(request("evalign eval gsm8k -M local/x --gen_kwargs beams=4").is_err());
+        assert!(request("evalign eval gsm8k -M nowhere").is_err());
+    }
+}

@@ -1,0 +1,35 @@
+use evalign_bench::{Catalog, check_resume, draft, request_of};
+
+use crate::Verdict;
+use crate::args::ResumeArgs;
+use crate::commands::context::{find, load_model, load_options, roots};
+use crate::commands::eval::refuse_server_options;
+use crate::commands::session::{Session, Start};
+use crate::output::{Failure, Output};
+
+pub(super) fn resume(args: &ResumeArgs, output: Output) -> Result<Verdict, Failure> {
+    let (store, id, stored) = find(&args.run)?;
+    let request = request_of(&stored)?;
+    refuse_server_options(&request)?;
+    let catalog = Catalog::load(&request.include_path)?;
+    let draft = draft(&request, &catalog, &roots(&request)?)?;
+    let model = load_model(&request.model, &load_options(&request)?, output)?;
+    let plan = draft.bind(&*model)?;
+    if args.fork {
+        for difference in stored.spec.differences(&plan.spec) {
+            output.note(&format!("changed: {difference}"));
+        }
+    } else {
+        check_resume(&stored, &plan)?;
+    }
+    let session = Session {
+        command: "resume",
+        request: &request,
+        catalog: &catalog,
+        store: &store,
+        start: if args.fork { Start::Fork } else { Start::Resume(&id) },
+        json: args.json,
+        tolerance: args.fail_on_error,
+    };
+    Ok(session.run(&plan, model, output)?.0)
+}

@@ -1,0 +1,157 @@
+use std::time::{Duration, Instant};
+
+use evalign_bench::{ActiveRun, Cancel, Catalog, Plan, RunEnd, RunRequest, Scoreboard};
+use evalign_core::{RunId, RunResults, RunStatus};
+use evalign_model::Model;
+use evalign_store::Store;
+use serde_json::json;
+
+use crate::Verdict;
+use crate::args::Tolerance;
+use crate::commands::context::{cached, owner};
+use crate::commands::progress::RunBar;
+use crate::commands::show::results_text;
+use crate::output::{Failure, Output};
+
+/// Which run the plan becomes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Start<'a> {
+    /// The one its specification has, or a new one.
+    BySpec,
+    /// A new one in any case.
+    Fork,
+    /// This one, which was checked to have the plan's specification.
+    Resume(&'a RunId),
+}
+
+/// What to do with a planned run.
+pub(super) struct Session<'a> {
+    pub(super) command: &'a str,
+    pub(super) request: &'a RunRequest,
+    pub(super) catalog: &'a Catalog,
+    pub(super) store: &'a Store,
+    pub(super) start: Start<'a>,
+    pub(super) json: bool,
+    pub(super) tolerance: Tolerance,
+}
+
+impl Session<'_> {
+    /// Runs what is pending, aggregates, keeps and prints the results.
+    pub(super) fn run(
+        &self,
+        plan: &Plan,
+        model: std::sync::Arc<dyn Model>,
+        output: Output,
+    ) -> Result<(Verdict, RunResults), Failure> {
+        for note in &plan.notes {
+            output.note(&format!("note: {note}"));
+        }
+        let owner = owner(self.command);
+        let mut run = match self.start {
+            Start::Resume(id) => ActiveRun::resume(id, self.store, &owner)?,
+            Start::BySpec | Start::Fork => {
+                let request = serde_json::to_value(self.request).map_err(anyhow::Error::from)?;
+                ActiveRun::start(plan, request, self.store, &owner, matches!(self.start, Start::Fork))?
+            }
+        };
+        self.tell_start(&run, plan, output);
+        let end = drive(&mut run, plan, &cached(model, self.store), output)?;
+        let stored = self.store.run(&run.id)?;
+        let board = Scoreboard::of_run(&stored, self.catalog, true)?;
+        let results = board.aggregate(self.store, &run.id)?;
+        self.store.save_results(run.lease(), &json!(results))?;
+        run.release()?;
+        if self.json {
+            output.json(&results)?;
+        } else {
+            output.result(&results_text(&results))?;
+        }
+        Ok((self.verdict(&end, &results, plan.total_samples(), output), results))
+    }
+
+    fn tell_start(&self, run: &ActiveRun, plan: &Plan, output: Output) {
+        let (done, total) = (run.finished(), plan.total_samples());
+        let state = match (run.existed, done) {
+            (false, _) => format!("{total} samples"),
+            (true, done) if done == total => "all samples are there from before".to_owned(),
+            (true, done) => format!("going on after {done} of {total} samples"),
+        };
+        output.note(&format!("{} in {}: {state}", run.id, self.store.path().display()));
+    }
+
+    fn verdict(&self, end: &RunEnd, results: &RunResults, total: u64, output: Output) -> Verdict {
+        if end.status == RunStatus::Cancelled {
+            output.note(&format!(
+                "interrupted; everything finished is kept\nhint: go on with `evalign resume {}`",
+                end.run
+            ));
+            return Verdict::Interrupted;
+        }
+        let failed: u64 = results
+            .results
+            .iter()
+            .filter(|result| result.members.is_empty())
+            .filter_map(|result| result.metrics.iter().map(|metric| metric.outcomes.error).max())
+            .sum();
+        if self.tolerance.exceeded(failed, total) {
+            output.note(&format!(
+                "{failed} samples have no answer because the call failed; they count as neither right nor wrong\n\
+                 hint: `evalign show {} --samples --outcome error` shows why",
+                end.run
+            ));
+            return Verdict::Failed;
+        }
+        Verdict::Good
+    }
+}
+
+/// Drives the run on an async runtime while watching for Ctrl-C.
+fn drive(run: &mut ActiveRun, plan: &Plan, model: &dyn Model, output: Output) -> Result<RunEnd, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    let bar = RunBar::new(output);
+    let cancel = Cancel::default();
+    let end = runtime.block_on(async {
+        tokio::spawn(watch_interrupts(cancel.clone(), output));
+        run.drive(plan, model, &bar, &cancel).await
+    });
+    bar.finish();
+    // The engine may be in the middle of a batch; nobody waits for it.
+    runtime.shutdown_timeout(Duration::from_millis(10));
+    Ok(end?)
+}
+
+/// The first Ctrl-C (or SIGTERM) ends the run with what is finished, the second at once.
+async fn watch_interrupts(cancel: Cancel, output: Output) {
+    let mut last: Option<Instant> = None;
+    loop {
+        if interrupted().await.is_err() {
+            return;
+        }
+        // A terminal may deliver one key press to the whole process group and a wrapper repeat it.
+        if last.is_some_and(|at| at.elapsed() < Duration::from_millis(200)) {
+            continue;
+        }
+        last = Some(Instant::now());
+        cancel.raise();
+        output.note("stopping; answers that have arrived are being stored (again to stop at once)");
+    }
+}
+
+#[cfg(unix)]
+async fn interrupted() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn interrupted() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}

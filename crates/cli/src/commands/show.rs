@@ -1,0 +1,157 @@
+use evalign_core::{
+    MetricResult, Outcome, Output as ModelOutput, Prompt, RequestKind, RunResults, SampleRecord, TaskResult,
+};
+use evalign_store::SampleFilter;
+
+use crate::Verdict;
+use crate::args::{DataArgs, ShowArgs};
+use crate::commands::context::{find, scoreboard};
+use crate::output::{Failure, Output, Table, estimate, percent_or_number, seconds};
+
+pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> {
+    let (store, id, run) = find(&args.run)?;
+    if args.samples {
+        let filter = SampleFilter {
+            task: args.task.clone(),
+            outcome: args.outcome,
+            limit: Some(args.limit),
+            after: None,
+        };
+        let records: Vec<SampleRecord> = store.samples(&id, filter)?.collect::<Result<_, _>>()?;
+        if args.json {
+            output.json(&records)?;
+        } else if records.is_empty() {
+            output.note("no samples fit");
+        } else {
+            output.result(&records.iter().map(sample_text).collect::<Vec<_>>().join("\n\n"))?;
+        }
+        return Ok(Verdict::Good);
+    }
+    // Kept results are shown as they were; an unfinished run is aggregated as far as it is.
+    let mut results: RunResults = match &run.results {
+        Some(kept) => serde_json::from_value(kept.clone()).map_err(anyhow::Error::from)?,
+        None => scoreboard(&run, &DataArgs::default(), true)?.aggregate(&store, &id)?,
+    };
+    if let Some(task) = &args.task {
+        results.results.retain(|result| result.task == *task);
+    }
+    if args.json {
+        output.json(&results)?;
+    } else {
+        output.result(&results_text(&results))?;
+    }
+    Ok(Verdict::Good)
+}
+
+/// The table of a run: groups first, then leaf tasks.
+pub(super) fn results_text(results: &RunResults) -> String {
+    let mut table = Table::new(
+        &["task", "version", "shots", "filter", "metric", "value", "± stderr", "95 % interval", "n", "notes"],
+        &[2, 5, 6, 8],
+    );
+    for result in &results.results {
+        for metric in &result.metrics {
+            let [value, stderr, interval, n] = estimate(&metric.estimate);
+            table.push(vec![
+                result.task.clone(),
+                result.version.clone(),
+                result.shots.to_string(),
+                metric.filter.clone(),
+                metric.name.clone(),
+                value,
+                stderr,
+                interval,
+                n,
+                notes(result, metric),
+            ]);
+        }
+    }
+    let model = &results.model;
+    let usage = &results.usage;
+    let spent = &results.seconds;
+    format!(
+        "{}\n{} on {} in {} ({}), rule book: {}, seed {}\n\
+         {} prompt tokens, {} computed after sharing, {} generated; {} in all: {} loading, {} reading prompts, {} generating\n\
+         {} ({})",
+        table.text(),
+        model.reference,
+        model.device,
+        model.dtype,
+        model.digest.short(),
+        results.mode.name(),
+        results.seed,
+        usage.prompt_tokens,
+        usage.computed_prompt_tokens,
+        usage.generated_tokens,
+        time(spent.total + spent.load),
+        time(spent.load),
+        time(spent.prefill),
+        time(spent.decode),
+        results.run_id,
+        results.status.name(),
+    )
+}
+
+fn time(secs: f64) -> String {
+    seconds(std::time::Duration::try_from_secs_f64(secs).unwrap_or_default())
+}
+
+/// What the number alone does not say: undecided samples with the bounds they leave, fragile items, cut
+/// prompts.
+pub(super) fn notes(result: &TaskResult, metric: &MetricResult) -> String {
+    let mut notes = Vec::new();
+    for outcome in [Outcome::Truncated, Outcome::Refused, Outcome::Unparsed, Outcome::Error] {
+        match metric.outcomes.get(outcome) {
+            0 => {}
+            count => notes.push(format!("{count} {}", outcome.name())),
+        }
+    }
+    if let Some([low, high]) = metric.bounds.filter(|[low, high]| low < high) {
+        notes.push(format!("could be {} to {}", percent_or_number(low), percent_or_number(high)));
+    }
+    if let Some(fragile) = metric.fragile.filter(|count| *count > 0) {
+        notes.push(format!("{fragile} fragile"));
+    }
+    if result.truncated_prompts > 0 {
+        notes.push(format!("{} prompts cut", result.truncated_prompts));
+    }
+    notes.join(", ")
+}
+
+fn sample_text(record: &SampleRecord) -> String {
+    let mut lines = vec![format!("── {} ──", record.key)];
+    let prompt = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Chat(messages) => {
+            messages.iter().map(|m| format!("[{:?}] {}", m.role, m.content)).collect::<Vec<_>>().join("\n")
+        }
+    };
+    match &record.request.kind {
+        RequestKind::LogLikelihood { context, continuations } => {
+            lines.push(prompt(context));
+            if let Some(ModelOutput::LogLikelihood { choices }) = &record.output {
+                for (continuation, choice) in continuations.iter().zip(choices) {
+                    lines.push(format!("  {:>12.5}  {continuation:?}", choice.sum));
+                }
+            }
+        }
+        RequestKind::Generate { prompt: asked, .. } => lines.push(prompt(asked)),
+        RequestKind::Perplexity { text } => lines.push(text.clone()),
+    }
+    match &record.output {
+        Some(ModelOutput::Text { text, finish, .. }) => lines.push(format!("answer ({finish:?}): {text}")),
+        Some(ModelOutput::Perplexity { sum, tokens }) => {
+            lines.push(format!("log-likelihood {sum:.5} over {tokens} tokens"));
+        }
+        Some(ModelOutput::LogLikelihood { .. }) | None => {}
+    }
+    if let Some(error) = &record.error {
+        lines.push(format!("error: {error}"));
+    }
+    lines.push(format!("target: {}", record.target));
+    for score in &record.scores {
+        let answer = score.answer.as_ref().map(|a| format!(", answer {a:?}")).unwrap_or_default();
+        lines.push(format!("{} ({}): {}{answer}", score.metric, score.filter, score.outcome.name()));
+    }
+    lines.join("\n")
+}

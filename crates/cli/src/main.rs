@@ -1,0 +1,67 @@
+//! The `evalign` binary: reads the command line, calls the crates that do the work, prints what they say.
+//!
+//! `args` says what can be typed, `commands` what happens then, `output` is the only way anything gets
+//! printed. Standard output carries results, standard error everything else. Exit status: 0 all well; 1
+//! the run finished but a comparison or a threshold failed; 2 it did not; 130 interrupted.
+
+mod args;
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Cli;
+use crate::output::{Failure, Output, print_error};
+
+/// How a command that ran to its end came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// A comparison or a threshold failed.
+    Failed,
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    log_to_stderr(cli.global.verbose);
+    let output = Output::new(cli.global.no_progress);
+    match commands::run(cli.command, output) {
+        Ok(Verdict::Good) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(1),
+        Ok(Verdict::Interrupted) => ExitCode::from(130),
+        Err(Failure::Error { error, hint }) => {
+            print_error(output, &error, hint.as_deref());
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Help and version go to standard output and are no error.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be done where the terminal has gone.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(output::LogWriter::new)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .init();
+}

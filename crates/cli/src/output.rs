@@ -1,0 +1,117 @@
+//! The one way out: everything evalign prints passes through [`Output`], and with it through
+//! [`sanitize`], because models and datasets decide part of what is printed.
+
+mod error;
+mod tables;
+
+use std::io::{IsTerminal, Write};
+
+pub(crate) use error::{Failure, print_error};
+pub(crate) use tables::{Table, csv, estimate, markdown, percent_or_number, seconds};
+
+/// Standard output for results, standard error for everything else.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) progress: bool,
+}
+
+impl Output {
+    pub(crate) fn new(no_progress: bool) -> Self {
+        let quiet = no_progress || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        Self { progress: !quiet && std::io::stderr().is_terminal() }
+    }
+
+    /// A result, with a line end.
+    ///
+    /// # Errors
+    /// [`Failure::BrokenPipe`] when nobody reads any more.
+    pub(crate) fn result(self, text: &str) -> Result<(), Failure> {
+        self.raw_result(&(sanitize(text) + "\n"))
+    }
+
+    /// A JSON document. What a terminal would obey is escaped the way JSON escapes, so that a reader of
+    /// the document gets it back.
+    ///
+    /// # Errors
+    /// As [`Output::result`].
+    pub(crate) fn json(self, value: &impl serde::Serialize) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
+        let mut safe = String::with_capacity(text.len() + 1);
+        for c in text.chars() {
+            // Line feeds of the layout; those inside strings are escaped already.
+            if c == '\n' || !is_obeyed(c) {
+                safe.push(c);
+            } else {
+                safe.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+        }
+        self.raw_result(&(safe + "\n"))
+    }
+
+    fn raw_result(self, text: &str) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::from_io)
+    }
+
+    /// A line about what is going on.
+    pub(crate) fn note(self, text: &str) {
+        // Nothing can be done, and nothing is lost, where standard error is closed.
+        let _ = writeln!(std::io::stderr().lock(), "{}", sanitize(text));
+    }
+}
+
+/// Text without anything that a terminal obeys: escape sequences lose their ESC, other C0 and C1
+/// characters (line feed and tab excepted) and bidirectional overrides become visible.
+pub(crate) fn sanitize(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '\n' | '\t') || !is_obeyed(c) {
+            clean.push(c);
+        } else {
+            clean.extend(c.escape_unicode());
+        }
+    }
+    clean
+}
+
+/// C0 and C1 control characters, and those that turn the direction of text.
+fn is_obeyed(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Log lines on standard error, through [`sanitize`] like everything else.
+#[derive(Debug)]
+pub(crate) struct LogWriter;
+
+impl LogWriter {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+}
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let clean = sanitize(&String::from_utf8_lossy(line));
+        std::io::stderr().lock().write_all(clean.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().lock().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_not_told_what_to_do() {
+        let hostile = "a\u{1b}]52;c;ZXZpbA==\u{7}b\rc\u{9b}31m\u{202e}d\u{0}\u{7f}\n\tend ü 漢";
+        let clean = sanitize(hostile);
+        assert!(!clean.chars().any(|c| c.is_control() && c != '\n' && c != '\t'), "{clean:?}");
+        assert!(!clean.contains('\u{202e}'));
+        assert!(clean.ends_with("\n\tend ü 漢"));
+    }
+}

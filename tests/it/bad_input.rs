@@ -1,0 +1,107 @@
+//! Bad input: a clear error that says where, and nothing lost.
+
+use evalign_testkit::{Ran, Sandbox, Script};
+
+fn task(fields: &str) -> String {
+    format!(
+        "task: mine\nversion: \"1\"\nsummary: \"Mine\"\ndataset: {{file: rows.jsonl}}\noutput: generate_until\n\
+         target: \"{{{{a}}}}\"\ngeneration: {{until: [\"\\n\"], max_tokens: 8}}\nmetrics: [{{name: exact_match}}]\n{fields}\n"
+    )
+}
+
+fn eval(rows: &[u8], fields: &str, more: &[&str]) -> Ran {
+    let sandbox = Sandbox::new();
+    sandbox.write("tasks/rows.jsonl", rows);
+    sandbox.write("tasks/mine.yaml", task(fields));
+    let model = sandbox.model(&Script::seeded(1));
+    let mut arguments = vec!["eval", "mine", "--model", &model, "--include-path", "tasks", "--json"];
+    arguments.extend(more);
+    sandbox.run(&arguments)
+}
+
+const ROWS: &[u8] = b"{\"q\": \"1\", \"a\": \"1\"}\n{\"q\": \"2\", \"a\": \"2\"}\n";
+const PROMPT: &str = "prompt: \"{{q}}\"";
+
+fn refused(ran: &Ran, said: &[&str]) {
+    assert_eq!(ran.status, 2, "{ran:?}");
+    for text in said {
+        assert!(ran.stderr.contains(text), "`{text}` is not in {}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_good_case_works() {
+    assert_eq!(eval(ROWS, PROMPT, &[]).status, 0);
+}
+
+#[test]
+fn task_files() {
+    refused(&eval(ROWS, "prompt: \"{{q}}\"\nprompts: x", &[]), &["mine.yaml:", "prompts"]);
+    refused(&eval(ROWS, "prompt: [1, 2]", &[]), &["mine.yaml:", "prompt"]);
+    refused(&eval(ROWS, "prompt: \"{{q\"", &[]), &["mine", "prompt"]);
+}
+
+#[test]
+fn rows() {
+    refused(&eval(ROWS, "prompt: \"{{question}}\"", &[]), &["question", "q, a"]);
+    refused(
+        &eval(b"{\"q\": \"1\", \"a\": \"1\"}\n{\"q\": \xff}\n", PROMPT, &[]),
+        &["rows.jsonl", "line 2", "UTF-8"],
+    );
+    refused(&eval(b"{\"q\": \"1\", \"a\": \"1\"}\n{\"q\": \n", PROMPT, &[]), &["rows.jsonl", "line 2"]);
+    refused(&eval(b"", PROMPT, &[]), &["no rows"]);
+    // The second row lacks what the template needs: it is named.
+    let ran = eval(b"{\"q\": \"1\", \"a\": \"1\"}\n{\"p\": \"2\", \"a\": \"2\"}\n", PROMPT, &[]);
+    refused(&ran, &["row 2"]);
+}
+
+#[test]
+fn requests() {
+    refused(&eval(ROWS, PROMPT, &["--limit", "0"]), &["limit"]);
+    refused(&eval(ROWS, PROMPT, &["--samples", "5..9"]), &["2 documents"]);
+    refused(&eval(ROWS, PROMPT, &["--repeats", "0"]), &["repeats"]);
+    refused(&eval(ROWS, PROMPT, &["--budget-usd", "1"]), &["--budget-usd"]);
+    let ran = eval(ROWS, PROMPT, &["--shots", "9"]);
+    assert_eq!(ran.status, 2, "{ran:?}");
+}
+
+#[test]
+fn models() {
+    let sandbox = Sandbox::new();
+    let cut = sandbox.write("cut.gguf", b"GGUF\x03\x00\x00\x00\x01");
+    let junk = sandbox.write("junk.gguf", b"not a model at all");
+    let empty = sandbox.write("dir/config.json", "{}");
+    for (path, said) in [
+        (cut.display().to_string(), "cut.gguf"),
+        (junk.display().to_string(), "junk.gguf"),
+        (empty.parent().unwrap().display().to_string(), "dir"),
+        ("missing.gguf".to_owned(), "missing.gguf"),
+    ] {
+        let ran = sandbox.run(&["eval", "samples", "--model", &format!("local/{path}"), "--offline"]);
+        refused(&ran, &[said]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_store_that_cannot_be_written() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::new();
+    let home = sandbox.path().join("home");
+    fs_err::create_dir_all(&home).unwrap();
+    fs_err::set_permissions(&home, std::fs::Permissions::from_mode(0o555)).unwrap();
+    if fs_err::write(home.join("probe"), "").is_ok() {
+        eprintln!("skipped: this user may write anywhere");
+        return;
+    }
+    let ran = sandbox.run(&["runs"]);
+    refused(&ran, &["hint:", "EVALIGN_HOME"]);
+}
+
+#[test]
+fn a_store_that_is_none() {
+    let sandbox = Sandbox::new();
+    sandbox.write("home/evalign.db", "this is not a database, but it is long enough to look at".repeat(100));
+    let ran = sandbox.run(&["runs"]);
+    refused(&ran, &["evalign.db", "hint:"]);
+}

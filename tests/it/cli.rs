@@ -1,0 +1,106 @@
+//! The habits of the command line.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use evalign_testkit::{Sandbox, Script};
+
+#[test]
+fn errors_end_in_a_hint() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model(&Script::seeded(1));
+    for (arguments, hint) in [
+        (vec!["eval", "gsm9k", "--model", &model], "gsm8k"),
+        (vec!["eval", "samples"], "--model"),
+        (vec!["eval", "samples", "--model", "local/nowhere.gguf"], "hint:"),
+        (vec!["show", "run_00"], "evalign runs"),
+        (vec!["resume", "last"], "evalign runs"),
+        (vec!["leaderboard", "--format", "sheet"], "possible values"),
+    ] {
+        let ran = sandbox.run(&arguments);
+        assert_eq!(ran.status, 2, "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains("error:"), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(hint), "{arguments:?}: {ran:?}");
+        assert!(ran.stdout.is_empty(), "{arguments:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn listing_tasks_starts_fast() {
+    let sandbox = Sandbox::new();
+    let names = sandbox.ok(&["tasks", "list"]).stdout;
+    for task in ["mmlu", "hellaswag", "gsm8k_cot_self_consistency", "triviaqa", "samples"] {
+        assert!(names.contains(task), "{task}");
+    }
+    let all = sandbox.ok(&["tasks", "list", "--all", "--json"]).json();
+    assert!(
+        all.as_array().unwrap().iter().filter(|t| t["name"].as_str().unwrap().starts_with("mmlu_")).count()
+            >= 57
+    );
+    // Best of several: others use this machine as well. Debug builds are several times slower.
+    let best = (0..5)
+        .map(|_| {
+            let started = Instant::now();
+            sandbox.ok(&["tasks", "list"]);
+            started.elapsed()
+        })
+        .min()
+        .unwrap();
+    let allowed = if cfg!(debug_assertions) { 500 } else { 50 };
+    assert!(best < Duration::from_millis(allowed), "{best:?}");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox
+        .command(&["tasks", "list", "--all"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn hostile_text_does_not_reach_the_terminal() {
+    let sandbox = Sandbox::new();
+    let hostile = "\\u001b]52;c;ZXZpbA==\\u0007 \\u202egnp.exe\\r\\u009b31m";
+    sandbox.write("tasks/rows.jsonl", format!("{{\"q\": \"{hostile}\", \"a\": \"2\"}}\n"));
+    sandbox.write(
+        "tasks/mine.yaml",
+        "task: mine\nversion: \"1\"\nsummary: \"Mine\"\ndataset: {file: rows.jsonl}\noutput: generate_until\n\
+         prompt: \"{{q}}\"\ntarget: \"{{a}}\"\ngeneration: {until: [\"\\n\"], max_tokens: 8}\nmetrics: [{name: exact_match}]\n",
+    );
+    let model = sandbox.model(&Script::seeded(1));
+    sandbox.ok(&["eval", "mine", "--model", &model, "--include-path", "tasks", "--no-progress"]);
+    for arguments in [
+        vec!["show", "last", "--samples"],
+        vec!["show", "last", "--samples", "--json"],
+        vec!["eval", "mine", "--model", &model, "--include-path", "tasks", "--dry-run"],
+    ] {
+        let ran = sandbox.ok(&arguments);
+        for text in [&ran.stdout, &ran.stderr] {
+            let bad =
+                text.chars().find(|c| (c.is_control() && !matches!(c, '\n' | '\t')) || *c == '\u{202e}');
+            assert_eq!(bad, None, "{arguments:?}: {text:?}");
+        }
+    }
+    let records = sandbox.ok(&["show", "last", "--samples", "--json"]).json();
+    assert!(records[0]["doc"]["q"].as_str().unwrap().contains('\u{1b}'), "the data itself is kept");
+}
+
+#[test]
+fn completions_and_settings_print() {
+    let sandbox = Sandbox::new();
+    assert!(sandbox.ok(&["completions", "bash"]).stdout.contains("evalign"));
+    let home = sandbox.home().display().to_string();
+    assert_eq!(sandbox.ok(&["config", "show", "--json"]).json()["home"], home.as_str());
+    let mut command = sandbox.command(&["config", "show"]);
+    let shown = command.env("HF_TOKEN", "hf_canary123").output().unwrap();
+    assert!(!String::from_utf8_lossy(&shown.stdout).contains("canary"));
+    assert!(sandbox.ok(&["--version"]).stdout.starts_with("evalign "));
+    assert!(sandbox.ok(&["--help"]).stdout.contains("quickstart"));
+}

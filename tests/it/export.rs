@@ -1,0 +1,140 @@
+//! Runs as files, and back.
+
+use std::path::Path;
+
+use evalign_testkit::{Sandbox, Script};
+use serde_json::{Value, json};
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs_err::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn measured(sandbox: &Sandbox, seed: u64) -> Value {
+    let model = sandbox.model(&Script::seeded(seed));
+    sandbox.ok(&["eval", "samples", "--model", &model, "--limit", "6", "--json"]).json()
+}
+
+#[test]
+fn jsonl_comes_back_as_the_same_run() {
+    let sandbox = Sandbox::new();
+    let document = measured(&sandbox, 3);
+    let export = |sandbox: &Sandbox, dir: &str| {
+        sandbox.ok(&["export", "last", "--format", "jsonl", "--out", dir]);
+        let dir = sandbox.path().join(dir);
+        (fs_err::read(dir.join("run.json")).unwrap(), fs_err::read(dir.join("samples.jsonl")).unwrap())
+    };
+    let first = export(&sandbox, "out");
+    let text = String::from_utf8(first.0.clone()).unwrap() + std::str::from_utf8(&first.1).unwrap();
+    for secret in [document["run_id"].as_str().unwrap(), "computed_prompt_tokens", "\"seconds\"", "created"] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    let other = Sandbox::new();
+    let out = sandbox.path().join("out").display().to_string();
+    let imported = other.ok(&["import", &out]);
+    assert!(imported.stdout.starts_with("run_"));
+    let shown = other.ok(&["show", "last", "--json"]).json();
+    assert_eq!(shown["results"], document["results"]);
+    assert_eq!(export(&other, "again"), first);
+    // Importing twice adds nothing.
+    assert!(other.ok(&["import", &out]).stderr.contains("0 samples"));
+}
+
+#[test]
+fn lm_eval_files_have_its_fields() {
+    let sandbox = Sandbox::new();
+    measured(&sandbox, 3);
+    sandbox.ok(&["export", "last", "--format", "lm-eval", "--out", "out"]);
+    let samples = lines(&sandbox.path().join("out/samples_samples_knowledge.jsonl"));
+    assert_eq!(samples.len(), 6);
+    let fields: Vec<&String> = samples[0].as_object().unwrap().keys().collect();
+    let expected = [
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "filter",
+        "metrics",
+        "doc_hash",
+        "prompt_hash",
+        "target_hash",
+    ];
+    assert_eq!(fields[..expected.len()], expected);
+    assert!(samples[0]["arguments"]["gen_args_0"]["arg_1"].is_string());
+    assert!(samples[0]["resps"][0][0][0].is_string());
+    let results: Value =
+        serde_json::from_slice(&fs_err::read(sandbox.path().join("out/results.json")).unwrap()).unwrap();
+    assert!(results["results"]["samples_knowledge"]["acc,none"].is_f64(), "{results:#}");
+    // What we wrote is what we read: the run agrees with its own log.
+    for task in ["knowledge", "arithmetic", "completion"] {
+        let file = format!("out/samples_samples_{task}.jsonl");
+        let ran = sandbox.ok(&["verify", "last", "--against", &file, "--json"]);
+        let found = ran.json();
+        assert_eq!(found[0]["divergences"], json!([]), "{found:#}");
+        assert!(found[0]["items"].as_u64() >= Some(6));
+    }
+}
+
+#[test]
+fn verify_names_the_first_step_that_differs() {
+    let sandbox = Sandbox::new();
+    measured(&sandbox, 3);
+    sandbox.ok(&["export", "last", "--format", "lm-eval", "--out", "out"]);
+    let path = sandbox.path().join("out/samples_samples_knowledge.jsonl");
+    let mut samples = lines(&path);
+    samples[2]["resps"][0][0][0] = json!("-99.0");
+    samples[4]["prompt_hash"] = json!("0".repeat(64));
+    let text: Vec<String> = samples.iter().map(Value::to_string).collect();
+    fs_err::write(&path, text.join("\n")).unwrap();
+    let ran = sandbox.run(&["verify", "last", "--against", "out/samples_samples_knowledge.jsonl"]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(ran.stdout.contains("4 of 6 items equal"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("first divergence: document 2, log-likelihood"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("document 4, prompt"), "{}", ran.stdout);
+}
+
+#[test]
+fn rescoring_needs_no_model() {
+    let sandbox = Sandbox::new();
+    let document = measured(&sandbox, 3);
+    fs_err::remove_file(sandbox.path().join("model.json")).unwrap();
+    let again = sandbox.ok(&["rescore", "last", "--json"]).json();
+    assert_eq!(again["results"], document["results"]);
+    let ran = sandbox.run(&["rescore", "last", "--extractor", "nonsense"]);
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("hint:"), "{}", ran.stderr);
+}
+
+#[test]
+fn parquet_is_written() {
+    let sandbox = Sandbox::new();
+    measured(&sandbox, 3);
+    sandbox.ok(&["export", "last", "--format", "parquet", "--out", "out"]);
+    let bytes = fs_err::read(sandbox.path().join("out/samples.parquet")).unwrap();
+    assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+}
+
+#[test]
+fn a_log_of_the_reference_becomes_a_run() {
+    let sandbox = Sandbox::new();
+    let document = measured(&sandbox, 3);
+    sandbox.ok(&["export", "last", "--format", "lm-eval", "--out", "out"]);
+    let other = Sandbox::new();
+    other.ok(&["import", &sandbox.path().join("out").display().to_string()]);
+    let shown = other.ok(&["show", "last", "--json"]).json();
+    let value = |document: &Value, task: &str, metric: &str| {
+        let results = document["results"].as_array().unwrap().clone();
+        let result = results.into_iter().find(|result| result["task"] == task).unwrap();
+        let metrics = result["metrics"].as_array().unwrap().clone();
+        let metric = metrics.into_iter().find(|found| found["name"] == metric).unwrap();
+        (metric["value"].clone(), metric["stderr"].clone())
+    };
+    for (task, metric) in [("samples_knowledge", "acc"), ("samples_completion", "acc_norm")] {
+        assert_eq!(value(&shown, task, metric), value(&document, task, metric), "{task} {metric}");
+    }
+    assert_eq!(shown["mode"], "lm-eval");
+    let wrong = other.ok(&["show", "last", "--samples", "--outcome", "wrong", "--json"]).json();
+    assert!(wrong.as_array().is_some_and(|records| !records.is_empty()));
+}
