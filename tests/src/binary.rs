@@ -10,7 +10,11 @@ pub fn binary() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let path = std::env::var_os("EVALIGN_BIN").map_or_else(beside_the_test, PathBuf::from);
-        assert!(path.is_file(), "no binary at {}: tests that need it belong to the `evalign` package", path.display());
+        assert!(
+            path.is_file(),
+            "no binary at {}: tests that need it belong to the `evalign` package",
+            path.display()
+        );
         path
     })
 }

@@ -341,6 +341,8 @@ impl<'a> Session<'a> {
                 result => self.commit(sample, result)?,
             }
         }
+        // The model books its time after the last answer; the end of the replies says that it has.
+        while replies.next().await.is_some() {}
         Ok(Submitted::Answered { again })
     }
 

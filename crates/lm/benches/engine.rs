@@ -1,10 +1,9 @@
-//! Speed of the engine on the model that EVALIGN_TEST_MODEL names: prefill, prefix sharing, decoding.
+//! Speed of the engine on the real model: prefill, prefix sharing, decoding.
 //!
 //! Throughput is in tokens as asked for, so that sharing shows as speed. Fractions of the machine's matmul
 //! rate are printed by `evalign bench engine`; criterion is for comparing two versions of this code.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use evalign_core::{Dtype, GenerateParams};
@@ -38,20 +37,17 @@ fn generate(model: &LanguageModel, sequences: u32) -> EngineStats {
 }
 
 fn engine(criterion: &mut Criterion) {
-    let Some(path) = std::env::var_os("EVALIGN_TEST_MODEL").map(PathBuf::from) else {
-        println!("skipped: EVALIGN_TEST_MODEL does not name a model");
-        return;
-    };
+    let Some(path) = evalign_testkit::real_model("bench engine") else { return };
     let mut group = criterion.benchmark_group("engine");
     group.sample_size(10);
     for dtype in [Dtype::F32, Dtype::Q] {
         let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
-        let model = LanguageModel::load(&path, &options).expect("the model loads");
+        let model = LanguageModel::load(path, &options).expect("the model loads");
         let name = dtype.name();
         let one = [ScoreItem { context: tokens(1, 512), continuations: vec![vec![1]] }];
         group.throughput(Throughput::Elements(512));
         group.bench_function(BenchmarkId::new("prefill_512", name), |bench| {
-            bench.iter(|| score(&model, &one))
+            bench.iter(|| score(&model, &one));
         });
         let set = questions(4);
         group.throughput(Throughput::Elements(4 * 4 * (256 + 40 + 8)));

@@ -3,6 +3,7 @@
 //! `EVALIGN_TEST_MODEL=SmolLM2-135M-Instruct.Q4_1.gguf cargo bench -p evalign-lm --bench quant`. Throughput is
 //! tokens per second of the linear layers alone (head included, for one row where a prompt is
 //! prefilled); attention and row-wise operations come on top.
+#![expect(clippy::print_stderr, reason = "a bench that cannot run says why")]
 
 use std::hint::black_box;
 use std::path::PathBuf;

@@ -148,7 +148,9 @@ impl<'a, B: Backend> Scoring<'a, B> {
                 match piece {
                     Some(piece) => self.want(&walk.plan, &piece),
                     None if self.step.is_empty() => {
-                        return Err(self.decoder.too_large(tokens.len(), &self.store));
+                        if !walk.start_over() {
+                            return Err(self.decoder.too_large(tokens.len(), &self.store));
+                        }
                     }
                     None => {
                         if self.compute(on_done)?.is_break() {

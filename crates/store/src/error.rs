@@ -73,8 +73,6 @@ pub enum StoreError {
     Record { what: String, detail: String },
     #[error("the store's writer has stopped")]
     Stopped,
-    #[error("no directory for evalign's data is known on this system")]
-    NoHome,
 }
 
 impl StoreError {
@@ -109,7 +107,6 @@ impl Hint for StoreError {
             )),
             Self::NoSuchRun { .. } => Some("`evalign runs` lists them".to_owned()),
             Self::AmbiguousRun { .. } => Some("give more characters of the id".to_owned()),
-            Self::NoHome => Some("set EVALIGN_HOME to a directory".to_owned()),
             Self::Record { .. } | Self::Stopped => None,
         }
     }

@@ -26,7 +26,6 @@
 mod cache;
 mod error;
 mod events;
-mod home;
 mod lease;
 mod lock;
 mod readers;
@@ -38,7 +37,6 @@ mod writer;
 
 pub use error::{Fault, StoreError};
 pub use events::Event;
-pub use home::home_dir;
 pub use lease::Lease;
 pub use runs::{CreatedRun, NewRun, StoredRun};
 pub use samples::{Commit, SampleFilter, Samples};

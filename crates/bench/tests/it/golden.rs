@@ -9,11 +9,7 @@ use evalign_data::DataRoots;
 use serde_json::Value;
 
 fn shared() -> Option<PathBuf> {
-    let found = std::env::var_os("EVALIGN_SHARED").map(PathBuf::from);
-    if found.is_none() {
-        println!("skipped: EVALIGN_SHARED is not set");
-    }
-    found
+    evalign_testkit::shared("a test against the reference's logs")
 }
 
 fn plan(tasks: &[&str], change: impl FnOnce(&mut RunRequest)) -> Option<Draft> {

@@ -1,5 +1,4 @@
-use evalign_fetch::HubConfig;
-use evalign_store::home_dir;
+use evalign_fetch::{Home, HubConfig};
 use serde_json::{Map, Value, json};
 
 use crate::Verdict;
@@ -27,9 +26,9 @@ const VARIABLES: [(&str, &str, bool); 16] = [
 
 pub(super) fn show(as_json: bool, output: Output) -> Result<Verdict, Failure> {
     let hub = HubConfig::from_env()?;
-    let home = home_dir()?;
+    let home = Home::from_env()?;
     let mut settings: Vec<(&str, String, &str)> = vec![
-        ("home", home.display().to_string(), "runs, cache and built-in models"),
+        ("home", home.path().display().to_string(), "runs, cache and built-in models"),
         ("hub endpoint", hub.endpoint.origin().ascii_serialization(), "models and datasets"),
         ("hub cache", hub.cache.display().to_string(), "shared with Python's huggingface_hub"),
         ("hub token", if hub.token.is_some() { "set" } else { "none" }.to_owned(), "never shown"),

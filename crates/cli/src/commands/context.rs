@@ -4,8 +4,9 @@ use std::sync::Arc;
 use evalign_bench::{Catalog, RunRequest, Scoreboard, StoreCache, request_of};
 use evalign_core::{ModelRef, RunId, ScoringMode};
 use evalign_data::DataRoots;
+use evalign_fetch::Home;
 use evalign_model::{Cached, DeviceSpec, LoadOptions, Model, OverlongPrompt};
-use evalign_store::{Store, StoredRun, home_dir};
+use evalign_store::{Store, StoredRun};
 
 use crate::args::{DataArgs, EngineArgs};
 use crate::commands::progress::FetchBars;
@@ -15,7 +16,7 @@ use crate::output::{Failure, Output};
 pub(super) const DEFAULT_MODEL: &str = "local/smollm2-135m-instruct";
 
 pub(super) fn open_store() -> Result<Store, Failure> {
-    Ok(Store::open(&home_dir()?)?)
+    Ok(Store::open(Home::from_env()?.path())?)
 }
 
 /// Who holds a lease, for the message to a second process.

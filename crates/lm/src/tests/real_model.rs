@@ -1,7 +1,6 @@
-//! SmolLM2-135M-Instruct, where EVALIGN_TEST_MODEL names its GGUF file.
+//! SmolLM2-135M-Instruct, from its GGUF file.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use evalign_core::{Dtype, GenerateParams};
 use serde_json::Value;
@@ -61,10 +60,7 @@ fn bits_do_not_depend_on_batch_prefix_sharing_or_budget() {
 
 #[test]
 fn greedy_text_is_the_references() {
-    let Some(shared) = std::env::var_os("EVALIGN_SHARED").map(PathBuf::from) else {
-        println!("skipped: EVALIGN_SHARED is not set");
-        return;
-    };
+    let Some(shared) = evalign_testkit::shared("greedy_text_is_the_references") else { return };
     let Some(model) = load(Dtype::F32, None) else { return };
     let rows = fs_err::read_to_string(shared.join("golden/lm-eval/gsm8k_5shot.jsonl")).unwrap();
     // Two short answers keep the test short; the whole file is checked end to end elsewhere.

@@ -17,11 +17,7 @@ pub(crate) fn scripted(script: &Value) -> (TempDir, Scripted) {
 
 /// The small model all golden files were made with.
 pub(crate) fn test_model() -> Option<PathBuf> {
-    let path = std::env::var_os("EVALIGN_TEST_MODEL").map(PathBuf::from);
-    if path.is_none() {
-        println!("skipped: EVALIGN_TEST_MODEL does not name SmolLM2-135M-Instruct.Q4_1.gguf");
-    }
-    path
+    evalign_testkit::real_model("a test of the local model").map(PathBuf::from)
 }
 
 pub(crate) fn request(doc: u64, kind: RequestKind) -> Request {

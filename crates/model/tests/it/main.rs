@@ -1,6 +1,6 @@
-//! Models through their public interface. The tests on real weights need `EVALIGN_TEST_MODEL` (the path
-//! of SmolLM2-135M-Instruct.Q4_1.gguf) and say so where it is missing.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may")]
+//! Models through their public interface. The tests on real weights
+//! say so where they cannot be had.
+#![expect(clippy::unwrap_used, reason = "a test may")]
 
 mod cached;
 mod common;

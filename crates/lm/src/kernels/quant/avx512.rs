@@ -2,16 +2,20 @@
 #![expect(unsafe_code, reason = "SIMD loads through raw pointers")]
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512, __m512i, _mm_load_si128, _mm256_load_si256, _mm512_and_si512,
-    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16, _mm512_store_ps,
+    __m128i, __m256i, __m512, __m512i, _MM_HINT_T0, _mm_load_si128, _mm_prefetch, _mm256_load_si256,
+    _mm512_and_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16, _mm512_store_ps,
 };
 
 use super::activations::TileRows;
 use super::format::{Family, STEP, SUPER};
 use super::layout::{Accumulators, Layout};
 use super::matrix::{LINE, PANEL, Panel};
+
+/// How far ahead of its use a panel that comes from memory is asked for. With several rows per panel the
+/// instruction window spans too little memory for the hardware alone (measured: 10 to 15 % at 8 rows).
+const PREFETCH_STEPS: usize = 12;
 
 /// `R` rows times one panel; see [`scalar::tile`](super::scalar::tile) for the arithmetic.
 ///
@@ -30,6 +34,9 @@ pub(super) unsafe fn tile<L: Layout, const R: usize>(
     let mut dots = [_mm512_setzero_si512(); R];
     let mut supers = (_mm512_setzero_ps(), _mm512_setzero_ps());
     for step in 0..rows.steps {
+        if panel.streamed {
+            prefetch(family, panel, step + PREFETCH_STEPS);
+        }
         if family.nested() && step.is_multiple_of(SUPER / STEP) {
             // SAFETY: `supers` has `super_floats` floats, 64-byte aligned, per 256 inputs.
             supers = unsafe { load_supers(family, panel.supers.as_ptr(), step / (SUPER / STEP)) };
@@ -74,6 +81,19 @@ pub(super) unsafe fn tile<L: Layout, const R: usize>(
         // SAFETY: sixteen floats; `Accumulators` is 64-byte aligned.
         unsafe { _mm512_store_ps(out.as_mut_ptr(), acc) };
     }
+}
+
+/// Asks for the codes and scales of a step, which may lie in the next panel or past the matrix.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch(family: Family, panel: &Panel<'_>, step: usize) {
+    let codes = panel.codes.as_ptr().wrapping_add(step * family.step_bytes());
+    for line in 0..family.step_bytes() / LINE {
+        // A prefetch reads nothing and ignores addresses that are not there.
+        _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(line * LINE).cast());
+    }
+    let scales = panel.scales.as_ptr().wrapping_add(step * (STEP / family.group()) * family.scale_bytes());
+    _mm_prefetch::<_MM_HINT_T0>(scales.cast());
 }
 
 /// What a dot product starts from: minus the zero point times the sum of the activations.

@@ -126,7 +126,7 @@ impl TileKernel {
                 // `Panel` and `TileRows` come from `QuantMatrix::panel` and `QuantActivations::tile`, whose
                 // slices have the lengths the kernels rely on, for the same `k`.
                 unsafe {
-                    kernel(panel, rows, out)
+                    kernel(panel, rows, out);
                 }
             }
         }

@@ -149,13 +149,14 @@ impl Target<'_> {
     /// Rows `rows` (from a multiple of the tile height) times one panel.
     fn compute(&self, kernels: KernelSet, x: &QuantActivations, rows: std::ops::Range<usize>, index: usize) {
         let family = self.matrix.family();
-        let panel = self.matrix.panel(index);
+        let mut panel = self.matrix.panel(index);
         let mut acc = Accumulators::ZERO;
         for tile in tiles(rows.start, rows.end) {
             let height = tile.height.min(kernels.max_height());
             let kernel = kernels.kernel(family, height);
             for skip in (0..tile.height).step_by(height) {
                 kernel.run(&panel, &x.tile(tile, skip, family), &mut acc);
+                panel.streamed = false;
                 for (row, acc) in acc.0.iter().take(height).enumerate() {
                     self.finish(tile.first + skip + row, index, acc);
                 }

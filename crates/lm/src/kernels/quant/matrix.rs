@@ -46,6 +46,8 @@ pub(super) struct Panel<'a> {
     pub(super) codes: &'a [u8],
     pub(super) scales: &'a [u8],
     pub(super) supers: &'a [f32],
+    /// Whether this is the first read of the panel: it comes from memory, not from a cache.
+    pub(super) streamed: bool,
 }
 
 impl Family {
@@ -188,6 +190,7 @@ impl QuantMatrix {
             codes: &self.codes[panel * code_bytes..][..code_bytes],
             scales: &self.scales[panel * scale_bytes..][..scale_bytes],
             supers: &self.supers[panel * supers..][..supers],
+            streamed: true,
         }
     }
 

@@ -1,7 +1,6 @@
 //! The real SmolLM2 tokeniser, from its GGUF file alone, against token ids of the model's own
 //! `tokenizer.json`.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::quantized::gguf_file::Content;
@@ -9,22 +8,20 @@ use proptest::prelude::*;
 
 use crate::{ChatTemplate, Tokenizer};
 
-/// The metadata of the model file that `EVALIGN_TEST_MODEL` names; without it the test is skipped.
+fn metadata() -> Option<Content> {
+    let path = evalign_testkit::real_model("a test of the real tokeniser")?;
+    let mut file = std::io::BufReader::new(fs_err::File::open(path).unwrap());
+    Some(Content::read(&mut file).unwrap())
+}
+
+/// The real model's tokeniser, from the metadata of its file.
 fn smollm2() -> Option<Tokenizer> {
-    let Some(path) = std::env::var_os("EVALIGN_TEST_MODEL") else {
-        eprintln!("skipped: EVALIGN_TEST_MODEL is not set");
-        return None;
-    };
-    let mut file = std::io::BufReader::new(fs_err::File::open(PathBuf::from(path)).unwrap());
-    Some(Tokenizer::from_gguf(&Content::read(&mut file).unwrap().metadata).unwrap())
+    metadata().map(|content| Tokenizer::from_gguf(&content.metadata).unwrap())
 }
 
 fn golden_lines() -> Option<Vec<(String, Vec<u32>)>> {
-    let Some(shared) = std::env::var_os("EVALIGN_SHARED") else {
-        eprintln!("skipped: EVALIGN_SHARED is not set");
-        return None;
-    };
-    let text = fs_err::read_to_string(PathBuf::from(shared).join("golden/tokens/smollm2.jsonl")).unwrap();
+    let shared = evalign_testkit::shared("a test of the real tokeniser")?;
+    let text = fs_err::read_to_string(shared.join("golden/tokens/smollm2.jsonl")).unwrap();
     let line = |line: &str| -> (String, Vec<u32>) {
         let row: serde_json::Value = serde_json::from_str(line).unwrap();
         (row["text"].as_str().unwrap().to_owned(), serde_json::from_value(row["ids"].clone()).unwrap())
@@ -117,9 +114,7 @@ fn speed_of_prompts_with_a_shared_beginning() {
         plain += tokenizer.encode_plain(&format!("{shots}Question: {text}\nAnswer:")).unwrap().len();
     }
     let plain = plain as f64 / start.elapsed().as_secs_f64();
-    let path = std::env::var_os("EVALIGN_TEST_MODEL").unwrap();
-    let mut file = std::io::BufReader::new(fs_err::File::open(PathBuf::from(path)).unwrap());
-    let content = Content::read(&mut file).unwrap();
+    let Some(content) = metadata() else { return };
     let load = (0..5)
         .map(|_| {
             let start = Instant::now();
