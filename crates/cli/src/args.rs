@@ -1,10 +1,17 @@
 //! What can be typed. Nothing here does anything.
 
+mod eval;
+mod values;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use evalign_bench::{DocRange, ExportFormat, Limit};
-use evalign_core::{Dtype, ModelRef, Outcome, ScoringMode};
+use evalign_bench::{ExportFormat, Limit};
+use evalign_core::{Dtype, ModelRef, Outcome};
+
+pub(crate) use eval::{EvalArgs, SamplingArgs};
+pub(crate) use values::Tolerance;
+use values::{parse_dtype, parse_outcome, parse_tolerance, positive};
 
 /// Measure language models on real benchmarks, with numbers that can be checked item by item.
 #[derive(Debug, Parser)]
@@ -103,185 +110,6 @@ pub(crate) struct EngineArgs {
     /// The same bits on every machine of a kind, where this costs speed.
     #[arg(long)]
     pub(crate) deterministic: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EvalArgs {
-    /// Tasks or groups of tasks; `evalign tasks list` shows them.
-    #[arg(value_name = "TASK", value_delimiter = ',')]
-    pub(crate) tasks: Vec<String>,
-
-    #[arg(long = "tasks", short = 't', value_delimiter = ',', hide = true)]
-    pub(crate) tasks_flag: Vec<String>,
-
-    /// The model: `local/PATH`, `local/ORG/REPO[@REVISION]`, `local/smollm2-135m-instruct`, `openai/NAME`.
-    #[arg(long, short = 'M', env = "EVALIGN_MODEL", value_name = "REF")]
-    pub(crate) model: Option<String>,
-
-    /// lm-evaluation-harness's `--model hf --model_args pretrained=...`.
-    #[arg(long, alias = "model_args", short = 'a', hide = true)]
-    pub(crate) model_args: Option<String>,
-
-    /// Worked examples per prompt.
-    #[arg(long, short = 'f', visible_alias = "num-fewshot", alias = "num_fewshot", value_name = "N")]
-    pub(crate) shots: Option<u32>,
-
-    /// Documents per leaf task: a number, or a share below 1.
-    #[arg(long, short = 'L', value_name = "N|F")]
-    pub(crate) limit: Option<Limit>,
-
-    /// Documents `a` up to, not including, `b` of each leaf task.
-    #[arg(long, conflicts_with = "limit", value_name = "a..b")]
-    pub(crate) samples: Option<DocRange>,
-
-    #[command(flatten)]
-    pub(crate) sampling: SamplingArgs,
-
-    /// Wrap prompts in the model's chat template.
-    #[arg(
-        long,
-        alias = "apply_chat_template",
-        alias = "apply-chat-template",
-        overrides_with = "no_chat_template"
-    )]
-    pub(crate) chat_template: bool,
-
-    /// Send prompts as they are, also to models that have a chat template.
-    #[arg(long)]
-    pub(crate) no_chat_template: bool,
-
-    /// With a chat template: every worked example is a turn of its own.
-    #[arg(long, alias = "fewshot_as_multiturn", alias = "fewshot-as-multiturn")]
-    pub(crate) multiturn: bool,
-
-    #[arg(long, alias = "system_instruction", value_name = "TEXT")]
-    pub(crate) system_instruction: Option<String>,
-
-    /// The rule book: `lm-eval` reproduces lm-evaluation-harness 0.4.13 bug for bug.
-    #[arg(long, value_parser = parse_mode, default_value = "default", value_name = "MODE")]
-    pub(crate) compat: ScoringMode,
-
-    /// Seeds the choice of worked examples and sampling.
-    #[arg(long, value_parser = parse_seed, default_value_t = evalign_bench::DEFAULT_SEED, value_name = "S")]
-    pub(crate) seed: u64,
-
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
-
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-
-    #[command(flatten)]
-    pub(crate) limits: LimitArgs,
-
-    /// Print one JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-
-    /// Show the plan, the first prompt and what it would cost, and stop.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-
-    /// Start a new run although one with the same specification exists.
-    #[arg(long)]
-    pub(crate) fork: bool,
-
-    /// Also export the run in lm-evaluation-harness's layout into this directory.
-    #[arg(long, short = 'o', alias = "output_path", value_name = "DIR", hide = true)]
-    pub(crate) output_path: Option<PathBuf>,
-
-    /// lm-evaluation-harness's spellings that have nothing to switch here.
-    #[command(flatten)]
-    pub(crate) without_effect: WithoutEffect,
-}
-
-/// How answers are generated.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Generation")]
-pub(crate) struct SamplingArgs {
-    /// Answers per document.
-    #[arg(long, visible_alias = "epochs", value_name = "K")]
-    pub(crate) repeats: Option<u32>,
-
-    /// 0 is greedy decoding.
-    #[arg(long, value_name = "T")]
-    pub(crate) temperature: Option<f64>,
-
-    #[arg(long, alias = "top_p", value_name = "P")]
-    pub(crate) top_p: Option<f64>,
-
-    #[arg(long, alias = "top_k", value_name = "N")]
-    pub(crate) top_k: Option<u32>,
-
-    #[arg(long, alias = "min_p", value_name = "P")]
-    pub(crate) min_p: Option<f64>,
-
-    /// Most tokens to generate per answer.
-    #[arg(long, alias = "max_gen_toks", alias = "max_tokens", value_name = "N")]
-    pub(crate) max_tokens: Option<u32>,
-
-    /// lm-evaluation-harness's `temperature=0.7,top_p=0.9,max_gen_toks=64`.
-    #[arg(long, alias = "gen_kwargs", hide = true)]
-    pub(crate) gen_kwargs: Option<String>,
-}
-
-/// How much a run may use, and how many failures are accepted.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Limits")]
-pub(crate) struct LimitArgs {
-    /// Another server than the provider's own.
-    #[arg(long, env = "OPENAI_BASE_URL", value_name = "URL")]
-    pub(crate) base_url: Option<String>,
-
-    /// Requests in flight.
-    #[arg(long, alias = "max-connections", value_parser = parse_concurrency, default_value = "auto", value_name = "N|auto")]
-    pub(crate) max_concurrency: Concurrency,
-
-    #[arg(long, value_name = "N")]
-    pub(crate) budget_tokens: Option<u64>,
-
-    #[arg(long, value_parser = positive, value_name = "X")]
-    pub(crate) budget_usd: Option<f64>,
-
-    /// Samples whose call may fail for good before the exit status is 1: a number, or a share below 1.
-    #[arg(long, value_parser = parse_tolerance, default_value = "0", value_name = "N|F")]
-    pub(crate) fail_on_error: Tolerance,
-}
-
-/// Accepted, so that habits work, and said to have no effect.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct WithoutEffect {
-    #[arg(long, alias = "batch_size", short = 'b', hide = true)]
-    pub(crate) batch_size: Option<String>,
-
-    #[arg(long, alias = "max_batch_size", hide = true)]
-    pub(crate) max_batch_size: Option<String>,
-
-    #[arg(long, alias = "log_samples", short = 's', hide = true)]
-    pub(crate) log_samples: bool,
-
-    #[arg(long, alias = "use_cache", hide = true)]
-    pub(crate) use_cache: Option<String>,
-}
-
-/// Requests in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Concurrency(pub(crate) Option<u32>);
-
-/// Failures that are accepted.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Tolerance {
-    Samples(u64),
-    Share(f64),
-}
-
-impl Tolerance {
-    pub(crate) fn exceeded(self, failed: u64, total: u64) -> bool {
-        match self {
-            Self::Samples(n) => failed > n,
-            Self::Share(share) => failed as f64 > share * total as f64,
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -510,64 +338,6 @@ pub(crate) enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
-}
-
-fn parse_dtype(text: &str) -> Result<Dtype, String> {
-    [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Q]
-        .into_iter()
-        .find(|dtype| dtype.name() == text || long_name(*dtype) == text)
-        .ok_or_else(|| "use f32, bf16, f16 or q".to_owned())
-}
-
-/// What transformers calls it.
-fn long_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "float32",
-        Dtype::Bf16 => "bfloat16",
-        Dtype::F16 => "float16",
-        Dtype::Q => "quantized",
-    }
-}
-
-fn parse_mode(text: &str) -> Result<ScoringMode, String> {
-    match text {
-        "default" => Ok(ScoringMode::Default),
-        "lm-eval" => Ok(ScoringMode::LmEval),
-        _ => Err("use default or lm-eval".to_owned()),
-    }
-}
-
-fn parse_outcome(text: &str) -> Result<Outcome, String> {
-    let names = || Outcome::ALL.map(Outcome::name).join(", ");
-    Outcome::ALL.into_iter().find(|o| o.name() == text).ok_or_else(|| format!("use one of {}", names()))
-}
-
-/// lm-evaluation-harness takes up to four seeds; the last one seeds its worked examples.
-fn parse_seed(text: &str) -> Result<u64, String> {
-    text.rsplit(',').next().unwrap_or(text).trim().parse().map_err(|_| "use a whole number".to_owned())
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|x: &f64| *x > 0.0 && x.is_finite())
-        .ok_or_else(|| "use a number above 0".to_owned())
-}
-
-fn parse_concurrency(text: &str) -> Result<Concurrency, String> {
-    if text == "auto" {
-        return Ok(Concurrency(None));
-    }
-    let number = text.parse().ok().filter(|n: &u32| *n > 0);
-    number.map(|n| Concurrency(Some(n))).ok_or_else(|| "use a number of at least 1, or auto".to_owned())
-}
-
-fn parse_tolerance(text: &str) -> Result<Tolerance, String> {
-    if let Ok(samples) = text.parse() {
-        return Ok(Tolerance::Samples(samples));
-    }
-    let share = text.parse().ok().filter(|x: &f64| (0.0..1.0).contains(x));
-    share.map(Tolerance::Share).ok_or_else(|| "use a number of samples, or a share below 1".to_owned())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod config;
 mod context;
+mod dry_run;
 mod eval;
 mod export;
 mod leaderboard;

@@ -6,7 +6,7 @@ use evalign_fetch::{Models, block_on};
 use evalign_lm::kernels::{MatmulRate, Pool, matmul_rate};
 use evalign_lm::{EngineStats, GenerateItem, LanguageModel, LmError, ScoreItem};
 use evalign_stats::SplitMix64;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::Verdict;
 use crate::args::EngineArgs;
@@ -28,7 +28,7 @@ const QUESTIONS: usize = 16;
 const UNSHARED_QUESTIONS: usize = 2;
 
 /// What one measurement found.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 struct Measurement {
     name: &'static str,
     /// Tokens of the requests per second, as if nothing were shared.
@@ -38,8 +38,6 @@ struct Measurement {
     /// Requested tokens per computed one.
     sharing: f64,
     gflops: f64,
-    /// Of the reference matmul rate, the best of 5 f32 products 1024x576x1536 and of 2048 cubed.
-    matmul_fraction: f64,
 }
 
 pub(super) fn engine(
@@ -69,7 +67,7 @@ pub(super) fn engine(
     let model = LanguageModel::load(&path, &options)?;
     let pool = Pool::new(None).map_err(anyhow::Error::from)?;
     let rate = matmul_rate(&pool).map_err(anyhow::Error::from)?;
-    let bench = Bench { model: &model, rate };
+    let bench = Bench { model: &model };
     let found = [
         bench.prefill()?,
         bench.shared()?,
@@ -77,19 +75,39 @@ pub(super) fn engine(
         bench.decode("decode, one sequence", 1)?,
         bench.decode("decode, 16 sequences", 16)?,
     ];
+    // Before and after, the better counts: what else the machine does must not flatter the shares.
+    let again = matmul_rate(&pool).map_err(anyhow::Error::from)?;
+    let rate = if again.reference() > rate.reference() { again } else { rate };
     if json {
-        output.json(&serde_json::json!({
-            "model": reference, "weights": model.identity().weights, "dtype": model.identity().dtype,
-            "device": model.identity().device,
-            "matmul_gflops": {"reference": rate.reference(), "candle_1024x576x1536": rate.candle_1024x576x1536,
-                              "candle_2048": rate.candle_2048, "own_1024x576x1536": rate.linear_1024x576x1536,
-                              "own_2048": rate.linear_2048, "threads": rate.threads},
-            "measurements": found,
-        }))?;
+        output.json(&document(reference, &model, &rate, &found))?;
     } else {
         output.result(&text(&model, &rate, &found))?;
     }
     Ok(Verdict::Good)
+}
+
+fn document(
+    reference: &ModelRef,
+    model: &LanguageModel,
+    rate: &MatmulRate,
+    found: &[Measurement],
+) -> serde_json::Value {
+    let identity = model.identity();
+    let measurements: Vec<_> = found
+        .iter()
+        .map(|m| {
+            json!({"name": m.name, "tokens_per_second": m.tokens_per_second,
+                   "computed_tokens_per_second": m.computed_tokens_per_second, "sharing": m.sharing,
+                   "gflops": m.gflops, "matmul_fraction": m.gflops / rate.reference()})
+        })
+        .collect();
+    json!({
+        "model": reference, "weights": identity.weights, "dtype": identity.dtype, "device": identity.device,
+        "matmul_gflops": {"reference": rate.reference(), "candle_1024x576x1536": rate.candle_1024x576x1536,
+                          "candle_2048": rate.candle_2048, "own_1024x576x1536": rate.linear_1024x576x1536,
+                          "own_2048": rate.linear_2048, "threads": rate.threads},
+        "measurements": measurements,
+    })
 }
 
 fn text(model: &LanguageModel, rate: &MatmulRate, found: &[Measurement]) -> String {
@@ -104,7 +122,7 @@ fn text(model: &LanguageModel, rate: &MatmulRate, found: &[Measurement]) -> Stri
             format!("{:.1}", m.computed_tokens_per_second),
             format!("{:.2}x", m.sharing),
             format!("{:.1}", m.gflops),
-            format!("{:.0} %", 100.0 * m.matmul_fraction),
+            format!("{:.0} %", 100.0 * m.gflops / rate.reference()),
         ]);
     }
     let identity = model.identity();
@@ -121,7 +139,6 @@ fn text(model: &LanguageModel, rate: &MatmulRate, found: &[Measurement]) -> Stri
 
 struct Bench<'a> {
     model: &'a LanguageModel,
-    rate: MatmulRate,
 }
 
 impl Bench<'_> {
@@ -185,7 +202,6 @@ impl Bench<'_> {
             computed_tokens_per_second: generated,
             sharing: 1.0,
             gflops,
-            matmul_fraction: gflops / self.rate.reference(),
         })
     }
 
@@ -215,7 +231,6 @@ impl Bench<'_> {
             computed_tokens_per_second: stats.computed_prompt_tokens as f64 / seconds,
             sharing: stats.prompt_tokens as f64 / stats.computed_prompt_tokens.max(1) as f64,
             gflops,
-            matmul_fraction: gflops / self.rate.reference(),
         })
     }
 

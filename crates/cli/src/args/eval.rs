@@ -1,0 +1,171 @@
+//! What `evalign eval` takes.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use evalign_bench::{DocRange, Limit};
+use evalign_core::ScoringMode;
+
+use super::values::{
+    Concurrency, Tolerance, parse_concurrency, parse_mode, parse_seed, parse_tolerance, positive,
+};
+use super::{DataArgs, EngineArgs};
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// Tasks or groups of tasks; `evalign tasks list` shows them.
+    #[arg(value_name = "TASK", value_delimiter = ',')]
+    pub(crate) tasks: Vec<String>,
+
+    #[arg(long = "tasks", short = 't', value_delimiter = ',', hide = true)]
+    pub(crate) tasks_flag: Vec<String>,
+
+    /// The model: `local/PATH`, `local/ORG/REPO[@REVISION]`, `local/smollm2-135m-instruct`, `openai/NAME`.
+    #[arg(long, short = 'M', env = "EVALIGN_MODEL", value_name = "REF")]
+    pub(crate) model: Option<String>,
+
+    /// lm-evaluation-harness's `--model hf --model_args pretrained=...`.
+    #[arg(long, alias = "model_args", short = 'a', hide = true)]
+    pub(crate) model_args: Option<String>,
+
+    /// Worked examples per prompt.
+    #[arg(long, short = 'f', visible_alias = "num-fewshot", alias = "num_fewshot", value_name = "N")]
+    pub(crate) shots: Option<u32>,
+
+    /// Documents per leaf task: a number, or a share below 1.
+    #[arg(long, short = 'L', value_name = "N|F")]
+    pub(crate) limit: Option<Limit>,
+
+    /// Documents `a` up to, not including, `b` of each leaf task.
+    #[arg(long, conflicts_with = "limit", value_name = "a..b")]
+    pub(crate) samples: Option<DocRange>,
+
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+
+    /// Wrap prompts in the model's chat template.
+    #[arg(
+        long,
+        alias = "apply_chat_template",
+        alias = "apply-chat-template",
+        overrides_with = "no_chat_template"
+    )]
+    pub(crate) chat_template: bool,
+
+    /// Send prompts as they are, also to models that have a chat template.
+    #[arg(long)]
+    pub(crate) no_chat_template: bool,
+
+    /// With a chat template: every worked example is a turn of its own.
+    #[arg(long, alias = "fewshot_as_multiturn", alias = "fewshot-as-multiturn")]
+    pub(crate) multiturn: bool,
+
+    #[arg(long, alias = "system_instruction", value_name = "TEXT")]
+    pub(crate) system_instruction: Option<String>,
+
+    /// The rule book: `lm-eval` reproduces lm-evaluation-harness 0.4.13 bug for bug.
+    #[arg(long, value_parser = parse_mode, default_value = "default", value_name = "MODE")]
+    pub(crate) compat: ScoringMode,
+
+    /// Seeds the choice of worked examples and sampling.
+    #[arg(long, value_parser = parse_seed, default_value_t = evalign_bench::DEFAULT_SEED, value_name = "S")]
+    pub(crate) seed: u64,
+
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Show the plan, the first prompt and what it would cost, and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Start a new run although one with the same specification exists.
+    #[arg(long)]
+    pub(crate) fork: bool,
+
+    /// Also export the run in lm-evaluation-harness's layout into this directory.
+    #[arg(long, short = 'o', alias = "output_path", value_name = "DIR", hide = true)]
+    pub(crate) output_path: Option<PathBuf>,
+
+    /// lm-evaluation-harness's spellings that have nothing to switch here.
+    #[command(flatten)]
+    pub(crate) without_effect: WithoutEffect,
+}
+
+/// How answers are generated.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Generation")]
+pub(crate) struct SamplingArgs {
+    /// Answers per document.
+    #[arg(long, visible_alias = "epochs", value_name = "K")]
+    pub(crate) repeats: Option<u32>,
+
+    /// 0 is greedy decoding.
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f64>,
+
+    #[arg(long, alias = "top_p", value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+
+    #[arg(long, alias = "top_k", value_name = "N")]
+    pub(crate) top_k: Option<u32>,
+
+    #[arg(long, alias = "min_p", value_name = "P")]
+    pub(crate) min_p: Option<f64>,
+
+    /// Most tokens to generate per answer.
+    #[arg(long, alias = "max_gen_toks", alias = "max_tokens", value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+
+    /// lm-evaluation-harness's `temperature=0.7,top_p=0.9,max_gen_toks=64`.
+    #[arg(long, alias = "gen_kwargs", hide = true)]
+    pub(crate) gen_kwargs: Option<String>,
+}
+
+/// How much a run may use, and how many failures are accepted.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Another server than the provider's own.
+    #[arg(long, env = "OPENAI_BASE_URL", value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+
+    /// Requests in flight.
+    #[arg(long, alias = "max-connections", value_parser = parse_concurrency, default_value = "auto", value_name = "N|auto")]
+    pub(crate) max_concurrency: Concurrency,
+
+    #[arg(long, value_name = "N")]
+    pub(crate) budget_tokens: Option<u64>,
+
+    #[arg(long, value_parser = positive, value_name = "X")]
+    pub(crate) budget_usd: Option<f64>,
+
+    /// Samples whose call may fail for good before the exit status is 1: a number, or a share below 1.
+    #[arg(long, value_parser = parse_tolerance, default_value = "0", value_name = "N|F")]
+    pub(crate) fail_on_error: Tolerance,
+}
+
+/// Accepted, so that habits work, and said to have no effect.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WithoutEffect {
+    #[arg(long, alias = "batch_size", short = 'b', hide = true)]
+    pub(crate) batch_size: Option<String>,
+
+    #[arg(long, alias = "max_batch_size", hide = true)]
+    pub(crate) max_batch_size: Option<String>,
+
+    #[arg(long, alias = "log_samples", short = 's', hide = true)]
+    pub(crate) log_samples: bool,
+
+    #[arg(long, alias = "use_cache", hide = true)]
+    pub(crate) use_cache: Option<String>,
+}
