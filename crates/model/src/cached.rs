@@ -84,8 +84,8 @@ fn effective(params: &GenerateParams) -> Value {
 }
 
 /// Answers from a cache what was answered before by the same model. A model without an answer is asked;
-/// its failures and its answers to cut prompts are not kept (whether a prompt may be cut is not part of
-/// the key).
+/// its failures are not kept, nor its answers to prompts that were cut or that another rule would have
+/// cut to make room for the answer (the rule for long prompts is not part of the key).
 #[derive(Debug)]
 pub struct Cached<M, C> {
     model: M,
@@ -130,16 +130,22 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
                 response.usage.computed_prompt_tokens = 0;
                 found.push((index, Ok(response)));
             } else {
-                missing.push((index, key));
+                let wanted = match &request.kind {
+                    RequestKind::Generate { params, .. } => u64::from(params.max_tokens),
+                    RequestKind::LogLikelihood { .. } | RequestKind::Perplexity { .. } => 0,
+                };
+                missing.push((index, key, wanted));
                 asked.push(request);
             }
         }
         let cache = self.cache.clone();
+        let room = self.context_length().map_or(u64::MAX, |length| length as u64);
         let answers = self.model.submit(asked).map(move |(position, result)| {
             // A model that answers what it was not asked is passed on as it is: the caller ignores it.
-            let Some((index, key)) = missing.get(position) else { return (usize::MAX, result) };
+            let Some((index, key, wanted)) = missing.get(position) else { return (usize::MAX, result) };
             if let Ok(response) = &result
                 && response.truncated_tokens == 0
+                && response.usage.prompt_tokens + wanted <= room
             {
                 cache.put(key, response);
             }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use evalign_core::{MetricResult, RunResults, TaskResult};
+use evalign_core::{MetricResult, RunResults, RunStatus, TaskResult};
 use serde_json::json;
 
 use crate::Verdict;
@@ -16,7 +16,8 @@ pub(super) fn leaderboard(args: &LeaderboardArgs, output: Output) -> Result<Verd
     let store = open_store()?;
     let mut kept = Vec::new();
     for run in store.runs(MOST_RUNS)? {
-        if let Some(results) = run.results {
+        // An interrupted run has measured whichever samples came first: no number to rank by.
+        if let (RunStatus::Completed, Some(results)) = (run.status, run.results) {
             kept.push(serde_json::from_value(results).map_err(anyhow::Error::from)?);
         }
     }

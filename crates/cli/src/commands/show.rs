@@ -1,5 +1,6 @@
 use evalign_core::{
-    MetricResult, Outcome, Output as ModelOutput, Prompt, RequestKind, RunResults, SampleRecord, TaskResult,
+    MetricResult, Outcome, Output as ModelOutput, Prompt, RequestKind, RunResults, RunStatus, SampleRecord,
+    TaskResult,
 };
 use evalign_store::SampleFilter;
 
@@ -27,10 +28,12 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> 
         }
         return Ok(Verdict::Good);
     }
-    // Kept results are shown as they were; an unfinished run is aggregated as far as it is.
+    // A finished run's kept results are shown as they were; any other is aggregated as far as it is now.
     let mut results: RunResults = match &run.results {
-        Some(kept) => serde_json::from_value(kept.clone()).map_err(anyhow::Error::from)?,
-        None => scoreboard(&run, &DataArgs::default(), true)?.aggregate(&store, &id)?,
+        Some(kept) if run.status == RunStatus::Completed => {
+            serde_json::from_value(kept.clone()).map_err(anyhow::Error::from)?
+        }
+        _ => scoreboard(&run, &DataArgs::default(), true)?.aggregate(&store, &id)?,
     };
     if let Some(task) = &args.task {
         results.results.retain(|result| result.task == *task);
