@@ -33,10 +33,8 @@ pub fn open(roots: &DataRoots, spec: &DatasetSpec) -> Result<Dataset, DataError>
     let selected = spec.filter.as_ref().map(|filter| select(&source, filter)).transpose()?;
     let dataset = Dataset { name: spec.describe(), source, selected };
     if dataset.rows() == 0 {
-        return Err(DataError::Empty(match &spec.filter {
-            Some(filter) => format!("{} where {} is {}", dataset.name, filter.column, filter.value),
-            None => dataset.name,
-        }));
+        let filter = spec.filter.as_ref().map(|filter| format!("{} is {}", filter.column, filter.value));
+        return Err(DataError::Empty { files: dataset.files().to_vec(), dataset: dataset.name, filter });
     }
     Ok(dataset)
 }

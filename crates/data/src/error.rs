@@ -21,8 +21,8 @@ pub enum DataError {
     Row { path: PathBuf, unit: &'static str, row: u64, field: Option<String>, message: String },
     #[error("{}: no column `{column}`", path.display())]
     NoColumn { path: PathBuf, column: String, columns: Vec<String> },
-    #[error("dataset `{0}` has no rows")]
-    Empty(String),
+    #[error("dataset `{dataset}` has no rows{}", filter.as_ref().map(|f| format!(" where {f}")).unwrap_or_default())]
+    Empty { dataset: String, filter: Option<String>, files: Vec<PathBuf> },
     #[error("row {index} was asked for, dataset `{dataset}` has {rows}")]
     OutOfRange { dataset: String, index: u64, rows: u64 },
     /// A limit on what an input may make us hold; see [`crate::Limits`].
@@ -51,8 +51,24 @@ impl Hint for DataError {
             Self::Row { message, .. } if message.contains("UTF-8") => {
                 Some("convert the file to UTF-8, for example with `iconv -t UTF-8`".to_owned())
             }
-            Self::File { .. } | Self::Row { .. } | Self::Empty(_) | Self::OutOfRange { .. } => None,
+            Self::Empty { filter: Some(_), files, .. } => {
+                Some(format!("{} has rows, but none with this value: check the filter", listed(files)))
+            }
+            Self::Empty { filter: None, files, .. } => Some(format!(
+                "{} is there, but holds none: check that it was written to its end",
+                listed(files)
+            )),
+            Self::File { path, .. } if !path.exists() => Some("check the path".to_owned()),
+            Self::File { path, .. } | Self::Row { path, .. } => Some(format!(
+                "mend {}, or get it again: a file that was cut off while it was copied looks like this",
+                path.display()
+            )),
+            Self::OutOfRange { .. } => None,
             Self::TooLarge { .. } => Some("split the file, or check that it is what you expect".to_owned()),
         }
     }
+}
+
+fn listed(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -1,3 +1,6 @@
+mod pages;
+mod thrift;
+
 use std::path::{Path, PathBuf};
 
 use polars::io::parquet::read::FileMetadata;
@@ -15,9 +18,11 @@ pub(crate) struct ParquetShape {
     pub(crate) unpacked_bytes: u64,
 }
 
-/// Reads the footer only.
+/// Reads the footer, and the headers of all pages: afterwards what a damaged file promises cannot make the
+/// decoder reserve memory that is not there. (What lies inside the pages, it checks itself.)
 pub(crate) fn shape(path: &Path, limits: &Limits) -> Result<ParquetShape, DataError> {
     guarded(path, || {
+        pages::check_footer(path, &mut file(path)?)?;
         let mut reader = ParquetReader::new(file(path)?);
         let columns = reader
             .schema()
@@ -29,6 +34,7 @@ pub(crate) fn shape(path: &Path, limits: &Limits) -> Result<ParquetShape, DataEr
         let groups: Vec<usize> = metadata.row_groups.iter().map(|g| g.num_rows()).collect();
         let unpacked: u64 = metadata.row_groups.iter().map(|g| g.total_byte_size() as u64).sum();
         plausible(path, metadata)?;
+        pages::check_pages(path, &mut file(path)?, metadata)?;
         let packed = fs_err::metadata(path).map_err(|e| DataError::file(path, e))?.len().max(1);
         let dense = unpacked > limits.ratio_from_bytes && unpacked / packed > limits.unpack_ratio;
         if unpacked > limits.unpacked_bytes || dense {
@@ -42,10 +48,8 @@ pub(crate) fn shape(path: &Path, limits: &Limits) -> Result<ParquetShape, DataEr
     })
 }
 
-/// The decoder reserves memory for as many values as the footer promises, and a process that cannot get
-/// it dies: a damaged count must be noticed before. (Counts in the headers of single pages are left to the
-/// decoder; files from the hub are checked by digest.) Every row has at least one value in each column, and
-/// even a run-length encoding needs some bytes for its values.
+/// Every row has at least one value in each column, and even a run-length encoding needs some bytes for its
+/// values.
 fn plausible(path: &Path, metadata: &FileMetadata) -> Result<(), DataError> {
     const MOST_VALUES: i64 = 1 << 31;
     const VALUES_PER_BYTE: i64 = 4096;

@@ -237,7 +237,7 @@ fn format_of(files: &[PathBuf]) -> Result<Format, DataError> {
         }
         found = Some(format);
     }
-    found.ok_or_else(|| DataError::Empty(String::new()))
+    found.ok_or_else(|| DataError::Empty { dataset: String::new(), filter: None, files: Vec::new() })
 }
 
 /// SHA-256 over the bytes of all files in order.

@@ -38,7 +38,7 @@ pub struct DatasetSpec {
 }
 
 impl DatasetSpec {
-    /// For messages: `openai/gsm8k (main, test)`.
+    /// For messages: `openai/gsm8k (main, test)`, and just the file where one is named.
     #[must_use]
     pub fn describe(&self) -> String {
         let name = match (&self.files, self.path.as_str()) {
@@ -46,10 +46,9 @@ impl DatasetSpec {
             (Some(files), path) => format!("{path}/{files}"),
             (None, path) => path.to_owned(),
         };
-        match &self.config {
-            Some(config) => format!("{name} ({config}, {})", self.split),
-            None => format!("{name} ({})", self.split),
-        }
+        let parts = [self.config.as_deref().unwrap_or_default(), &self.split];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() { name } else { format!("{name} ({})", parts.join(", ")) }
     }
 }
 

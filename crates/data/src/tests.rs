@@ -9,6 +9,8 @@ use crate::{
     write_jsonl, write_parquet,
 };
 
+mod damage;
+
 fn row(value: Value) -> Row {
     match value {
         Value::Object(row) => row,
@@ -312,7 +314,7 @@ fn filters_select_rows_and_name_missing_columns() {
         let found: Vec<_> = rows_of(&dataset).into_iter().map(|r| r["i"].clone()).collect();
         assert_eq!(found, [json!(0), json!(2)]);
         assert_eq!(dataset.get(1).unwrap()["i"], json!(2));
-        assert!(matches!(filtered(&roots, "s", "c"), Err(DataError::Empty(_))));
+        assert!(matches!(filtered(&roots, "s", "c"), Err(DataError::Empty { .. })));
         let error = filtered(&roots, "subject", "a").unwrap_err();
         assert_eq!(error.hint().unwrap(), "its columns are s, i");
     }
@@ -322,7 +324,7 @@ fn filters_select_rows_and_name_missing_columns() {
 fn empty_files_are_refused() {
     for (name, text) in [("t.jsonl", ""), ("t.jsonl", "\n\n"), ("t.csv", "a,b\n"), ("t.csv", "")] {
         let (_dir, path) = text_file(name, text);
-        assert!(matches!(open_file(&path), Err(DataError::Empty(_))), "{name} {text:?}");
+        assert!(matches!(open_file(&path), Err(DataError::Empty { .. })), "{name} {text:?}");
     }
     let (_dir, path) = text_file("t.xlsx", "");
     assert!(open_file(&path).unwrap_err().to_string().contains(".xlsx"));
