@@ -31,6 +31,6 @@ pub use request::{
     Response, Role, TokenLogprob, Usage,
 };
 pub use results::{Estimate, MetricResult, ModelSummary, RunResults, Seconds, TaskResult};
-pub use run::{Dtype, ModelIdentity, RunSpec, RunStatus, ScoringMode, SpecDifference, TaskSpec};
+pub use run::{Dtype, ModelIdentity, RunSpec, RunStatus, ScoredBy, ScoringMode, SpecDifference, TaskSpec};
 pub use sample::SampleRecord;
 pub use seed::sample_seed;

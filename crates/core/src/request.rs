@@ -25,7 +25,8 @@ pub enum Prompt {
     Chat(Vec<Message>),
 }
 
-/// How to generate. Temperature 0 is greedy decoding, and then the other sampling fields have no effect.
+/// How to generate. Temperature 0 is greedy decoding: then `top_p`, `top_k`, `min_p` and `seed` have no
+/// effect. The repetition penalty has one at every temperature.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GenerateParams {
     /// Most tokens to generate.
@@ -34,7 +35,8 @@ pub struct GenerateParams {
     pub top_p: Option<f64>,
     pub top_k: Option<u32>,
     pub min_p: Option<f64>,
-    /// 1 leaves logits alone (Keskar et al. 2019, arXiv 1909.05858, section 4.1).
+    /// Above 1 it lowers the logits of tokens seen before, ahead of all other rules; 1 leaves them alone
+    /// (Keskar et al. 2019, arXiv 1909.05858, section 4.1).
     pub repetition_penalty: Option<f64>,
     /// Generation ends before the first of these; the text does not include it.
     pub stop: Vec<String>,
@@ -134,6 +136,33 @@ pub enum Output {
     },
 }
 
+impl Output {
+    /// Every probability in it is a number. (JSON knows no infinity and no NaN, and no comparison with one
+    /// decides anything.)
+    ///
+    /// # Errors
+    /// Says which one is not, and what it is instead.
+    pub fn check_finite(&self) -> Result<(), String> {
+        let check = |number: f64, what: &dyn Fn() -> String| {
+            if number.is_finite() { Ok(()) } else { Err(format!("{} is {number}", what())) }
+        };
+        match self {
+            Self::LogLikelihood { choices } => {
+                for (i, choice) in choices.iter().enumerate() {
+                    check(choice.sum, &|| format!("log-likelihood of choice {i}"))?;
+                }
+            }
+            Self::Text { logprobs, .. } => {
+                for (i, token) in logprobs.iter().flatten().enumerate() {
+                    check(token.logprob, &|| format!("log-probability of token {i} ({:?})", token.token))?;
+                }
+            }
+            Self::Perplexity { sum, .. } => check(*sum, &|| "log-likelihood of the text".to_owned())?,
+        }
+        Ok(())
+    }
+}
+
 /// Tokens spent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -163,4 +192,25 @@ pub struct Response {
     /// Answered from the response cache.
     #[serde(default)]
     pub cached: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_is_named() {
+        let choice = |sum| ChoiceLogLikelihood { sum, tokens: 1, greedy: false };
+        let choices =
+            |sums: &[f64]| Output::LogLikelihood { choices: sums.iter().map(|s| choice(*s)).collect() };
+        assert_eq!(choices(&[-1.0, -2.0]).check_finite(), Ok(()));
+        let refused = |output: Output| output.check_finite().unwrap_err();
+        assert_eq!(refused(choices(&[-1.0, f64::NAN])), "log-likelihood of choice 1 is NaN");
+        let text = Output::Perplexity { sum: f64::NEG_INFINITY, tokens: 3 };
+        assert_eq!(refused(text), "log-likelihood of the text is -inf");
+        let token = TokenLogprob { token: "x".to_owned(), logprob: f64::NEG_INFINITY };
+        let text =
+            Output::Text { text: "x".to_owned(), finish: FinishReason::Stop, logprobs: Some(vec![token]) };
+        assert_eq!(refused(text), "log-probability of token 0 (\"x\") is -inf");
+    }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -97,7 +98,21 @@ pub struct RunSpec {
     pub chat_template: bool,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub system_instruction: Option<String>,
+    /// What the chat template took for the present (`2026-11-22T00:00:00`), where it is used and asks for it:
+    /// prompts of another day are other prompts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rendered_at: Option<String>,
     pub tasks: Vec<TaskSpec>,
+}
+
+/// The rules that the stored scores of a run come from: what its spec says, or, after it was scored again,
+/// what the task files and the scoring code said then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScoredBy {
+    pub scorer_version: u32,
+    /// Digest of the definition, by leaf task.
+    pub definitions: BTreeMap<String, Digest>,
 }
 
 /// One field in which two specs differ, as a JSON pointer and both values.
@@ -119,6 +134,16 @@ impl RunSpec {
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of_json(&serde_json::to_value(self).unwrap_or(Value::Null))
+    }
+
+    /// The rules this spec scores by.
+    #[must_use]
+    pub fn scored_by(&self) -> ScoredBy {
+        let definition = |task: &TaskSpec| (task.task.clone(), task.definition.clone());
+        ScoredBy {
+            scorer_version: self.scorer_version,
+            definitions: self.tasks.iter().map(definition).collect(),
+        }
     }
 
     /// Every leaf field that differs, in field order. Empty when the specs are the same.

@@ -10,22 +10,19 @@ use std::path::PathBuf;
 
 use candle_core::quantized::gguf_file::Content;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use evalign_lm::kernels::{Pool, QuantActivations, QuantMatrix, QuantOutput, quant_linear, quant_linears};
+use evalign_lm::kernels::{Pool, QuantActivations, QuantMatrix, quant_stacked};
 
-/// The matrices of one decoder layer.
+/// The matrices of one decoder layer; those with the same input are stacked.
 struct Layer {
-    q: QuantMatrix,
-    k: QuantMatrix,
-    v: QuantMatrix,
-    attention_out: QuantMatrix,
-    gate: QuantMatrix,
-    up: QuantMatrix,
-    down: QuantMatrix,
+    qkv: [QuantMatrix; 3],
+    attention_out: [QuantMatrix; 1],
+    gate_up: [QuantMatrix; 2],
+    down: [QuantMatrix; 1],
 }
 
 struct Model {
     layers: Vec<Layer>,
-    head: QuantMatrix,
+    head: [QuantMatrix; 1],
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -46,16 +43,13 @@ impl Model {
         let layers = (0..count).map(|index| {
             let of = |name: &str| matrix(&format!("blk.{index}.{name}.weight"));
             Ok(Layer {
-                q: of("attn_q")?,
-                k: of("attn_k")?,
-                v: of("attn_v")?,
-                attention_out: of("attn_output")?,
-                gate: of("ffn_gate")?,
-                up: of("ffn_up")?,
-                down: of("ffn_down")?,
+                qkv: [of("attn_q")?, of("attn_k")?, of("attn_v")?],
+                attention_out: [of("attn_output")?],
+                gate_up: [of("ffn_gate")?, of("ffn_up")?],
+                down: [of("ffn_down")?],
             })
         });
-        Ok(Self { layers: layers.collect::<Result<_, Failure>>()?, head: matrix("token_embd.weight")? })
+        Ok(Self { layers: layers.collect::<Result<_, Failure>>()?, head: [matrix("token_embd.weight")?] })
     }
 }
 
@@ -65,63 +59,45 @@ struct Pass {
     projected: usize,
     scratch: QuantActivations,
     hidden: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    qkv: Vec<f32>,
+    gate_up: Vec<f32>,
     logits: Vec<f32>,
 }
 
 impl Pass {
     fn new(model: &Model, rows: usize, projected: usize) -> Self {
         let layer = &model.layers[0];
-        let zeros = |n: usize| vec![0.0; rows * n];
-        let hidden = (0..rows * model.head.k()).map(|i| (i as f32 * 0.37).sin()).collect();
+        let zeros = |rows: usize, parts: &[QuantMatrix]| {
+            vec![0.0; rows * parts.iter().map(QuantMatrix::n).sum::<usize>()]
+        };
         Self {
             rows,
             projected,
             scratch: QuantActivations::new(),
-            hidden,
-            q: zeros(layer.q.n()),
-            k: zeros(layer.k.n()),
-            v: zeros(layer.v.n()),
-            gate: zeros(layer.gate.n()),
-            up: zeros(layer.up.n()),
-            logits: vec![0.0; projected * model.head.n()],
+            hidden: (0..rows * model.head[0].k()).map(|i| (i as f32 * 0.37).sin()).collect(),
+            qkv: zeros(rows, &layer.qkv),
+            gate_up: zeros(rows, &layer.gate_up),
+            logits: zeros(projected, &model.head),
         }
     }
 
+    /// Linear layers only: the next one takes the first numbers of what attention or the gate would take.
     fn run(&mut self, model: &Model, pool: &Pool) {
-        let (rows, width) = (self.rows, model.head.k());
+        let (rows, width) = (self.rows, model.head[0].k());
+        let scratch = &mut self.scratch;
+        let mut multiply = |x: &[f32], rows: usize, parts: &[QuantMatrix], out: &mut [f32]| {
+            let width = parts[0].k();
+            scratch.quantise(pool, &x[..rows * width], rows, width);
+            quant_stacked(pool, scratch, parts, None, out, false);
+        };
         for layer in &model.layers {
-            self.scratch.quantise(pool, &self.hidden, rows, width);
-            quant_linears(
-                pool,
-                &self.scratch,
-                &mut [
-                    QuantOutput::new(&layer.q, &mut self.q),
-                    QuantOutput::new(&layer.k, &mut self.k),
-                    QuantOutput::new(&layer.v, &mut self.v),
-                ],
-            );
-            let output = QuantOutput::new(&layer.attention_out, &mut self.hidden);
-            quant_linear(pool, &mut self.scratch, &self.q, rows, output);
-            self.scratch.quantise(pool, &self.hidden, rows, width);
-            quant_linears(
-                pool,
-                &self.scratch,
-                &mut [
-                    QuantOutput::new(&layer.gate, &mut self.gate),
-                    QuantOutput::new(&layer.up, &mut self.up),
-                ],
-            );
-            let output = QuantOutput::new(&layer.down, &mut self.hidden);
-            quant_linear(pool, &mut self.scratch, &self.up, rows, output);
+            multiply(&self.hidden, rows, &layer.qkv, &mut self.qkv);
+            multiply(&self.qkv, rows, &layer.attention_out, &mut self.hidden);
+            multiply(&self.hidden, rows, &layer.gate_up, &mut self.gate_up);
+            multiply(&self.gate_up, rows, &layer.down, &mut self.hidden);
         }
         let last = &self.hidden[(rows - self.projected) * width..];
-        let output = QuantOutput::new(&model.head, &mut self.logits);
-        quant_linear(pool, &mut self.scratch, last, self.projected, output);
+        multiply(last, self.projected, &model.head, &mut self.logits);
         black_box(&self.logits);
     }
 }

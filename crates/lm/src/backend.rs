@@ -52,6 +52,21 @@ pub(crate) struct Rotation<T> {
     pub(crate) sin: T,
 }
 
+/// A weight matrix, perhaps of several stacked projections, with its bias.
+#[derive(Debug)]
+pub(crate) struct Linear<M, V> {
+    pub(crate) weight: M,
+    pub(crate) bias: Option<V>,
+}
+
+/// What happens to what an output held before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Write {
+    Replace,
+    /// A residual connection.
+    Add,
+}
+
 /// One device's way to store numbers and compute with them. A buffer is a row-major matrix; an `out`
 /// buffer takes the shape of the result.
 pub(crate) trait Backend: Send + Sync + Sized {
@@ -95,21 +110,13 @@ pub(crate) trait Backend: Send + Sync + Sized {
         weight: &Self::Vector,
         eps: f32,
     ) -> Result<(), LmError>;
-    /// `x W^T + bias`.
+    /// `x W^T + bias`, written to `out` or added to it.
     fn linear(
         &self,
         x: &Self::Buffer,
-        weight: &Self::Matrix,
-        bias: Option<&Self::Vector>,
+        layer: &Linear<Self::Matrix, Self::Vector>,
         out: &mut Self::Buffer,
-    ) -> Result<(), LmError>;
-    /// `out += x W^T + bias`.
-    fn linear_add(
-        &self,
-        x: &Self::Buffer,
-        weight: &Self::Matrix,
-        bias: Option<&Self::Vector>,
-        out: &mut Self::Buffer,
+        write: Write,
     ) -> Result<(), LmError>;
     /// Rotates every head in these columns, in place.
     fn rotate(

@@ -40,21 +40,22 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     bos_text: Option<String>,
     eos_text: Option<String>,
-    uses_clock: bool,
+    clock: Option<DateTime>,
     digest: Digest,
 }
 
 impl ChatTemplate {
     /// Parses a template. `bos_text` and `eos_text` are what it sees as `bos_token` and `eos_token`;
-    /// without one the variable is undefined. `strftime_now` gives the time of this call.
+    /// without one the variable is undefined. `strftime_now` gives the first moment of today, so that all
+    /// prompts of a day are alike.
     ///
     /// # Errors
     /// [`LmError::ChatTemplate`] with the line at fault.
     pub fn parse(source: &str, bos_text: Option<&str>, eos_text: Option<&str>) -> Result<Self, LmError> {
-        Self::parse_at(source, bos_text, eos_text, jiff::Zoned::now().datetime())
+        Self::parse_at(source, bos_text, eos_text, jiff::Zoned::now().date().at(0, 0, 0, 0))
     }
 
-    /// [`ChatTemplate::parse`] for a fixed time, so that prompts can be rendered again as they were.
+    /// [`ChatTemplate::parse`] for another time, so that prompts can be rendered again as they were.
     ///
     /// # Errors
     /// As [`ChatTemplate::parse`].
@@ -79,7 +80,7 @@ impl ChatTemplate {
             environment: Arc::new(environment),
             bos_text: bos_text.map(str::to_owned),
             eos_text: eos_text.map(str::to_owned),
-            uses_clock: source.contains("strftime_now"),
+            clock: source.contains("strftime_now").then_some(now),
             digest: Digest::of(format!("evalign chat template 1\n{bos_text:?}\n{eos_text:?}\n{source}")),
         })
     }
@@ -123,10 +124,10 @@ impl ChatTemplate {
         Value::from_pairs(variables)
     }
 
-    /// The template asks for the time: prompts rendered on different days may differ.
+    /// What the template takes for the present, where it asks for it: prompts depend on it.
     #[must_use]
-    pub fn uses_clock(&self) -> bool {
-        self.uses_clock
+    pub fn clock(&self) -> Option<DateTime> {
+        self.clock
     }
 
     /// SHA-256 over the template and the special tokens it is given.

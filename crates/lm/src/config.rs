@@ -8,6 +8,13 @@ pub(crate) use hugging_face::from_hugging_face;
 
 use crate::rope::RopeConfig;
 
+/// What can be done about an architecture that is none of those this engine knows.
+const HINT_ARCHITECTURE: &str = "supported are decoders of the Llama family: Llama, Mistral, SmolLM, Qwen2, \
+                                 Qwen2.5 and Qwen3, from a GGUF file or a Hugging Face directory";
+/// What can be done about a member of the family with a part that this engine does not know.
+const HINT_PART: &str =
+    "this engine computes decoders of the Llama family without this variation; use another model";
+
 /// More layers than any model has: keeps a malformed file from allocating.
 const MOST_LAYERS: usize = 1 << 12;
 

@@ -3,20 +3,13 @@
 use std::ops::Range;
 
 use crate::LmError;
-use crate::backend::{AttentionSpec, Backend, Job, KvShape, Rotation};
+use crate::backend::{AttentionSpec, Backend, Job, KvShape, Linear, Rotation, Write};
 use crate::config::{LayerAttention, ModelConfig};
 use crate::kernels::{Target, TargetScores};
 use crate::kv::KvStore;
 use crate::rope::Rope;
 use crate::step::Step;
 use crate::weights::{Part, RawTensor, Weights};
-
-/// A weight matrix, perhaps of several stacked projections, with its bias.
-#[derive(Debug)]
-struct Linear<M, V> {
-    weight: M,
-    bias: Option<V>,
-}
 
 /// One layer, in the order of the forward pass. Query, key and value projections are stacked in one
 /// matrix, gate and up projections in another.
@@ -166,7 +159,7 @@ impl<B: Backend> Decoder<B> {
         let keys = queries.end..queries.end + config.kv_size();
         let values = keys.end..keys.end + config.kv_size();
         backend.rms_norm(&work.x, &block.attention_norm, config.norm_eps, &mut work.normed)?;
-        backend.linear(&work.normed, &block.qkv.weight, block.qkv.bias.as_ref(), &mut work.qkv)?;
+        backend.linear(&work.normed, &block.qkv, &mut work.qkv, Write::Replace)?;
         if let Some(norm) = &block.query_norm {
             backend.norm_heads(&mut work.qkv, queries.clone(), norm, config.norm_eps)?;
         }
@@ -198,7 +191,7 @@ impl<B: Backend> Decoder<B> {
             window: block.attention.window,
         };
         backend.attend(&spec, &work.qkv, &jobs, &mut work.attended)?;
-        backend.linear_add(&work.attended, &block.output.weight, block.output.bias.as_ref(), &mut work.x)
+        backend.linear(&work.attended, &block.output, &mut work.x, Write::Add)
     }
 
     fn feed_forward(
@@ -208,14 +201,9 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<(), LmError> {
         let backend = &self.backend;
         backend.rms_norm(&work.x, &block.mlp_norm, self.config.norm_eps, &mut work.normed)?;
-        backend.linear(
-            &work.normed,
-            &block.gate_up.weight,
-            block.gate_up.bias.as_ref(),
-            &mut work.gate_up,
-        )?;
+        backend.linear(&work.normed, &block.gate_up, &mut work.gate_up, Write::Replace)?;
         backend.gate(&work.gate_up, self.config.intermediate_size, &mut work.gated)?;
-        backend.linear_add(&work.gated, &block.down.weight, block.down.bias.as_ref(), &mut work.x)
+        backend.linear(&work.gated, &block.down, &mut work.x, Write::Add)
     }
 
     /// Log-probabilities of tokens at rows of the last step: `targets[i].row` indexes `rows`.
@@ -336,27 +324,25 @@ impl<B: Backend> Loader<'_, B> {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Refuses a sequence that the model or the budget cannot hold, before anything is computed.
+    /// Refuses a sequence that the model or the budget cannot hold, before anything is computed. Each of
+    /// `parts` has a node of its own: their lengths add up to the sequence's.
     pub(crate) fn check_sequence<'t>(
         &self,
-        index: usize,
-        length: usize,
+        parts: &[usize],
         tokens: impl IntoIterator<Item = &'t u32>,
         budget_bytes: u64,
     ) -> Result<(), LmError> {
-        let context = self.config.context_length;
+        let (length, context) = (parts.iter().sum(), self.config.context_length);
         if length > context {
-            return Err(LmError::Request(format!(
-                "item {index} has {length} tokens, the context holds {context}"
-            )));
+            return Err(LmError::Request(format!("{length} tokens, the context holds {context}")));
         }
         let vocabulary = self.config.vocab_size;
         if let Some(token) = tokens.into_iter().find(|token| **token as usize >= vocabulary) {
             return Err(LmError::Request(format!(
-                "item {index} has token {token}, the vocabulary {vocabulary}"
+                "token {token} is not in the model's vocabulary of {vocabulary}"
             )));
         }
-        let needed_bytes = self.backend.kv_bytes(self.kv_shape(), length);
+        let needed_bytes = parts.iter().map(|part| self.backend.kv_bytes(self.kv_shape(), *part)).sum();
         if needed_bytes > budget_bytes {
             return Err(LmError::Memory { tokens: length, needed_bytes, budget_bytes });
         }

@@ -12,14 +12,17 @@ pub enum LmError {
     /// A file is there but is not what it should be: truncated, wrong magic, malformed JSON.
     #[error("{}: {problem}", path.display())]
     Format { path: PathBuf, problem: String },
-    /// A well-formed file of something this engine does not implement.
+    /// A well-formed file of something this engine does not implement; the hint says what it does.
     #[error("{}: unsupported {what}", path.display())]
-    Unsupported { path: PathBuf, what: String },
+    Unsupported { path: PathBuf, what: String, hint: &'static str },
     /// One tensor is missing or has the wrong shape or type.
     #[error("{}: tensor `{tensor}`: {problem}", path.display())]
     Tensor { path: PathBuf, tensor: String, problem: String },
+    /// Text that does not become tokens or tokens that do not become text. While a model is loaded:
+    /// definitions of a tokeniser that are malformed, as [`LmError::Format`] with the file's name.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A conversation that the template does not take. While a model is loaded: as for the tokeniser.
     #[error("chat template: {0}")]
     ChatTemplate(String),
     /// A request that no amount of memory or patience can answer.
@@ -43,13 +46,25 @@ impl LmError {
         Self::Format { path: path.to_owned(), problem: problem.to_string() }
     }
 
-    pub(crate) fn unsupported(path: &Path, what: impl std::fmt::Display) -> Self {
-        Self::Unsupported { path: path.to_owned(), what: what.to_string() }
+    pub(crate) fn unsupported(path: &Path, what: impl std::fmt::Display, hint: &'static str) -> Self {
+        Self::Unsupported { path: path.to_owned(), what: what.to_string(), hint }
     }
 
     pub(crate) fn tensor(path: &Path, tensor: &str, problem: impl std::fmt::Display) -> Self {
         Self::Tensor { path: path.to_owned(), tensor: tensor.to_owned(), problem: problem.to_string() }
     }
+
+    /// Names the file or directory whose tokeniser or chat template is at fault.
+    pub(crate) fn in_model(self, path: &Path) -> Self {
+        match self {
+            Self::Tokenizer(_) | Self::ChatTemplate(_) => Self::format(path, self),
+            other => other,
+        }
+    }
+}
+
+fn is_weights(extension: &std::ffi::OsStr) -> bool {
+    extension.eq_ignore_ascii_case("gguf") || extension.eq_ignore_ascii_case("safetensors")
 }
 
 impl Hint for LmError {
@@ -58,17 +73,21 @@ impl Hint for LmError {
             Self::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Some("check the path, or fetch the default model with `evalign models pull`".to_owned())
             }
-            Self::Format { .. } => {
-                Some("the file may be incomplete: delete it and download it again".to_owned())
+            Self::Format { path, .. } if path.extension().is_some_and(is_weights) => {
+                Some("the file may be incomplete: delete it and fetch it again with `evalign models pull`".to_owned())
             }
-            Self::Unsupported { .. } => Some(
-                "supported are Llama, Mistral, SmolLM, Qwen2, Qwen2.5 and Qwen3 decoders as GGUF or safetensors"
+            Self::Format { .. } => {
+                Some("correct what is named, or fetch the model again with `evalign models pull`".to_owned())
+            }
+            Self::Unsupported { hint, .. } => Some((*hint).to_owned()),
+            Self::Tensor { .. } => Some(
+                "the weights are not those of the model that the configuration describes: fetch both again with \
+                 `evalign models pull`"
                     .to_owned(),
             ),
             Self::Memory { .. } => Some("raise `--memory-gib` or shorten the prompts".to_owned()),
             Self::Device(_) => Some("use `--device cpu`".to_owned()),
             Self::Io(_)
-            | Self::Tensor { .. }
             | Self::Tokenizer(_)
             | Self::ChatTemplate(_)
             | Self::Request(_)

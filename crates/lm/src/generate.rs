@@ -14,6 +14,7 @@ use crate::backend::Backend;
 use crate::decoder::{Decoder, Workspace};
 use crate::kv::KvStore;
 use crate::plan::{Plan, Tokens};
+use crate::request::{Event, answerable};
 use crate::sample::Sampler;
 use crate::step::Step;
 use crate::walk::{STEP_ROWS, Walk};
@@ -31,40 +32,31 @@ pub(crate) fn generate<B: Backend>(
     tokenizer: &Tokenizer,
     budget_bytes: u64,
     items: &[GenerateItem],
-    on_done: &mut dyn FnMut(usize, GenerateOutput) -> ControlFlow<()>,
+    on_event: &mut dyn FnMut(Event<GenerateOutput>) -> ControlFlow<()>,
 ) -> Result<EngineStats, LmError> {
-    for (index, item) in items.iter().enumerate() {
-        check(decoder, budget_bytes, index, item)?;
+    match answerable(items, |item| check(decoder, budget_bytes, item), on_event) {
+        ControlFlow::Continue(valid) => {
+            Generation::new(decoder, tokenizer, budget_bytes, items, valid).run(on_event)
+        }
+        ControlFlow::Break(()) => Ok(EngineStats::default()),
     }
-    Generation::new(decoder, tokenizer, budget_bytes, items).run(on_done)
 }
 
-fn check<B: Backend>(
-    decoder: &Decoder<B>,
-    budget_bytes: u64,
-    index: usize,
-    item: &GenerateItem,
-) -> Result<(), LmError> {
+fn check<B: Backend>(decoder: &Decoder<B>, budget_bytes: u64, item: &GenerateItem) -> Result<(), LmError> {
     if item.prompt.is_empty() {
-        return Err(LmError::Request(format!("item {index} has an empty prompt")));
+        return Err(LmError::Request("an empty prompt".to_owned()));
     }
     if item.params.max_tokens == 0 {
-        return Err(LmError::Request(format!("item {index} asks for 0 tokens")));
+        return Err(LmError::Request("0 tokens are to be generated".to_owned()));
     }
-    Sampler::check(&item.params).map_err(|problem| LmError::Request(format!("item {index}: {problem}")))?;
-    let context = decoder.config.context_length;
-    if item.prompt.len() >= context {
-        let length = item.prompt.len();
+    Sampler::check(&item.params).map_err(LmError::Request)?;
+    let (length, context) = (item.prompt.len(), decoder.config.context_length);
+    if length >= context {
         return Err(LmError::Request(format!(
-            "item {index} has a prompt of {length} tokens, which leaves no room in a context of {context}"
+            "a prompt of {length} tokens leaves no room in a context of {context}"
         )));
     }
-    decoder.check_sequence(
-        index,
-        item.prompt.len() + room_to_generate(decoder, item),
-        &item.prompt,
-        budget_bytes,
-    )
+    decoder.check_sequence(&[length, room_to_generate(decoder, item)], &item.prompt, budget_bytes)
 }
 
 /// Tokens an item may generate: what it asks for, or what its context has left.
@@ -76,6 +68,8 @@ struct Generation<'a, B: Backend> {
     decoder: &'a Decoder<B>,
     tokenizer: &'a Tokenizer,
     items: &'a [GenerateItem],
+    /// Indices of the items to answer; what the plan calls a sequence is a place in here.
+    valid: Vec<usize>,
     store: KvStore<B::Kv>,
     work: Workspace<B::Buffer>,
     step: Step,
@@ -92,12 +86,14 @@ impl<'a, B: Backend> Generation<'a, B> {
         tokenizer: &'a Tokenizer,
         budget_bytes: u64,
         items: &'a [GenerateItem],
+        valid: Vec<usize>,
     ) -> Self {
-        let prompt_tokens = items.iter().map(|item| item.prompt.len() as u64).sum();
+        let prompt_tokens = valid.iter().map(|item| items[*item].prompt.len() as u64).sum();
         Self {
             decoder,
             tokenizer,
             items,
+            valid,
             store: KvStore::new(budget_bytes),
             work: Workspace::default(),
             step: Step::default(),
@@ -114,11 +110,11 @@ impl<'a, B: Backend> Generation<'a, B> {
 
     fn run(
         mut self,
-        on_done: &mut dyn FnMut(usize, GenerateOutput) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event<GenerateOutput>) -> ControlFlow<()>,
     ) -> Result<EngineStats, LmError> {
         // Every prompt computes its own last token: the row its first new token is drawn from.
-        let plan = Plan::new(self.items.len(), |item| self.tokens(item))
-            .keeping_last(|item| self.tokens(item).len());
+        let tokens = |sequence: usize| self.tokens(self.valid[sequence]);
+        let plan = Plan::new(self.valid.len(), tokens).keeping_last(|sequence| tokens(sequence).len());
         let mut walk = Walk::new(plan);
         loop {
             for sequence in &mut self.active {
@@ -131,11 +127,11 @@ impl<'a, B: Backend> Generation<'a, B> {
                 if walk.start_over() {
                     continue;
                 }
-                let item = &self.items[walk.plan.sequence(place)];
+                let item = &self.items[self.valid[walk.plan.sequence(place)]];
                 let length = item.prompt.len() + room_to_generate(self.decoder, item);
                 return Err(self.decoder.too_large(length, &self.store));
             }
-            if self.compute(decode_rows, on_done)?.is_break() {
+            if self.compute(decode_rows, on_event)?.is_break() {
                 return Ok(self.stats);
             }
         }
@@ -145,7 +141,7 @@ impl<'a, B: Backend> Generation<'a, B> {
     fn admit(&mut self, walk: &mut Walk) -> Result<(), LmError> {
         let (backend, shape) = (&self.decoder.backend, self.decoder.kv_shape());
         while let Some(place) = walk.enter() {
-            let item = walk.plan.sequence(place);
+            let item = self.valid[walk.plan.sequence(place)];
             let tokens = self.tokens(item);
             let new_tokens = room_to_generate(self.decoder, &self.items[item]);
             let waiting = self.active.iter().filter(|sequence| sequence.is_waiting()).count();
@@ -183,8 +179,11 @@ impl<'a, B: Backend> Generation<'a, B> {
     fn compute(
         &mut self,
         decode_rows: usize,
-        on_done: &mut dyn FnMut(usize, GenerateOutput) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event<GenerateOutput>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, LmError> {
+        if on_event(Event::Step).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         let started = Instant::now();
         self.decoder.forward(&mut self.store, &self.step, &mut self.work)?;
         self.draw()?;
@@ -196,8 +195,8 @@ impl<'a, B: Backend> Generation<'a, B> {
             if flow.is_continue() && sequence.is_finished() {
                 let computed = self.computed[sequence.item()];
                 self.stats.generated_tokens += sequence.generated() as u64;
-                let (item, output) = sequence.into_output(self.tokenizer, computed)?;
-                flow = on_done(item, output);
+                let item = sequence.item();
+                flow = on_event(Event::Done(item, sequence.into_output(self.tokenizer, computed)));
             } else {
                 running.push(sequence);
             }
@@ -222,7 +221,7 @@ impl<'a, B: Backend> Generation<'a, B> {
             let rows: Vec<usize> = greedy.iter().map(|(_, row)| *row).collect();
             let scores = self.decoder.score(&mut self.work, &rows, &[])?;
             for ((index, _), summary) in greedy.iter().zip(&scores.rows) {
-                self.active[*index].take_greedy(self.tokenizer, summary)?;
+                self.active[*index].take_greedy(self.tokenizer, summary);
             }
         }
         if !sampled.is_empty() {
@@ -231,7 +230,7 @@ impl<'a, B: Backend> Generation<'a, B> {
             let vocabulary = self.decoder.config.vocab_size;
             for ((index, _), logits) in sampled.iter().zip(self.logits.chunks_exact_mut(vocabulary)) {
                 let item = &self.items[self.active[*index].item()];
-                self.active[*index].take_sampled(self.tokenizer, &item.prompt, logits)?;
+                self.active[*index].take_sampled(self.tokenizer, &item.prompt, logits);
             }
         }
         Ok(())

@@ -31,13 +31,10 @@ pub use kv::{KvSegment, Rows};
 pub use linear::linear;
 pub use packed::{PackedMatrix, PanelDtype};
 pub use pool::Pool;
-pub use quant::{
-    QuantActivations, QuantError, QuantMatrix, QuantOutput, dequantise, quant_linear, quant_linears,
-    quant_stacked,
-};
+pub use quant::{QuantActivations, QuantError, QuantMatrix, dequantise, quant_stacked};
 pub use rate::{MatmulRate, matmul_rate};
 pub use rowwise::{
     Columns, RopePairing, RopeTable, add_assign, rms_norm, rms_norm_heads, rope, silu_mul, silu_mul_fused,
     softmax,
 };
-pub use vocabulary::{RowSummary, Target, TargetScores, log_softmax_gather, logits, summarise_rows};
+pub use vocabulary::{RowSummary, Target, TargetScores, log_softmax_gather, logits};

@@ -9,7 +9,7 @@ use crate::decoder::Decoder;
 use crate::memory::default_budget;
 use crate::weights::{Weights, open_gguf, open_safetensors};
 use crate::{
-    ChatTemplate, DeviceSpec, EngineStats, GenerateItem, GenerateOutput, LmError, LoadOptions,
+    ChatTemplate, DeviceSpec, EngineStats, Event, GenerateItem, GenerateOutput, LmError, LoadOptions,
     PerplexityOutput, ScoreItem, ScoreOutput, Tokenizer, generate, perplexity, score,
 };
 
@@ -74,7 +74,8 @@ impl LanguageModel {
             let digest = digest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             Ok::<_, LmError>((engine, digest))
         })?;
-        let chat_template = opened.tokenizer.chat_template()?;
+        let chat_template =
+            opened.tokenizer.chat_template(options.now).map_err(|error| error.in_model(path))?;
         let identity = Identity {
             weights: digest,
             tokenizer: opened.tokenizer.digest().clone(),
@@ -108,44 +109,50 @@ impl LanguageModel {
         self.chat_template.as_ref()
     }
 
-    /// Scores continuations. `on_done(i, output)` is called as soon as item `i` is finished, in whatever
-    /// order the prefix tree finishes them; `Break` ends the call early with what was done so far.
+    /// Scores continuations. [`Event::Done`] comes as soon as an item is finished, in whatever order the
+    /// prefix tree finishes them, and [`Event::Step`] between the steps; `Break` ends the call early with
+    /// what was done so far.
+    ///
+    /// An item that is empty, longer than the context or holds an unknown token is done with an
+    /// [`LmError::Request`] of its own, one that exceeds the memory budget alone with an
+    /// [`LmError::Memory`], before anything is computed; the other items are answered.
     ///
     /// # Errors
-    /// [`LmError::Request`] before anything is computed when an item is empty, longer than the context or
-    /// holds an unknown token; [`LmError::Memory`] when a sequence exceeds the budget alone.
+    /// When computing fails, whatever the items.
     pub fn log_likelihoods(
         &self,
         items: &[ScoreItem],
-        on_done: &mut dyn FnMut(usize, ScoreOutput) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event<ScoreOutput>) -> ControlFlow<()>,
     ) -> Result<EngineStats, LmError> {
         match &self.engine {
-            Engine::Cpu(decoder) => score::log_likelihoods(decoder, self.budget_bytes, items, on_done),
-            Engine::Candle(decoder) => score::log_likelihoods(decoder, self.budget_bytes, items, on_done),
+            Engine::Cpu(decoder) => score::log_likelihoods(decoder, self.budget_bytes, items, on_event),
+            Engine::Candle(decoder) => score::log_likelihoods(decoder, self.budget_bytes, items, on_event),
         }
     }
 
-    /// Generates text. Results come as soon as they are finished, in any order; `Break` ends the call.
+    /// Generates text; events as in [`LanguageModel::log_likelihoods`]. Sampling parameters that describe
+    /// no distribution, and tokens that cannot be turned back into text, are errors of their item too.
     ///
     /// # Errors
-    /// As [`LanguageModel::log_likelihoods`], and for sampling parameters that describe no distribution.
+    /// As [`LanguageModel::log_likelihoods`].
     pub fn generate(
         &self,
         items: &[GenerateItem],
-        on_done: &mut dyn FnMut(usize, GenerateOutput) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event<GenerateOutput>) -> ControlFlow<()>,
     ) -> Result<EngineStats, LmError> {
         match &self.engine {
             Engine::Cpu(decoder) => {
-                generate::generate(decoder, &self.tokenizer, self.budget_bytes, items, on_done)
+                generate::generate(decoder, &self.tokenizer, self.budget_bytes, items, on_event)
             }
             Engine::Candle(decoder) => {
-                generate::generate(decoder, &self.tokenizer, self.budget_bytes, items, on_done)
+                generate::generate(decoder, &self.tokenizer, self.budget_bytes, items, on_event)
             }
         }
     }
 
     /// Sum of log-probabilities of each text's tokens, in the rolling windows of
-    /// [`crate::rolling_windows`]. `prefix` stands before the first token (BOS, else EOS).
+    /// [`crate::rolling_windows`]; events as in [`LanguageModel::log_likelihoods`]. `prefix` stands before
+    /// the first token (BOS, else EOS).
     ///
     /// # Errors
     /// As [`LanguageModel::log_likelihoods`].
@@ -153,9 +160,9 @@ impl LanguageModel {
         &self,
         items: &[Vec<u32>],
         prefix: u32,
-        on_done: &mut dyn FnMut(usize, PerplexityOutput) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event<PerplexityOutput>) -> ControlFlow<()>,
     ) -> Result<EngineStats, LmError> {
-        perplexity::perplexities(self, items, prefix, on_done)
+        perplexity::perplexities(self, items, prefix, on_event)
     }
 }
 
@@ -184,10 +191,12 @@ struct Opened {
 fn open(path: &Path) -> Result<Opened, LmError> {
     if fs_err::metadata(path)?.is_dir() {
         let (weights, config) = open_safetensors(path)?;
-        return Ok(Opened { weights, config, tokenizer: Tokenizer::from_directory(path)? });
+        let tokenizer = Tokenizer::from_directory(path).map_err(|error| error.in_model(path))?;
+        return Ok(Opened { weights, config, tokenizer });
     }
     let (weights, config, metadata) = open_gguf(path)?;
-    Ok(Opened { weights, config, tokenizer: Tokenizer::from_gguf(&metadata)? })
+    let tokenizer = Tokenizer::from_gguf(&metadata).map_err(|error| error.in_model(path))?;
+    Ok(Opened { weights, config, tokenizer })
 }
 
 fn chosen_dtype(path: &Path, weights: &Weights, options: &LoadOptions) -> Result<Dtype, LmError> {
@@ -197,7 +206,11 @@ fn chosen_dtype(path: &Path, weights: &Weights, options: &LoadOptions) -> Result
     };
     let dtype = options.dtype.unwrap_or(default);
     if dtype == Dtype::Q && !weights.is_quantised() {
-        return Err(LmError::unsupported(path, "dtype q: the file holds no quantised tensor"));
+        return Err(LmError::unsupported(
+            path,
+            "dtype q: the file holds no quantised tensor",
+            "`--dtype f32`, `bf16` and `f16` hold any weights; `q` keeps the blocks of a quantised GGUF file",
+        ));
     }
     Ok(dtype)
 }

@@ -46,10 +46,12 @@ mod weights;
 
 pub use chat_template::ChatTemplate;
 pub use error::LmError;
+pub use jiff::civil::DateTime;
 pub use language_model::{Identity, LanguageModel};
 pub use options::{DeviceSpec, LoadOptions};
 pub use perplexity::rolling_windows;
 pub use request::{
-    ChoiceScore, EngineStats, GenerateItem, GenerateOutput, PerplexityOutput, ScoreItem, ScoreOutput,
+    ChoiceScore, EngineStats, Event, GenerateItem, GenerateOutput, PerplexityOutput, ScoreItem, ScoreOutput,
+    statistics,
 };
 pub use tokenizer::Tokenizer;

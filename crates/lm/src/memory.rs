@@ -4,6 +4,8 @@
 const LARGEST_DEFAULT_BYTES: u64 = 512 << 20;
 /// On a GPU, whose free memory candle does not report.
 const GPU_DEFAULT_BYTES: u64 = 4 << 30;
+/// Prompt and answer are each rounded up to whole panels of 32 keys.
+const ROUNDING: usize = 64;
 
 /// The default budget: 512 MiB or one full context (of at most 8192 tokens), whichever is more, but
 /// never over half of the available memory.
@@ -11,7 +13,7 @@ pub(crate) fn default_budget(on_cpu: bool, slot_bytes: u64, context_length: usiz
     if !on_cpu {
         return GPU_DEFAULT_BYTES;
     }
-    let one_context = slot_bytes * context_length.min(8192) as u64;
+    let one_context = slot_bytes * (context_length.min(8192) + ROUNDING) as u64;
     let half = available_bytes().map_or(u64::MAX, |bytes| bytes / 2);
     LARGEST_DEFAULT_BYTES.max(one_context).min(half)
 }

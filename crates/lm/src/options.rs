@@ -2,6 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use evalign_core::Dtype;
+use jiff::civil::DateTime;
 
 use crate::LmError;
 
@@ -55,6 +56,9 @@ pub struct LoadOptions {
     pub memory_bytes: Option<u64>,
     /// Computing threads. `None`: one for each core this process may use.
     pub threads: Option<usize>,
+    /// What a chat template takes for the present, that prompts can be rendered again as they were.
+    /// `None`: today.
+    pub now: Option<DateTime>,
 }
 
 #[cfg(test)]

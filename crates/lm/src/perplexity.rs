@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::{EngineStats, LanguageModel, LmError, PerplexityOutput, ScoreItem};
+use crate::{EngineStats, Event, LanguageModel, LmError, PerplexityOutput, ScoreItem};
 
 /// Cuts a text into windows so that every token is predicted exactly once.
 ///
@@ -33,44 +33,59 @@ pub fn rolling_windows(tokens: &[u32], prefix: u32, max_len: usize) -> Vec<Score
     windows
 }
 
+/// A text whose windows come in.
+struct Text {
+    windows_left: usize,
+    output: PerplexityOutput,
+}
+
 /// See [`LanguageModel::perplexities`].
 pub(crate) fn perplexities(
     model: &LanguageModel,
     items: &[Vec<u32>],
     prefix: u32,
-    on_done: &mut dyn FnMut(usize, PerplexityOutput) -> ControlFlow<()>,
+    on_event: &mut dyn FnMut(Event<PerplexityOutput>) -> ControlFlow<()>,
 ) -> Result<EngineStats, LmError> {
     let mut windows = Vec::new();
     let mut owners = Vec::new();
+    // Emptied when the text is done with.
     let mut texts = Vec::with_capacity(items.len());
     for (index, tokens) in items.iter().enumerate() {
         let own = rolling_windows(tokens, prefix, model.identity().context_length);
-        owners.resize(owners.len() + own.len(), index);
-        texts.push((
-            own.len(),
-            PerplexityOutput { sum: 0.0, tokens: tokens.len() as u64, computed_tokens: 0 },
-        ));
-        windows.extend(own);
-    }
-    for (index, (left, output)) in texts.iter().enumerate() {
-        if *left == 0 && on_done(index, *output).is_break() {
+        let output = PerplexityOutput { sum: 0.0, tokens: tokens.len() as u64, computed_tokens: 0 };
+        if own.is_empty() && on_event(Event::Done(index, Ok(output))).is_break() {
             return Ok(EngineStats::default());
         }
+        texts.push(Some(Text { windows_left: own.len(), output }));
+        owners.resize(owners.len() + own.len(), index);
+        windows.extend(own);
     }
     // Windows finish in the order of the prefix tree; their sums are added in the order of the text.
     let mut sums = vec![0.0; windows.len()];
-    model.log_likelihoods(&windows, &mut |window, score| {
-        let (left, output) = &mut texts[owners[window]];
+    model.log_likelihoods(&windows, &mut |event| {
+        let (window, score) = match event {
+            Event::Step => return on_event(Event::Step),
+            Event::Done(window, score) => (window, score),
+        };
+        let owner = owners[window];
+        let Some(text) = &mut texts[owner] else { return ControlFlow::Continue(()) };
+        let score = match score {
+            Ok(score) => score,
+            Err(error) => {
+                texts[owner] = None;
+                return on_event(Event::Done(owner, Err(error)));
+            }
+        };
         sums[window] = score.choices.first().map_or(0.0, |choice| choice.sum);
-        output.computed_tokens += score.computed_tokens;
-        *left -= 1;
-        if *left > 0 {
+        text.output.computed_tokens += score.computed_tokens;
+        text.windows_left -= 1;
+        if text.windows_left > 0 {
             return ControlFlow::Continue(());
         }
-        let first = owners.partition_point(|owner| *owner < owners[window]);
-        let last = owners.partition_point(|owner| *owner <= owners[window]);
-        output.sum = sums[first..last].iter().sum();
-        on_done(owners[window], *output)
+        let first = owners.partition_point(|other| *other < owner);
+        let last = owners.partition_point(|other| *other <= owner);
+        text.output.sum = sums[first..last].iter().sum();
+        on_event(Event::Done(owner, Ok(text.output)))
     })
 }
 

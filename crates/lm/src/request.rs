@@ -1,4 +1,53 @@
+use std::ops::ControlFlow;
+
 use evalign_core::{FinishReason, GenerateParams, TokenLogprob};
+
+use crate::LmError;
+
+/// What a call tells its caller while it runs. The caller's `Break` ends the call.
+#[derive(Debug)]
+pub enum Event<T> {
+    /// The item with this index has its result, or the reason why it will never have one. Once for each
+    /// item.
+    Done(usize, Result<T, LmError>),
+    /// The next step is about to be computed: at most 512 tokens of all sequences together.
+    Step,
+}
+
+/// Makes a call for its statistics alone: `statistics(|on_event| model.generate(&items, on_event))`.
+///
+/// # Errors
+/// That of the call, or of the first item that cannot be answered.
+pub fn statistics<T>(
+    call: impl FnOnce(&mut dyn FnMut(Event<T>) -> ControlFlow<()>) -> Result<EngineStats, LmError>,
+) -> Result<EngineStats, LmError> {
+    let mut failure = None;
+    let stats = call(&mut |event| match event {
+        Event::Done(_, Err(error)) => {
+            failure = Some(error);
+            ControlFlow::Break(())
+        }
+        Event::Done(_, Ok(_)) | Event::Step => ControlFlow::Continue(()),
+    })?;
+    failure.map_or(Ok(stats), Err)
+}
+
+/// Indices of the items that pass the check. The others are done with before anything is computed, each
+/// with its own error, so that none stands in the way of another.
+pub(crate) fn answerable<I, O>(
+    items: &[I],
+    check: impl Fn(&I) -> Result<(), LmError>,
+    on_event: &mut dyn FnMut(Event<O>) -> ControlFlow<()>,
+) -> ControlFlow<(), Vec<usize>> {
+    let mut passed = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        match check(item) {
+            Ok(()) => passed.push(index),
+            Err(error) => on_event(Event::Done(index, Err(error)))?,
+        }
+    }
+    ControlFlow::Continue(passed)
+}
 
 /// log P(continuation | context) for each continuation.
 #[derive(Clone, Debug, PartialEq, Eq)]

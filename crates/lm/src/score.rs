@@ -8,6 +8,7 @@ use crate::decoder::{Decoder, Workspace};
 use crate::kernels::Target;
 use crate::kv::KvStore;
 use crate::plan::{Plan, Tokens};
+use crate::request::{Event, answerable};
 use crate::step::Step;
 use crate::walk::{Piece, STEP_ROWS, Walk};
 use crate::{ChoiceScore, EngineStats, LmError, ScoreItem, ScoreOutput};
@@ -22,25 +23,24 @@ pub(crate) fn log_likelihoods<B: Backend>(
     decoder: &Decoder<B>,
     budget_bytes: u64,
     items: &[ScoreItem],
-    on_done: &mut dyn FnMut(usize, ScoreOutput) -> ControlFlow<()>,
+    on_event: &mut dyn FnMut(Event<ScoreOutput>) -> ControlFlow<()>,
 ) -> Result<EngineStats, LmError> {
-    check(decoder, budget_bytes, items)?;
-    Scoring::new(decoder, budget_bytes, items).run(on_done)
+    match answerable(items, |item| check(decoder, budget_bytes, item), on_event) {
+        ControlFlow::Continue(valid) => Scoring::new(decoder, budget_bytes, items, &valid).run(on_event),
+        ControlFlow::Break(()) => Ok(EngineStats::default()),
+    }
 }
 
-fn check<B: Backend>(decoder: &Decoder<B>, budget_bytes: u64, items: &[ScoreItem]) -> Result<(), LmError> {
-    for (index, item) in items.iter().enumerate() {
-        if item.context.is_empty()
-            || item.continuations.iter().any(Vec::is_empty)
-            || item.continuations.is_empty()
-        {
-            return Err(LmError::Request(format!("item {index} has an empty context or continuation")));
-        }
-        let longest = item.continuations.iter().map(Vec::len).max().unwrap_or(0);
-        let all = item.context.iter().chain(item.continuations.iter().flatten());
-        decoder.check_sequence(index, item.context.len() + longest - 1, all, budget_bytes)?;
+fn check<B: Backend>(decoder: &Decoder<B>, budget_bytes: u64, item: &ScoreItem) -> Result<(), LmError> {
+    if item.context.is_empty()
+        || item.continuations.is_empty()
+        || item.continuations.iter().any(Vec::is_empty)
+    {
+        return Err(LmError::Request("an empty context or continuation".to_owned()));
     }
-    Ok(())
+    let longest = item.continuations.iter().map(Vec::len).max().unwrap_or(0);
+    let all = item.context.iter().chain(item.continuations.iter().flatten());
+    decoder.check_sequence(&[item.context.len() + longest - 1], all, budget_bytes)
 }
 
 /// One continuation of one item.
@@ -104,9 +104,10 @@ struct Scoring<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Scoring<'a, B> {
-    fn new(decoder: &'a Decoder<B>, budget_bytes: u64, items: &'a [ScoreItem]) -> Self {
-        let choices = items.iter().enumerate().flat_map(|(item, score)| {
-            (0..score.continuations.len())
+    /// Scores the items with the indices `valid`.
+    fn new(decoder: &'a Decoder<B>, budget_bytes: u64, items: &'a [ScoreItem], valid: &[usize]) -> Self {
+        let choices = valid.iter().flat_map(|&item| {
+            (0..items[item].continuations.len())
                 .map(move |continuation| Choice { item: item as u32, continuation: continuation as u32 })
         });
         Self {
@@ -133,7 +134,7 @@ impl<'a, B: Backend> Scoring<'a, B> {
 
     fn run(
         mut self,
-        on_done: &mut dyn FnMut(usize, ScoreOutput) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event<ScoreOutput>) -> ControlFlow<()>,
     ) -> Result<EngineStats, LmError> {
         let mut walk = Walk::new(Plan::new(self.choices.len(), |sequence| self.tokens(sequence)));
         // Each continuation's last token is part of what was asked, though the model need not read it.
@@ -153,7 +154,7 @@ impl<'a, B: Backend> Scoring<'a, B> {
                         }
                     }
                     None => {
-                        if self.compute(on_done)?.is_break() {
+                        if self.compute(on_event)?.is_break() {
                             return Ok(self.stats);
                         }
                     }
@@ -161,7 +162,7 @@ impl<'a, B: Backend> Scoring<'a, B> {
             }
             walk.leave();
         }
-        let _ = self.compute(on_done)?;
+        let _ = self.compute(on_event)?;
         Ok(self.stats)
     }
 
@@ -195,10 +196,13 @@ impl<'a, B: Backend> Scoring<'a, B> {
     /// Runs the pending step and hands out what it finishes.
     fn compute(
         &mut self,
-        on_done: &mut dyn FnMut(usize, ScoreOutput) -> ControlFlow<()>,
+        on_event: &mut dyn FnMut(Event<ScoreOutput>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, LmError> {
         if self.step.is_empty() {
             return Ok(ControlFlow::Continue(()));
+        }
+        if on_event(Event::Step).is_break() {
+            return Ok(ControlFlow::Break(()));
         }
         let started = Instant::now();
         self.decoder.forward(&mut self.store, &self.step, &mut self.work)?;
@@ -218,7 +222,7 @@ impl<'a, B: Backend> Scoring<'a, B> {
         self.wanted = wanted;
         for item in finished {
             let Some(pending) = self.pending[item].take() else { continue };
-            if on_done(item, pending.finish()).is_break() {
+            if on_event(Event::Done(item, Ok(pending.finish()))).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }

@@ -19,6 +19,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 use evalign_core::Digest;
+use jiff::civil::DateTime;
 
 use crate::{ChatTemplate, LmError};
 use lines::LineMemory;
@@ -83,7 +84,16 @@ impl Tokenizer {
     pub fn from_directory(directory: &Path) -> Result<Self, LmError> {
         let path = directory.join("tokenizer.json");
         if !path.is_file() {
-            return Err(LmError::Tokenizer(format!("no `tokenizer.json` in `{}`", directory.display())));
+            // The definition that `tokenizer.json` replaced, which is not read here.
+            let older = ["tokenizer.model", "vocab.json", "vocab.txt"];
+            let found = older.into_iter().find(|name| directory.join(name).is_file());
+            return Err(LmError::Tokenizer(match found {
+                None => "there is no `tokenizer.json`".to_owned(),
+                Some(name) => format!(
+                    "there is no `tokenizer.json`, only `{name}`, which is not read: save the tokenizer anew with \
+                     `save_pretrained` of transformers"
+                ),
+            }));
         }
         hugging_face::load(&path)
     }
@@ -231,15 +241,18 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
-    /// The chat template that came with the tokeniser, ready to render; `None` for a base model.
+    /// The chat template that came with the tokeniser, ready to render; `None` for a base model. `now` is
+    /// what it takes for the present (see [`ChatTemplate::parse`] and [`ChatTemplate::parse_at`]).
     ///
     /// # Errors
     /// [`LmError::ChatTemplate`] when the template does not parse.
-    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, LmError> {
-        self.chat_template
-            .as_deref()
-            .map(|source| ChatTemplate::parse(source, self.bos_text(), self.eos_text()))
-            .transpose()
+    pub fn chat_template(&self, now: Option<DateTime>) -> Result<Option<ChatTemplate>, LmError> {
+        let (bos, eos) = (self.bos_text(), self.eos_text());
+        let parse = |source| match now {
+            None => ChatTemplate::parse(source, bos, eos),
+            Some(now) => ChatTemplate::parse_at(source, bos, eos, now),
+        };
+        self.chat_template.as_deref().map(parse).transpose()
     }
 }
 

@@ -85,13 +85,16 @@ impl Weights {
             .and_then(|elements| (elements / kind.block_size()).checked_mul(kind.type_size()))
             .and_then(|size| {
                 usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(size)?))
-            })
-            .filter(|range| range.end <= available);
+            });
         let Some(range) = range else {
-            let problem =
-                format!("{shape:?} at byte {offset} ends beyond the file ({available} bytes): truncated?");
+            let problem = format!("{shape:?} at byte {offset} is more than a file can hold");
             return Err(LmError::tensor(path, &name, problem));
         };
+        if range.end > available {
+            let end = range.end;
+            let problem = format!("tensor `{name}` ends at byte {end}, the file has {available} bytes");
+            return Err(LmError::format(path, format!("truncated: {problem}")));
+        }
         if !range.start.is_multiple_of(kind_alignment(kind)) {
             return Err(LmError::tensor(path, &name, format!("misaligned at byte {offset}")));
         }

@@ -4,7 +4,7 @@
 use evalign_lm::kernels::{
     AttentionJob, AttentionShape, Columns, Isa, KvSegment, PackedMatrix, PanelDtype, Pool, RopePairing,
     RopeTable, Rows, Target, add_assign, attention, exp, linear, log_softmax_gather, logits, rms_norm,
-    rms_norm_heads, rope, silu_mul, silu_mul_fused, softmax, summarise_rows,
+    rms_norm_heads, rope, silu_mul, silu_mul_fused, softmax,
 };
 use proptest::prelude::*;
 
@@ -183,7 +183,6 @@ proptest! {
         let mut all = vec![0.0; m * n];
         logits(&pool, &hidden, &head, &mut all);
         let got = log_softmax_gather(&pool, &hidden, &head, &targets);
-        prop_assert_eq!(&summarise_rows(&pool, &all, n), &got.rows);
         for (row, summary) in all.chunks(n).zip(&got.rows) {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             prop_assert_eq!(summary.max_logit, max);

@@ -47,7 +47,15 @@ impl ModelError {
         match self {
             Self::TooLong { .. } | Self::Request(_) => ErrorKind::Permanent,
             Self::Temporary(_) => ErrorKind::Retryable,
-            Self::Engine(error) if matches!(**error, LmError::Request(_)) => ErrorKind::Permanent,
+            // Of a model that is loaded, these concern one prompt: its ids, its text, its conversation.
+            Self::Engine(error)
+                if matches!(
+                    **error,
+                    LmError::Request(_) | LmError::Tokenizer(_) | LmError::ChatTemplate(_)
+                ) =>
+            {
+                ErrorKind::Permanent
+            }
             Self::Fetch(_) | Self::Engine(_) | Self::Unsupported { .. } | Self::Script { .. } => {
                 ErrorKind::Unavailable
             }

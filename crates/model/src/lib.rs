@@ -29,7 +29,7 @@ mod scripted;
 pub use cached::{Cached, MemoryCache, ResponseCache, cache_key};
 pub use error::{ErrorKind, ModelError};
 pub use evalign_core::ModelRef;
-pub use evalign_lm::DeviceSpec;
+pub use evalign_lm::{DateTime, DeviceSpec};
 pub use load::{LoadOptions, load};
 pub use local::{Local, LocalOptions, OverlongPrompt};
 pub use model::{Capabilities, Model, TokenCount};

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use evalign_core::{Dtype, ModelRef, Provider};
 use evalign_fetch::{Models, Progress, block_on};
-use evalign_lm::DeviceSpec;
+use evalign_lm::{DateTime, DeviceSpec};
 
 use crate::error::ModelError;
 use crate::local::{Local, LocalOptions, OverlongPrompt};
@@ -22,6 +22,8 @@ pub struct LoadOptions {
     pub overlong: OverlongPrompt,
     /// Neither hub nor package index is asked.
     pub offline: bool,
+    /// What a chat template takes for the present: [`Model::clock`] of an earlier time. `None`: today.
+    pub now: Option<DateTime>,
 }
 
 /// Loads the model that a reference names. Blocks until it is ready (a local model takes seconds, one
@@ -76,6 +78,7 @@ fn local_options(options: &LoadOptions) -> Result<LocalOptions, ModelError> {
             dtype: options.dtype,
             memory_bytes,
             threads: options.threads,
+            now: options.now,
         },
         overlong: options.overlong,
     })

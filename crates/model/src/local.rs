@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use evalign_core::{ModelIdentity, ModelRef, Prompt, Request, RequestKind, Seconds};
-use evalign_lm::LanguageModel;
+use evalign_lm::{ChatTemplate, DateTime, LanguageModel};
 
 use crate::error::ModelError;
 use crate::model::{Capabilities, Model, TokenCount};
@@ -111,6 +111,10 @@ impl Model for Local {
 
     fn render(&self, prompt: &Prompt) -> Option<String> {
         chat::render(self.model.chat_template(), prompt).ok().map(std::borrow::Cow::into_owned)
+    }
+
+    fn clock(&self) -> Option<DateTime> {
+        self.model.chat_template().and_then(ChatTemplate::clock)
     }
 
     fn submit(&self, requests: Vec<Request>) -> Replies {

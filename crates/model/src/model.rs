@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use evalign_core::{ModelIdentity, Prompt, Request, RequestKind, Seconds};
+use evalign_lm::DateTime;
 
 use crate::replies::Replies;
 
@@ -40,6 +41,12 @@ pub trait Model: Send + Sync {
     /// `None` where the server renders, or where rendering fails (submitting it says why).
     fn render(&self, prompt: &Prompt) -> Option<String>;
 
+    /// What the chat template takes for the present, where it asks for it; `None` where conversations do
+    /// not depend on the day. Given to [`crate::LoadOptions::now`], it makes them what they were.
+    fn clock(&self) -> Option<DateTime> {
+        None
+    }
+
     /// Starts answering and returns at once. Each request is answered exactly once, in any order, by its
     /// index; only a model that dies ends the replies early. Submit everything together: what is known
     /// at once can share work.
@@ -68,6 +75,10 @@ impl<M: Model + ?Sized> Model for Arc<M> {
 
     fn render(&self, prompt: &Prompt) -> Option<String> {
         (**self).render(prompt)
+    }
+
+    fn clock(&self) -> Option<DateTime> {
+        (**self).clock()
     }
 
     fn submit(&self, requests: Vec<Request>) -> Replies {

@@ -89,4 +89,9 @@ impl ReplySender {
     pub fn is_cancelled(&self) -> bool {
         self.0.is_closed()
     }
+
+    /// `Break` when it [is cancelled](ReplySender::is_cancelled).
+    pub(crate) fn still_wanted(&self) -> ControlFlow<()> {
+        if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
 }

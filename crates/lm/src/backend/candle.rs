@@ -10,7 +10,7 @@ use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{D, DType, Device, IndexOp, Module, Tensor};
 use evalign_core::Dtype;
 
-use super::{AttentionSpec, Backend, Job, KvShape, Rotation};
+use super::{AttentionSpec, Backend, Job, KvShape, Linear, Rotation, Write};
 use crate::kernels::{RowSummary, Target, TargetScores, dequantise};
 use crate::rope::RopePairing;
 use crate::weights::RawTensor;
@@ -73,23 +73,14 @@ impl CandleBackend {
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)?)
     }
 
-    fn multiply(
-        &self,
-        x: &CandleBuffer,
-        weight: &CandleMatrix,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor, LmError> {
+    fn multiply(x: &CandleBuffer, weight: &CandleMatrix) -> Result<Tensor, LmError> {
         let x = written(x)?;
-        let product = match weight {
-            CandleMatrix::Dense(weight) => x.matmul(&weight.t()?)?,
+        match weight {
+            CandleMatrix::Dense(weight) => Ok(x.matmul(&weight.t()?)?),
             CandleMatrix::Quantised(parts) => {
                 let outputs = parts.iter().map(|part| part.forward(x)).collect::<Result<Vec<_>, _>>()?;
-                Tensor::cat(&outputs, D::Minus1)?
+                Ok(Tensor::cat(&outputs, D::Minus1)?)
             }
-        };
-        match bias {
-            Some(bias) => Ok(product.broadcast_add(bias)?),
-            None => Ok(product),
         }
     }
 
@@ -288,22 +279,19 @@ impl Backend for CandleBackend {
     fn linear(
         &self,
         x: &CandleBuffer,
-        weight: &CandleMatrix,
-        bias: Option<&Tensor>,
+        layer: &Linear<CandleMatrix, Tensor>,
         out: &mut CandleBuffer,
+        write: Write,
     ) -> Result<(), LmError> {
-        *out = Some(self.multiply(x, weight, bias)?);
-        Ok(())
-    }
-
-    fn linear_add(
-        &self,
-        x: &CandleBuffer,
-        weight: &CandleMatrix,
-        bias: Option<&Tensor>,
-        out: &mut CandleBuffer,
-    ) -> Result<(), LmError> {
-        *out = Some((written(out)? + self.multiply(x, weight, bias)?)?);
+        let product = Self::multiply(x, &layer.weight)?;
+        let product = match &layer.bias {
+            Some(bias) => product.broadcast_add(bias)?,
+            None => product,
+        };
+        *out = Some(match write {
+            Write::Replace => product,
+            Write::Add => (written(out)? + product)?,
+        });
         Ok(())
     }
 
@@ -399,7 +387,7 @@ impl Backend for CandleBackend {
         for first in (0..total).step_by(LOGIT_ROWS) {
             let rows = first..total.min(first + LOGIT_ROWS);
             let chunk = Some(all.narrow(0, first, rows.len())?.contiguous()?);
-            let logits = self.multiply(&chunk, head, None)?.to_dtype(DType::F32)?;
+            let logits = Self::multiply(&chunk, head)?.to_dtype(DType::F32)?;
             let max = logits.max_keepdim(1)?;
             let sum = logits.broadcast_sub(&max)?.exp()?.sum(1)?.to_vec1::<f32>()?;
             let max = max.squeeze(1)?.to_vec1::<f32>()?;
@@ -428,7 +416,7 @@ impl Backend for CandleBackend {
     }
 
     fn logits(&self, x: &CandleBuffer, head: &CandleMatrix, out: &mut Vec<f32>) -> Result<(), LmError> {
-        let logits = self.multiply(x, head, None)?.to_dtype(DType::F32)?;
+        let logits = Self::multiply(x, head)?.to_dtype(DType::F32)?;
         *out = logits.flatten_all()?.to_vec1()?;
         Ok(())
     }

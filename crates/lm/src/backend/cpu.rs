@@ -6,11 +6,11 @@ use std::ops::Range;
 use candle_core::quantized::GgmlDType;
 use evalign_core::Dtype;
 
-use super::{AttentionSpec, Backend, Job, KvShape, Rotation};
+use super::{AttentionSpec, Backend, Job, KvShape, Linear, Rotation, Write};
 use crate::LmError;
 use crate::kernels::{
     self, AttentionJob, AttentionShape, Columns, Isa, KvSegment, PackedMatrix, PanelDtype, Pool,
-    QuantActivations, QuantMatrix, QuantOutput, RopeTable, RowSummary, Rows, Target, TargetScores,
+    QuantActivations, QuantMatrix, RopeTable, RowSummary, Rows, Target, TargetScores,
 };
 use crate::rope::RopePairing;
 use crate::weights::RawTensor;
@@ -62,8 +62,8 @@ impl CpuMatrix {
 }
 
 thread_local! {
-    /// Quantised activations and the outputs of stacked parts, reused between products.
-    static QUANT_SCRATCH: RefCell<(QuantActivations, Vec<Vec<f32>>)> = RefCell::default();
+    /// Quantised activations, reused between products.
+    static QUANT_SCRATCH: RefCell<QuantActivations> = RefCell::default();
 }
 
 #[derive(Debug)]
@@ -104,55 +104,18 @@ impl CpuBackend {
         Ok(CpuMatrix::Quantised(matrices))
     }
 
-    fn multiply(
-        &self,
-        x: &CpuBuffer,
-        weight: &CpuMatrix,
-        bias: Option<&Vec<f32>>,
-        out: &mut CpuBuffer,
-        accumulate: bool,
-    ) {
-        let rows = x.rows();
-        let out = out.shape(rows, weight.outputs());
-        match weight {
-            CpuMatrix::Packed(matrix) => {
-                kernels::linear(&self.pool, &x.values, matrix, bias.map(Vec::as_slice), out, accumulate);
-            }
-            CpuMatrix::Quantised(parts) => self.multiply_quantised(x, parts, bias, out, accumulate),
-        }
-    }
-
+    /// `out = x * stack(parts)^T (+ bias) (+ out)`.
     fn multiply_quantised(
         &self,
         x: &CpuBuffer,
         parts: &[QuantMatrix],
-        bias: Option<&Vec<f32>>,
+        bias: Option<&[f32]>,
         out: &mut [f32],
-        accumulate: bool,
+        write: Write,
     ) {
-        QUANT_SCRATCH.with_borrow_mut(|(activations, outputs)| {
-            let rows = x.rows();
-            activations.quantise(&self.pool, &x.values, rows, x.width);
-            let bias = bias.map(Vec::as_slice);
-            if let [matrix] = parts {
-                kernels::quant_linears(
-                    &self.pool,
-                    activations,
-                    &mut [QuantOutput { matrix, bias, out, accumulate }],
-                );
-                return;
-            }
-            outputs.resize_with(parts.len().max(outputs.len()), Vec::new);
-            let mut first = 0;
-            let mut targets = Vec::with_capacity(parts.len());
-            for (matrix, output) in parts.iter().zip(outputs.iter_mut()) {
-                output.resize(rows * matrix.n(), 0.0);
-                let bias = bias.map(|bias| &bias[first..first + matrix.n()]);
-                first += matrix.n();
-                targets.push(QuantOutput { matrix, bias, out: output, accumulate: false });
-            }
-            kernels::quant_linears(&self.pool, activations, &mut targets);
-            interleave(outputs, parts, out, accumulate);
+        QUANT_SCRATCH.with_borrow_mut(|activations| {
+            activations.quantise(&self.pool, &x.values, x.rows(), x.width);
+            kernels::quant_stacked(&self.pool, activations, parts, bias, out, write == Write::Add);
         });
     }
 
@@ -219,23 +182,6 @@ fn fill(parts: &[RawTensor<'_>], first: usize, block: &mut [f32]) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// Puts the outputs of stacked parts side by side.
-fn interleave(outputs: &[Vec<f32>], parts: &[QuantMatrix], out: &mut [f32], accumulate: bool) {
-    let width: usize = parts.iter().map(QuantMatrix::n).sum();
-    let mut first = 0;
-    for (output, part) in outputs.iter().zip(parts) {
-        for (row, source) in out.chunks_exact_mut(width).zip(output.chunks_exact(part.n())) {
-            let row = &mut row[first..first + part.n()];
-            if accumulate {
-                row.iter_mut().zip(source).for_each(|(value, add)| *value += add);
-            } else {
-                row.copy_from_slice(source);
-            }
-        }
-        first += part.n();
-    }
 }
 
 impl Backend for CpuBackend {
@@ -339,22 +285,18 @@ impl Backend for CpuBackend {
     fn linear(
         &self,
         x: &CpuBuffer,
-        weight: &CpuMatrix,
-        bias: Option<&Vec<f32>>,
+        layer: &Linear<CpuMatrix, Vec<f32>>,
         out: &mut CpuBuffer,
+        write: Write,
     ) -> Result<(), LmError> {
-        self.multiply(x, weight, bias, out, false);
-        Ok(())
-    }
-
-    fn linear_add(
-        &self,
-        x: &CpuBuffer,
-        weight: &CpuMatrix,
-        bias: Option<&Vec<f32>>,
-        out: &mut CpuBuffer,
-    ) -> Result<(), LmError> {
-        self.multiply(x, weight, bias, out, true);
+        let bias = layer.bias.as_deref();
+        let out = out.shape(x.rows(), layer.weight.outputs());
+        match &layer.weight {
+            CpuMatrix::Packed(matrix) => {
+                kernels::linear(&self.pool, &x.values, matrix, bias, out, write == Write::Add);
+            }
+            CpuMatrix::Quantised(parts) => self.multiply_quantised(x, parts, bias, out, write),
+        }
         Ok(())
     }
 
@@ -454,7 +396,7 @@ impl Backend for CpuBackend {
             let source = &x.values[rows.start * x.width..rows.end * x.width];
             chunk.shape(rows.len(), x.width).copy_from_slice(source);
             logits.resize(rows.len() * vocabulary, 0.0);
-            self.multiply_quantised(&chunk, parts, None, &mut logits, false);
+            self.multiply_quantised(&chunk, parts, None, &mut logits, Write::Replace);
             scores.rows.extend(self.summarise(&logits, vocabulary));
             for (target, logprob) in targets.iter().zip(&mut scores.logprobs) {
                 if rows.contains(&target.row) {
@@ -470,7 +412,7 @@ impl Backend for CpuBackend {
         out.resize(x.rows() * head.outputs(), 0.0);
         match head {
             CpuMatrix::Packed(matrix) => kernels::logits(&self.pool, &x.values, matrix, out),
-            CpuMatrix::Quantised(parts) => self.multiply_quantised(x, parts, None, out, false),
+            CpuMatrix::Quantised(parts) => self.multiply_quantised(x, parts, None, out, Write::Replace),
         }
         Ok(())
     }

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 
-use super::{LayerAttention, MOST_LAYERS, ModelConfig};
+use super::{HINT_ARCHITECTURE, HINT_PART, LayerAttention, MOST_LAYERS, ModelConfig};
 use crate::LmError;
 use crate::rope::{RopeConfig, RopePairing, RopeScaling, Yarn};
 
@@ -88,11 +88,16 @@ pub(crate) fn from_gguf(
         _ => return Err(LmError::format(path, "metadata `general.architecture` is missing")),
     };
     if !["llama", "qwen2", "qwen3", "smollm3"].contains(&architecture.as_str()) {
-        return Err(LmError::unsupported(path, format!("architecture `{architecture}`")));
+        return Err(LmError::unsupported(
+            path,
+            format!("architecture `{architecture}` in metadata `general.architecture`"),
+            HINT_ARCHITECTURE,
+        ));
     }
     let metadata = Metadata { path, values, architecture: architecture.clone() };
     if metadata.size("expert_count")?.is_some_and(|count| count > 0) {
-        return Err(LmError::unsupported(path, "mixture of experts"));
+        let key = metadata.key("expert_count");
+        return Err(LmError::unsupported(path, format!("mixture of experts (`{key}`)"), HINT_PART));
     }
     let hidden_size = metadata.required_size("embedding_length")?;
     let heads = metadata.required_size("attention.head_count")?;
@@ -105,6 +110,7 @@ pub(crate) fn from_gguf(
             return Err(LmError::unsupported(
                 path,
                 format!("`{}` other than the head size", metadata.key(name)),
+                HINT_PART,
             ));
         }
     }
@@ -158,10 +164,10 @@ fn rope(metadata: &Metadata<'_>, divisors: Option<Vec<f32>>) -> Result<RopeConfi
         None => "none",
     };
     if metadata.number("rope.scaling.yarn_log_multiplier")?.is_some_and(|value| value != 0.0) {
-        return Err(LmError::unsupported(path, "`rope.scaling.yarn_log_multiplier`"));
+        return Err(LmError::unsupported(path, "`rope.scaling.yarn_log_multiplier`", HINT_PART));
     }
     if metadata.number("rope.scaling.yarn_ext_factor")?.is_some_and(|value| value != 1.0 && value >= 0.0) {
-        return Err(LmError::unsupported(path, "`rope.scaling.yarn_ext_factor`"));
+        return Err(LmError::unsupported(path, "`rope.scaling.yarn_ext_factor`", HINT_PART));
     }
     let needed = || {
         factor.ok_or_else(|| {
@@ -197,9 +203,17 @@ fn rope(metadata: &Metadata<'_>, divisors: Option<Vec<f32>>) -> Result<RopeConfi
             return Err(LmError::unsupported(
                 path,
                 format!("rope scaling `{kind}` together with `rope_freqs.weight`"),
+                HINT_PART,
             ));
         }
-        (other, _) => return Err(LmError::unsupported(path, format!("rope scaling `{other}`"))),
+        (other, _) => {
+            let key = metadata.key("rope.scaling.type");
+            return Err(LmError::unsupported(
+                path,
+                format!("rope type `{other}` in metadata `{key}`"),
+                "supported are `none`, `linear` and `yarn`, and llama3 scaling as `rope_freqs.weight`",
+            ));
+        }
     };
     // The converter permutes query and key rows of the Llama family so that rotated pairs are neighbours
     // (convert_hf_to_gguf.py, `LlamaModel.permute`); the Qwen family keeps halves.

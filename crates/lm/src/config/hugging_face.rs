@@ -3,9 +3,14 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{LayerAttention, MOST_LAYERS, ModelConfig};
+use super::{HINT_ARCHITECTURE, HINT_PART, LayerAttention, MOST_LAYERS, ModelConfig};
 use crate::LmError;
 use crate::rope::{RopeConfig, RopePairing, RopeScaling, Yarn};
+
+#[derive(Deserialize)]
+struct Kind {
+    model_type: String,
+}
 
 /// The fields of `config.json` that shape the forward pass. Fields that describe training, files or
 /// generation are not read.
@@ -57,17 +62,19 @@ struct RawConfig {
 /// Names the field for a malformed file, the kind for an architecture, activation or RoPE type this
 /// engine does not implement.
 pub(crate) fn from_hugging_face(path: &Path, text: &str) -> Result<ModelConfig, LmError> {
-    let raw: RawConfig = serde_json::from_str(text).map_err(|error| LmError::format(path, error))?;
-    let architecture = raw.model_type.as_str();
-    if !["llama", "mistral", "qwen2", "qwen3", "smollm3"].contains(&architecture) {
-        return Err(LmError::unsupported(path, format!("architecture `{architecture}`")));
+    // First of all: other architectures have other fields.
+    let Kind { model_type: architecture } = parse(path, text)?;
+    if !["llama", "mistral", "qwen2", "qwen3", "smollm3"].contains(&architecture.as_str()) {
+        let what = format!("architecture `{architecture}` in `model_type`");
+        return Err(LmError::unsupported(path, what, HINT_ARCHITECTURE));
     }
-    if raw.hidden_act.as_deref().is_some_and(|act| act != "silu") {
-        let act = raw.hidden_act.as_deref().unwrap_or_default();
-        return Err(LmError::unsupported(path, format!("activation `{act}`")));
+    let raw: RawConfig = parse(path, text)?;
+    if let Some(act) = raw.hidden_act.as_deref().filter(|act| *act != "silu") {
+        return Err(LmError::unsupported(path, format!("activation `{act}` in `hidden_act`"), HINT_PART));
     }
-    if raw.partial_rotary_factor.is_some_and(|factor| factor != 1.0) {
-        return Err(LmError::unsupported(path, "partial rotary embedding"));
+    if let Some(factor) = raw.partial_rotary_factor.filter(|factor| *factor != 1.0) {
+        let what = format!("partial rotary embedding: `partial_rotary_factor` is {factor}");
+        return Err(LmError::unsupported(path, what, HINT_PART));
     }
     if raw.num_attention_heads == 0 {
         return Err(LmError::format(path, "number of attention heads is 0"));
@@ -82,7 +89,6 @@ pub(crate) fn from_hugging_face(path: &Path, text: &str) -> Result<ModelConfig, 
     };
     let attention_bias = raw.attention_bias.unwrap_or(false);
     let config = ModelConfig {
-        architecture: raw.model_type.clone(),
         vocab_size: raw.vocab_size,
         hidden_size: raw.hidden_size,
         intermediate_size: raw.intermediate_size,
@@ -100,9 +106,25 @@ pub(crate) fn from_hugging_face(path: &Path, text: &str) -> Result<ModelConfig, 
         qk_norm: architecture == "qwen3",
         // transformers' default for these model types is false (SmolLM3: true).
         tied_head: raw.tie_word_embeddings.unwrap_or(architecture == "smollm3"),
+        architecture,
     };
     config.check().map_err(|problem| LmError::format(path, problem))?;
     Ok(config)
+}
+
+/// Names the field that has a wrong type, and what it has instead.
+fn parse<'de, T: Deserialize<'de>>(path: &Path, text: &'de str) -> Result<T, LmError> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let problem = match error.path().iter().next() {
+            // Text that is no JSON at all has no field to name.
+            Some(_) if error.inner().is_data() => format!("field `{}`: {}", error.path(), error.inner()),
+            _ => error.inner().to_string(),
+        };
+        LmError::format(path, problem)
+    })?;
+    reader.end().map_err(|error| LmError::format(path, error))?;
+    Ok(parsed)
 }
 
 /// Which layers see a window and which have RoPE. `layer_types` wins where present, as in transformers.
@@ -130,7 +152,10 @@ fn layers(path: &Path, raw: &RawConfig) -> Result<Vec<LayerAttention>, LmError> 
             let windowed = match raw.layer_types.as_ref().map(|types| types[index].as_str()) {
                 Some("full_attention") => false,
                 Some("sliding_attention") => true,
-                Some(other) => return Err(LmError::unsupported(path, format!("layer type `{other}`"))),
+                Some(other) => {
+                    let what = format!("layer type `{other}` in `layer_types`");
+                    return Err(LmError::unsupported(path, what, HINT_PART));
+                }
                 None => raw.model_type == "mistral" || index >= raw.max_window_layers.unwrap_or(28),
             };
             let rope = match (&raw.no_rope_layers, raw.model_type.as_str()) {
@@ -143,17 +168,68 @@ fn layers(path: &Path, raw: &RawConfig) -> Result<Vec<LayerAttention>, LmError> 
         .collect()
 }
 
+/// The object that describes RoPE, whichever field it is in.
+struct RopeParameters<'a> {
+    path: &'a Path,
+    field: &'static str,
+    values: Option<&'a Map<String, Value>>,
+}
+
+impl<'a> RopeParameters<'a> {
+    fn of(path: &'a Path, raw: &'a RawConfig) -> Self {
+        match &raw.rope_parameters {
+            Some(values) => Self { path, field: "rope_parameters", values: Some(values) },
+            None => Self { path, field: "rope_scaling", values: raw.rope_scaling.as_ref() },
+        }
+    }
+
+    /// `None` where the key is absent or null.
+    fn read<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, LmError> {
+        let value = self.values.and_then(|values| values.get(key)).filter(|value| !value.is_null());
+        let wrong = |value| format!("field `{}.{key}` is {value}, not {expected}", self.field);
+        value.map(|value| read(value).ok_or_else(|| LmError::format(self.path, wrong(value)))).transpose()
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, LmError> {
+        self.read(key, "a number", Value::as_f64)
+    }
+
+    /// The kind of scaling, and the key it is under: older files call it `type`.
+    fn kind(&self) -> Result<(&'static str, &'a str), LmError> {
+        for key in ["rope_type", "type"] {
+            if let Some(kind) = self.read(key, "a text", Value::as_str)? {
+                return Ok((key, kind));
+            }
+        }
+        // transformers 5 gives models with several kinds of layers an object for each.
+        match self.values.and_then(|values| values.iter().find(|(_, value)| value.is_object())) {
+            None => Ok(("rope_type", "default")),
+            Some((layers, _)) => {
+                let what = format!("RoPE that differs between layers in `{}.{layers}`", self.field);
+                Err(LmError::unsupported(self.path, what, HINT_PART))
+            }
+        }
+    }
+}
+
 fn rope(path: &Path, raw: &RawConfig) -> Result<RopeConfig, LmError> {
-    let parameters = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());
-    let number = |key: &str| parameters.and_then(|map| map.get(key)).and_then(Value::as_f64);
-    let theta = raw.rope_theta.or_else(|| number("rope_theta")).unwrap_or(10_000.0);
-    let kind = parameters
-        .and_then(|map| map.get("rope_type").or_else(|| map.get("type")))
-        .and_then(Value::as_str)
-        .unwrap_or("default");
+    let parameters = RopeParameters::of(path, raw);
+    let number = |key: &str| parameters.number(key);
+    let theta = match raw.rope_theta {
+        Some(theta) => theta,
+        None => number("rope_theta")?.unwrap_or(10_000.0),
+    };
+    let (key, kind) = parameters.kind()?;
     let required = |key: &str| {
-        number(key)
-            .ok_or_else(|| LmError::format(path, format!("rope type `{kind}` needs the number `{key}`")))
+        number(key)?.ok_or_else(|| {
+            let field = parameters.field;
+            LmError::format(path, format!("rope type `{kind}` needs the number `{field}.{key}`"))
+        })
     };
     let scaling = match kind {
         "default" => RopeScaling::None,
@@ -165,23 +241,26 @@ fn rope(path: &Path, raw: &RawConfig) -> Result<RopeConfig, LmError> {
             original_context: required("original_max_position_embeddings")?,
         },
         "yarn" => {
-            let original_context =
-                number("original_max_position_embeddings").unwrap_or(raw.max_position_embeddings as f64);
+            let context = raw.max_position_embeddings as f64;
+            let original_context = number("original_max_position_embeddings")?.unwrap_or(context);
             RopeScaling::Yarn(Yarn {
-                factor: number("factor").unwrap_or(raw.max_position_embeddings as f64 / original_context),
+                factor: number("factor")?.unwrap_or(context / original_context),
                 original_context,
-                beta_fast: number("beta_fast").unwrap_or(32.0),
-                beta_slow: number("beta_slow").unwrap_or(1.0),
-                attention_factor: number("attention_factor"),
-                mscale: number("mscale"),
-                mscale_all_dim: number("mscale_all_dim"),
-                truncate: parameters
-                    .and_then(|map| map.get("truncate"))
-                    .and_then(Value::as_bool)
-                    .unwrap_or(true),
+                beta_fast: number("beta_fast")?.unwrap_or(32.0),
+                beta_slow: number("beta_slow")?.unwrap_or(1.0),
+                attention_factor: number("attention_factor")?,
+                mscale: number("mscale")?,
+                mscale_all_dim: number("mscale_all_dim")?,
+                truncate: parameters.read("truncate", "a boolean", Value::as_bool)?.unwrap_or(true),
             })
         }
-        other => return Err(LmError::unsupported(path, format!("rope type `{other}`"))),
+        other => {
+            return Err(LmError::unsupported(
+                path,
+                format!("rope type `{other}` in `{}.{key}`", parameters.field),
+                "supported are `default`, `linear`, `llama3` and `yarn`",
+            ));
+        }
     };
     let rope = RopeConfig { theta, pairing: RopePairing::Half, scaling };
     rope.check().map_err(|problem| LmError::format(path, problem))?;
@@ -191,6 +270,7 @@ fn rope(path: &Path, raw: &RawConfig) -> Result<RopeConfig, LmError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evalign_core::Hint as _;
     use serde_json::json;
 
     fn base() -> Value {
@@ -213,7 +293,39 @@ mod tests {
     fn an_unknown_rope_type_is_named() {
         for kind in ["dynamic", "longrope", "su", "mrope"] {
             let error = with(&json!({"rope_scaling": {"type": kind, "factor": 2.0}})).unwrap_err();
-            assert!(error.to_string().contains(&format!("rope type `{kind}`")), "{error}");
+            let message = error.to_string();
+            assert!(message.contains(&format!("rope type `{kind}` in `rope_scaling.type`")), "{message}");
+            assert!(error.hint().unwrap().contains("`llama3`"));
+        }
+        let layers = json!({"rope_parameters": {"full_attention": {"rope_type": "default"}}});
+        assert!(with(&layers).unwrap_err().to_string().contains("`rope_parameters.full_attention`"));
+    }
+
+    #[test]
+    fn text_that_is_not_json_has_its_place_named() {
+        let error = from_hugging_face(Path::new("config.json"), "{\"model_type\": \"llama\",").unwrap_err();
+        assert!(
+            error.to_string().contains("config.json: EOF") && error.to_string().contains("line 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_field_of_a_wrong_type_is_named_with_its_value() {
+        for (changes, named) in [
+            (json!({"hidden_size": "wide"}), ["config.json: field `hidden_size`", "\"wide\""]),
+            (json!({"rms_norm_eps": [1]}), ["field `rms_norm_eps`", "sequence"]),
+            (json!({"layer_types": ["full_attention", 7]}), ["field `layer_types[1]`", "`7`"]),
+            (json!({"rope_scaling": {"rope_type": 3}}), ["field `rope_scaling.rope_type`", "3"]),
+            (json!({"rope_scaling": {"type": "linear", "factor": "8"}}), ["`rope_scaling.factor`", "\"8\""]),
+            (json!({"rope_scaling": {"type": "yarn", "truncate": 1}}), ["`rope_scaling.truncate`", "1"]),
+            (json!({"model_type": 1}), ["field `model_type`", "`1`"]),
+        ] {
+            let error = with(&changes).unwrap_err();
+            for part in named {
+                assert!(error.to_string().contains(part), "{error}");
+            }
+            assert!(error.hint().is_some());
         }
     }
 
@@ -266,6 +378,6 @@ mod tests {
         let new = with(&json!({"rope_parameters": parameters})).unwrap();
         assert_eq!(old.rope, new.rope);
         let error = with(&json!({"rope_scaling": {"type": "linear"}})).unwrap_err();
-        assert!(error.to_string().contains("`factor`"), "{error}");
+        assert!(error.to_string().contains("`rope_scaling.factor`"), "{error}");
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Active {
     watch: TextWatch,
     logprobs: Option<Vec<TokenLogprob>>,
     finish: Option<FinishReason>,
+    /// Its tokens cannot be turned into text: it has ended, the others have not.
+    failure: Option<LmError>,
 }
 
 impl Active {
@@ -54,6 +56,7 @@ impl Active {
             watch: TextWatch::new(&request.params.stop),
             logprobs: request.params.logprobs.then(Vec::new),
             finish: None,
+            failure: None,
         }
     }
 
@@ -66,7 +69,7 @@ impl Active {
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        self.finish.is_some()
+        self.finish.is_some() || self.failure.is_some()
     }
 
     /// Admitted, but its prompt is not computed yet.
@@ -102,26 +105,25 @@ impl Active {
         Some(if self.needs_logits { Draw::Logits { row } } else { Draw::Greedy { row } })
     }
 
-    pub(super) fn take_greedy(&mut self, tokenizer: &Tokenizer, summary: &RowSummary) -> Result<(), LmError> {
+    pub(super) fn take_greedy(&mut self, tokenizer: &Tokenizer, summary: &RowSummary) {
         let logprob = f64::from(summary.max_logit) - summary.log_sum_exp;
-        self.take(tokenizer, summary.argmax, logprob)
+        self.take(tokenizer, summary.argmax, logprob);
     }
 
     /// Log-probabilities are the model's own: before penalty, temperature and filters.
-    pub(super) fn take_sampled(
-        &mut self,
-        tokenizer: &Tokenizer,
-        prompt: &[u32],
-        logits: &mut [f32],
-    ) -> Result<(), LmError> {
+    pub(super) fn take_sampled(&mut self, tokenizer: &Tokenizer, prompt: &[u32], logits: &mut [f32]) {
         let normaliser = if self.logprobs.is_some() { log_sum_exp(logits) } else { 0.0 };
         let unchanged = self.logprobs.is_some().then(|| logits.to_vec());
         let token = self.sampler.choose(logits, &[prompt, &self.ids], self.ids.len() as u64);
         let logit = unchanged.and_then(|logits| logits.get(token as usize).copied()).unwrap_or(0.0);
-        self.take(tokenizer, token, f64::from(logit) - normaliser)
+        self.take(tokenizer, token, f64::from(logit) - normaliser);
     }
 
-    fn take(&mut self, tokenizer: &Tokenizer, token: u32, logprob: f64) -> Result<(), LmError> {
+    fn take(&mut self, tokenizer: &Tokenizer, token: u32, logprob: f64) {
+        self.failure = self.add(tokenizer, token, logprob).err();
+    }
+
+    fn add(&mut self, tokenizer: &Tokenizer, token: u32, logprob: f64) -> Result<(), LmError> {
         self.ids.push(token);
         if let Some(logprobs) = &mut self.logprobs {
             logprobs.push(TokenLogprob { token: tokenizer.decode(&[token], false)?, logprob });
@@ -132,21 +134,21 @@ impl Active {
         Ok(())
     }
 
-    /// The result of a finished sequence, with its item's index.
+    /// The result of a finished sequence.
     pub(super) fn into_output(
         self,
         tokenizer: &Tokenizer,
         computed_tokens: u64,
-    ) -> Result<(usize, GenerateOutput), LmError> {
+    ) -> Result<GenerateOutput, LmError> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
         let text_ids = match self.ids.split_last() {
             Some((last, rest)) if self.stop_ids.contains(last) => rest,
             _ => &self.ids,
         };
         let text = self.watch.finish(tokenizer, text_ids)?;
         let finish = self.finish.unwrap_or(FinishReason::Length);
-        Ok((
-            self.item,
-            GenerateOutput { text, finish, logprobs: self.logprobs, ids: self.ids, computed_tokens },
-        ))
+        Ok(GenerateOutput { text, finish, logprobs: self.logprobs, ids: self.ids, computed_tokens })
     }
 }

@@ -24,7 +24,7 @@ use candle_core::quantized::GgmlDType;
 
 pub use activations::QuantActivations;
 pub use format::dequantise;
-pub use linear::{QuantOutput, quant_linear, quant_linears, quant_stacked};
+pub use linear::quant_stacked;
 pub use matrix::QuantMatrix;
 
 /// Why bytes are not a quantised matrix.

@@ -120,28 +120,6 @@ pub fn logits(pool: &Pool, hidden: &[f32], head: &PackedMatrix, out: &mut [f32])
     linear(pool, hidden, head, None, out, false);
 }
 
-/// Summaries of rows of `vocabulary` logits that are already there: the bits that [`log_softmax_gather`] gives.
-///
-/// # Panics
-/// When `logits` does not hold whole rows.
-#[must_use]
-pub fn summarise_rows(pool: &Pool, logits: &[f32], vocabulary: usize) -> Vec<RowSummary> {
-    assert!(vocabulary > 0 && logits.len().is_multiple_of(vocabulary), "rows of {vocabulary} logits");
-    let mut rows =
-        vec![RowSummary { argmax: 0, max_logit: 0.0, log_sum_exp: 0.0 }; logits.len() / vocabulary];
-    pool.for_each_part(&mut rows, 1, &|index, summary| {
-        let row = &logits[index * vocabulary..(index + 1) * vocabulary];
-        let width = BLOCK_PANELS * PANEL;
-        let blocks = row.chunks(width).enumerate();
-        // One row of panels is the row itself.
-        let blocks: Vec<BlockSummary> = blocks
-            .map(|(block, part)| summarise(pool.isa(), part, 1, 0, part.len(), block * width))
-            .collect();
-        summary[0] = combine(&blocks);
-    });
-    rows
-}
-
 /// Adds up the blocks of one row, in order.
 fn combine(blocks: &[BlockSummary]) -> RowSummary {
     let mut best = blocks[0];

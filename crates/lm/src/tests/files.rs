@@ -38,6 +38,22 @@ fn a_truncated_gguf_is_an_error_wherever_it_ends() {
         let error = load_gguf(&cut).unwrap_err();
         assert!(error.to_string().contains("cut.gguf"), "{length}: {error}");
     }
+    // However much is missing, the message knows how long the file should be.
+    let mut sizes = std::collections::BTreeSet::new();
+    for length in [bytes.len() / 2, bytes.len() * 3 / 4] {
+        fs_err::write(&cut, &bytes[..length]).unwrap();
+        let error = load_gguf(&cut).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("tensor `") && message.ends_with(&format!("has {length} bytes")),
+            "{message}"
+        );
+        assert!(error.hint().unwrap().contains("evalign models pull"));
+        let end = message.split("ends at byte ").nth(1).unwrap().split(',').next().unwrap();
+        sizes.insert(end.parse::<usize>().unwrap());
+    }
+    let whole = sizes.pop_last().unwrap();
+    assert!(sizes.is_empty() && (bytes.len() - 64..=bytes.len()).contains(&whole), "{whole}");
 }
 
 #[test]
@@ -95,11 +111,19 @@ fn what_is_wrong_with_a_directory_is_named() {
     assert!(load_directory(directory.path()).unwrap_err().to_string().contains("header of"));
     fs_err::remove_file(at("model.safetensors")).unwrap();
     assert!(load_directory(directory.path()).unwrap_err().to_string().contains("model.safetensors"));
+    fs_err::write(at("pytorch_model.bin"), "").unwrap();
+    assert!(load_directory(directory.path()).unwrap_err().to_string().contains("`pytorch_model.bin`"));
     let index = json!({"weight_map": {"model.norm.weight": "../../etc/passwd"}});
     fs_err::write(at("model.safetensors.index.json"), index.to_string()).unwrap();
     assert!(load_directory(directory.path()).unwrap_err().to_string().contains("is not a file name"));
     fs_err::write(at("config.json"), "{}").unwrap();
     assert!(load_directory(directory.path()).unwrap_err().to_string().contains("config.json"));
+    fs_err::remove_file(at("config.json")).unwrap();
+    assert!(load_directory(directory.path()).unwrap_err().to_string().contains("no `config.json`"));
+    for name in ["b.gguf", "a.gguf"] {
+        fs_err::write(at(name), "").unwrap();
+    }
+    assert!(load_directory(directory.path()).unwrap_err().to_string().contains("name the file `a.gguf`"));
 }
 
 #[test]
@@ -112,7 +136,55 @@ fn a_directory_needs_a_tokeniser_and_q_needs_blocks() {
     let quantised = LoadOptions { dtype: Some(Dtype::Q), ..LoadOptions::default() };
     assert!(load(&quantised).unwrap_err().to_string().contains("no quantised tensor"));
     fs_err::remove_file(directory.path().join("tokenizer.json")).unwrap();
-    assert!(load(&LoadOptions::default()).unwrap_err().to_string().contains("tokenizer.json"));
+    let missing = load(&LoadOptions::default()).unwrap_err();
+    let place = directory.path().display().to_string();
+    assert!(
+        missing.to_string().contains(&place) && missing.to_string().contains("`tokenizer.json`"),
+        "{missing}"
+    );
+    assert!(missing.hint().is_some());
+    fs_err::write(directory.path().join("tokenizer.model"), "").unwrap();
+    assert!(load(&LoadOptions::default()).unwrap_err().to_string().contains("only `tokenizer.model`"));
+    fs_err::write(directory.path().join("tokenizer.json"), "{}").unwrap();
+    let malformed = load(&LoadOptions::default()).unwrap_err().to_string();
+    assert!(malformed.contains(&place) && malformed.contains("`tokenizer.json`"), "{malformed}");
+}
+
+#[test]
+fn what_is_wrong_with_a_tokeniser_or_template_of_a_gguf_names_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.gguf");
+    tiny::write_gguf(&path, GgmlDType::F32, &[]);
+    let error = LanguageModel::load(&path, &LoadOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("x.gguf: tokenizer:"), "{error}");
+    assert!(error.hint().is_some());
+    let model = tiny::directory(&tiny::llama());
+    fs_err::write(model.path().join("chat_template.jinja"), "{% if %}").unwrap();
+    let error = LanguageModel::load(model.path(), &LoadOptions::default()).unwrap_err().to_string();
+    assert!(
+        error.contains(&*model.path().display().to_string()) && error.contains("chat template"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_day_of_a_chat_template_can_be_fixed() {
+    let directory = tiny::directory(&tiny::llama());
+    let write = |template| fs_err::write(directory.path().join("chat_template.jinja"), template).unwrap();
+    let load =
+        |now| LanguageModel::load(directory.path(), &LoadOptions { now, ..LoadOptions::default() }).unwrap();
+    let render = |model: &LanguageModel| model.chat_template().unwrap().render(&[], true).unwrap();
+    write("{{ strftime_now('%d %b %Y %H:%M') }}");
+    let then = jiff::civil::date(2025, 3, 7).at(9, 5, 0, 0);
+    let fixed = load(Some(then));
+    assert_eq!(render(&fixed), "07 Mar 2025 09:05");
+    assert_eq!(fixed.chat_template().unwrap().clock(), Some(then));
+    let today = load(None);
+    assert!(render(&today).ends_with("00:00"), "{}", render(&today));
+    assert_eq!(render(&load(today.chat_template().unwrap().clock())), render(&today));
+    assert_eq!(fixed.identity().chat_template, today.identity().chat_template);
+    write("no clock");
+    assert_eq!(load(Some(then)).chat_template().unwrap().clock(), None);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use evalign_core::{FinishReason, GenerateParams};
 use super::tiny::{self, PLENTY};
 use crate::backend::Backend;
 use crate::decoder::Decoder;
-use crate::{GenerateItem, GenerateOutput, LmError, generate};
+use crate::{Event, GenerateItem, GenerateOutput, LmError, generate};
 
 fn run<B: Backend>(
     decoder: &Decoder<B>,
@@ -14,13 +14,17 @@ fn run<B: Backend>(
     budget: u64,
     items: &[GenerateItem],
 ) -> Vec<GenerateOutput> {
-    let mut outputs: Vec<Option<GenerateOutput>> = vec![None; items.len()];
-    generate::generate(decoder, &tiny::tokenizer(directory), budget, items, &mut |index, output| {
-        assert!(outputs[index].replace(output).is_none(), "item {index} twice");
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    outputs.into_iter().map(Option::unwrap).collect()
+    results(decoder, directory, budget, items).into_iter().map(Result::unwrap).collect()
+}
+
+fn results<B: Backend>(
+    decoder: &Decoder<B>,
+    directory: &Path,
+    budget: u64,
+    items: &[GenerateItem],
+) -> Vec<Result<GenerateOutput, LmError>> {
+    let tokenizer = tiny::tokenizer(directory);
+    tiny::results(items.len(), |on_event| generate::generate(decoder, &tokenizer, budget, items, on_event))
 }
 
 fn item(prompt: Vec<u32>, params: GenerateParams) -> GenerateItem {
@@ -124,6 +128,21 @@ fn log_probabilities_are_the_models_own() {
 }
 
 #[test]
+fn greedy_decoding_heeds_the_penalty_and_no_other_rule() {
+    let directory = tiny::directory(&tiny::llama());
+    let decoder = tiny::cpu(directory.path());
+    let ids = |params: GenerateParams| {
+        let params = GenerateParams { max_tokens: 30, ..params };
+        run(&decoder, directory.path(), PLENTY, &[item(vec![1, 2, 3], params)]).remove(0).ids
+    };
+    let greedy = ids(GenerateParams::default());
+    let ruled =
+        GenerateParams { top_p: Some(0.1), top_k: Some(2), min_p: Some(0.9), seed: 7, ..Default::default() };
+    assert_eq!(ids(ruled), greedy);
+    assert_ne!(ids(GenerateParams { repetition_penalty: Some(1.8), ..Default::default() }), greedy);
+}
+
+#[test]
 fn backends_generate_the_same_text() {
     let directory = tiny::directory(&tiny::llama());
     let items: Vec<GenerateItem> = mixture().into_iter().take(8).collect();
@@ -135,22 +154,49 @@ fn backends_generate_the_same_text() {
 }
 
 #[test]
-fn impossible_requests_are_refused() {
+fn an_impossible_request_is_refused_and_no_other() {
     let directory = tiny::directory(&tiny::llama());
     let decoder = tiny::cpu(directory.path());
-    let tokenizer = tiny::tokenizer(directory.path());
-    let refuse = |item: GenerateItem, budget| {
-        generate::generate(&decoder, &tokenizer, budget, &[item], &mut |_, _| panic!("nothing may be done"))
-            .unwrap_err()
-    };
-    for bad in [
-        item(vec![], GenerateParams::default()),
-        item(vec![1; 128], GenerateParams::default()),
-        item(vec![1], GenerateParams { max_tokens: 0, ..Default::default() }),
-        item(vec![1], GenerateParams { temperature: -1.0, ..Default::default() }),
-        item(vec![500], GenerateParams::default()),
-    ] {
-        assert!(matches!(refuse(bad, PLENTY), LmError::Request(_)));
+    let params = || GenerateParams { max_tokens: 33, ..Default::default() };
+    let good = item(vec![1; 33], params());
+    let items = [
+        item(vec![], params()),
+        item(vec![1; 128], params()),
+        item(vec![1], GenerateParams { max_tokens: 0, ..params() }),
+        good.clone(),
+        item(vec![1], GenerateParams { temperature: -1.0, ..params() }),
+        item(vec![500], params()),
+    ];
+    let alone = run(&decoder, directory.path(), PLENTY, std::slice::from_ref(&good)).remove(0);
+    for (index, result) in results(&decoder, directory.path(), PLENTY, &items).into_iter().enumerate() {
+        match result {
+            Ok(output) => assert_eq!((index, &output), (3, &alone)),
+            Err(error) => assert!(matches!(error, LmError::Request(_)) && index != 3, "{index}: {error}"),
+        }
     }
-    assert!(matches!(refuse(item(vec![1; 60], GenerateParams::default()), 2000), LmError::Memory { .. }));
+    // Keys of prompt and answer are each rounded up to whole panels: together they take more than one
+    // sequence of 66 tokens does.
+    let short = item(vec![1; 5], GenerateParams { max_tokens: 5, ..Default::default() });
+    let budget = |keys| decoder.backend.kv_bytes(decoder.kv_shape(), keys);
+    let mut cramped = results(&decoder, directory.path(), budget(66), &[good.clone(), short]);
+    assert!(cramped.pop().unwrap().is_ok());
+    assert!(matches!(cramped.pop(), Some(Err(LmError::Memory { tokens: 66, .. }))));
+    assert_eq!(run(&decoder, directory.path(), 2 * budget(33), &[good]), [alone]);
+}
+
+/// Before each token the caller may end the call: a long text is no reason to wait for its end.
+#[test]
+fn a_caller_can_stop_between_tokens() {
+    let directory = tiny::directory(&tiny::llama());
+    let decoder = tiny::cpu(directory.path());
+    let long = item(vec![1, 2, 3], GenerateParams { max_tokens: 100, ..Default::default() });
+    let mut steps = 0;
+    let tokenizer = tiny::tokenizer(directory.path());
+    let stats = generate::generate(&decoder, &tokenizer, PLENTY, &[long], &mut |event| {
+        assert!(matches!(event, Event::Step), "{event:?}");
+        steps += 1;
+        if steps == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
+    assert_eq!((steps, stats.projected_positions), (4, 3));
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::tiny::{self, PLENTY};
 use crate::backend::Backend;
-use crate::{LmError, ScoreItem, score};
+use crate::{Event, LmError, ScoreItem, score};
 
 fn items() -> impl Strategy<Value = Vec<ScoreItem>> {
     // Few different tokens, so that prefixes are shared in every way.
@@ -102,27 +102,35 @@ fn candle_shares_prefixes_as_the_kernels_do() {
     });
 }
 
+/// Each alone and all together with a good one between them, which is answered as if it were alone.
 #[test]
-fn impossible_requests_are_refused_before_any_work() {
+fn an_impossible_request_is_refused_and_no_other() {
     let directory = tiny::directory(&tiny::llama());
     let decoder = tiny::cpu(directory.path());
-    let item = |context: Vec<u32>, continuations: Vec<Vec<u32>>| [ScoreItem { context, continuations }];
-    let refuse = |items: &[ScoreItem], budget| {
-        score::log_likelihoods(&decoder, budget, items, &mut |_, _| panic!("nothing may be computed"))
-            .unwrap_err()
-    };
-    for bad in [
+    let item = |context: Vec<u32>, continuations: Vec<Vec<u32>>| ScoreItem { context, continuations };
+    // The last token of a continuation is never read, so a full context plus one token fits.
+    let good = item(vec![1; 128], vec![vec![1]]);
+    let items = [
         item(vec![], vec![vec![1]]),
         item(vec![1], vec![]),
         item(vec![1], vec![vec![1], vec![]]),
+        good.clone(),
         item(vec![1], vec![vec![96]]),
         item(vec![1; 128], vec![vec![1, 2]]),
-    ] {
-        assert!(matches!(refuse(&bad, PLENTY), LmError::Request(_)), "{bad:?}");
+    ];
+    let together = tiny::score_results(&decoder, PLENTY, &items);
+    for (item, result) in items.iter().zip(&together) {
+        match result {
+            Ok(output) => assert_eq!(output, &tiny::scores(&decoder, PLENTY, std::slice::from_ref(&good))[0]),
+            Err(error) => assert!(matches!(error, LmError::Request(_)) && *item != good, "{item:?}"),
+        }
     }
-    // The last token of a continuation is never read, so a full context plus one token fits.
-    assert_eq!(tiny::scores(&decoder, PLENTY, &item(vec![1; 128], vec![vec![1]])).len(), 1);
-    assert!(matches!(refuse(&item(vec![1; 100], vec![vec![1]]), 1000), LmError::Memory { tokens: 100, .. }));
+    assert!(together[3].is_ok());
+    let small = [item(vec![1; 100], vec![vec![1]]), item(vec![1; 9], vec![vec![1]])];
+    let budget = decoder.backend.kv_bytes(decoder.kv_shape(), 32);
+    let results = tiny::score_results(&decoder, budget, &small);
+    assert!(matches!(results[0], Err(LmError::Memory { tokens: 100, .. })), "{results:?}");
+    assert!(results[1].is_ok());
 }
 
 #[test]
@@ -132,11 +140,32 @@ fn a_caller_can_stop_early() {
     let items: Vec<ScoreItem> =
         (0..90).map(|i| ScoreItem { context: vec![i; 100], continuations: vec![vec![1]] }).collect();
     let mut seen = 0;
-    let stats = score::log_likelihoods(&decoder, PLENTY, &items, &mut |_, _| {
-        seen += 1;
-        ControlFlow::Break(())
+    let stats = score::log_likelihoods(&decoder, PLENTY, &items, &mut |event| match event {
+        Event::Done(..) => {
+            seen += 1;
+            ControlFlow::Break(())
+        }
+        Event::Step => ControlFlow::Continue(()),
     })
     .unwrap();
     assert_eq!(seen, 1);
     assert!(stats.computed_prompt_tokens < 9000);
+}
+
+/// Before each step the caller may end the call: long prompts are no reason to wait for an item's end.
+#[test]
+fn a_caller_can_stop_between_steps() {
+    let mut config = tiny::llama();
+    config["max_position_embeddings"] = json!(4096);
+    let directory = tiny::directory(&config);
+    let decoder = tiny::cpu(directory.path());
+    let item = ScoreItem { context: vec![1; 4000], continuations: vec![vec![1]] };
+    let mut steps = 0;
+    let stats = score::log_likelihoods(&decoder, PLENTY, &[item], &mut |event| {
+        assert!(matches!(event, Event::Step), "{event:?}");
+        steps += 1;
+        if steps == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .unwrap();
+    assert!((1..2000).contains(&stats.computed_prompt_tokens), "{stats:?}");
 }

@@ -1,12 +1,10 @@
 //! SmolLM2-135M-Instruct, from its GGUF file.
 
-use std::ops::ControlFlow;
-
 use evalign_core::{Dtype, GenerateParams};
 use serde_json::Value;
 
 use super::tiny;
-use crate::{ChoiceScore, GenerateItem, LanguageModel, LoadOptions, ScoreItem};
+use crate::{ChoiceScore, GenerateItem, LanguageModel, LmError, LoadOptions, ScoreItem};
 
 fn load(dtype: Dtype, memory_bytes: Option<u64>) -> Option<LanguageModel> {
     let path = tiny::real_model()?;
@@ -17,14 +15,8 @@ fn load(dtype: Dtype, memory_bytes: Option<u64>) -> Option<LanguageModel> {
 }
 
 fn choices(model: &LanguageModel, items: &[ScoreItem]) -> Vec<Vec<ChoiceScore>> {
-    let mut all = vec![Vec::new(); items.len()];
-    model
-        .log_likelihoods(items, &mut |index, output| {
-            all[index] = output.choices;
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    all
+    let results = tiny::results(items.len(), |on_event| model.log_likelihoods(items, on_event));
+    results.into_iter().map(|result| result.unwrap().choices).collect()
 }
 
 /// Sixteen questions after one long beginning, with continuations of several lengths.
@@ -73,14 +65,8 @@ fn greedy_text_is_the_references() {
         };
         let prompt = model.tokenizer().encode(row["prompt"].as_str().unwrap(), false).unwrap();
         let item = GenerateItem { prompt, params, stop_ids: model.tokenizer().eos_ids().to_vec() };
-        let mut text = String::new();
-        model
-            .generate(&[item], &mut |_, output| {
-                text = output.text;
-                ControlFlow::Break(())
-            })
-            .unwrap();
-        assert_eq!(text, expected);
+        let output = tiny::results(1, |on_event| model.generate(&[item], on_event)).remove(0).unwrap();
+        assert_eq!(output.text, expected);
     }
 }
 
@@ -89,14 +75,13 @@ fn perplexity_windows_add_up() {
     let Some(model) = load(Dtype::F32, None) else { return };
     let text = model.tokenizer().encode("Water boils at a lower temperature on a mountain.", false).unwrap();
     let prefix = model.tokenizer().bos().or(model.tokenizer().eos()).unwrap();
-    let mut sum = 0.0;
-    model
-        .perplexities(std::slice::from_ref(&text), prefix, &mut |_, output| {
-            assert_eq!(output.tokens, text.len() as u64);
-            sum = output.sum;
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    // The second text has a token that no model knows, and is refused alone.
+    let texts = [text.clone(), [text.as_slice(), &[u32::MAX]].concat()];
+    let mut results = tiny::results(2, |on_event| model.perplexities(&texts, prefix, on_event));
+    assert!(matches!(results.pop(), Some(Err(LmError::Request(_)))));
+    let output = results.remove(0).unwrap();
+    assert_eq!(output.tokens, text.len() as u64);
+    let sum = output.sum;
     let item = ScoreItem { context: vec![prefix], continuations: vec![text] };
     assert_eq!(choices(&model, &[item])[0][0].sum.to_bits(), sum.to_bits());
     assert!((-80.0..-20.0).contains(&sum), "{sum}");

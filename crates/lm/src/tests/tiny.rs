@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::backend::{Backend, CandleBackend, CpuBackend};
 use crate::decoder::Decoder;
 use crate::weights::{open_gguf, open_safetensors};
-use crate::{ChoiceScore, DeviceSpec, ScoreItem, ScoreOutput, Tokenizer, score};
+use crate::{ChoiceScore, DeviceSpec, EngineStats, Event, LmError, ScoreItem, ScoreOutput, Tokenizer, score};
 
 pub(super) const PLENTY: u64 = 1 << 30;
 
@@ -208,14 +208,32 @@ pub(super) fn candle_gguf(path: &Path, dtype: Dtype) -> Decoder<CandleBackend> {
     Decoder::load(CandleBackend::new(DeviceSpec::Cpu, dtype).unwrap(), config, &weights, 2).unwrap()
 }
 
-pub(super) fn scores<B: Backend>(decoder: &Decoder<B>, budget: u64, items: &[ScoreItem]) -> Vec<ScoreOutput> {
-    let mut outputs: Vec<Option<ScoreOutput>> = vec![None; items.len()];
-    score::log_likelihoods(decoder, budget, items, &mut |index, output| {
-        assert!(outputs[index].replace(output).is_none(), "item {index} twice");
+/// What a call says of each item, which must be once.
+pub(super) fn results<T>(
+    count: usize,
+    call: impl FnOnce(&mut dyn FnMut(Event<T>) -> ControlFlow<()>) -> Result<EngineStats, LmError>,
+) -> Vec<Result<T, LmError>> {
+    let mut results: Vec<Option<Result<T, LmError>>> = (0..count).map(|_| None).collect();
+    call(&mut |event| {
+        if let Event::Done(index, result) = event {
+            assert!(results[index].replace(result).is_none(), "item {index} twice");
+        }
         ControlFlow::Continue(())
     })
     .unwrap();
-    outputs.into_iter().map(Option::unwrap).collect()
+    results.into_iter().map(Option::unwrap).collect()
+}
+
+pub(super) fn score_results<B: Backend>(
+    decoder: &Decoder<B>,
+    budget: u64,
+    items: &[ScoreItem],
+) -> Vec<Result<ScoreOutput, LmError>> {
+    results(items.len(), |on_event| score::log_likelihoods(decoder, budget, items, on_event))
+}
+
+pub(super) fn scores<B: Backend>(decoder: &Decoder<B>, budget: u64, items: &[ScoreItem]) -> Vec<ScoreOutput> {
+    score_results(decoder, budget, items).into_iter().map(Result::unwrap).collect()
 }
 
 /// One item for each token after the first, given everything before it.

@@ -67,8 +67,10 @@ pub(super) fn load(path: &Path) -> Result<Tokenizer, LmError> {
     }))
 }
 
+/// The caller names the directory.
 fn malformed(path: &Path, problem: &(impl std::fmt::Display + ?Sized)) -> LmError {
-    error(format!("`{}`: {problem}", path.display()))
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    error(format!("`{}`: {problem}", name.display()))
 }
 
 /// `tokenizers` panics on some merges that do not fit their vocabulary; a file from the network must not

@@ -26,7 +26,8 @@ pub(crate) fn open_gguf(path: &Path) -> Result<(Weights, ModelConfig, GgufMetada
     let mut weights = Weights::new(Naming::Gguf, Vec::new());
     weights.files.push(file);
     let mut infos: Vec<_> = content.tensor_infos.into_iter().collect();
-    infos.sort_by(|a, b| a.0.cmp(&b.0));
+    // From the end of the file: of a truncated one, the first tensor looked at tells the size it should have.
+    infos.sort_by(|(a_name, a), (b_name, b)| b.offset.cmp(&a.offset).then_with(|| a_name.cmp(b_name)));
     for (name, info) in infos {
         if matches!(info.ggml_dtype, GgmlDType::Q8_1 | GgmlDType::Q8K) {
             return Err(LmError::tensor(

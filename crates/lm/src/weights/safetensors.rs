@@ -27,12 +27,29 @@ struct Index {
 /// than f32, f16 or bf16.
 pub(crate) fn open_safetensors(directory: &Path) -> Result<(Weights, ModelConfig), LmError> {
     let config_path = directory.join("config.json");
+    if !config_path.exists() {
+        let problem = match file_with_extension(directory, "gguf")? {
+            None => "there is no `config.json`".to_owned(),
+            Some(name) => format!("a directory without `config.json`; name the file `{name}` in it instead"),
+        };
+        return Err(LmError::format(directory, problem));
+    }
     let text = fs_err::read_to_string(&config_path)?;
     let config = from_hugging_face(&config_path, &text)?;
     let mut weights = Weights::new(Naming::HuggingFace, text.into_bytes());
     let single = directory.join("model.safetensors");
     let index_path = directory.join("model.safetensors.index.json");
-    if single.exists() || !index_path.exists() {
+    if !single.exists() && !index_path.exists() {
+        let mut problem =
+            "there is neither `model.safetensors` nor `model.safetensors.index.json`".to_owned();
+        if let Some(name) = file_with_extension(directory, "bin")? {
+            problem += &format!(
+                "; `{name}` is not read: save the model anew with `save_pretrained` of transformers"
+            );
+        }
+        return Err(LmError::format(directory, problem));
+    }
+    if single.exists() {
         add_file(&mut weights, &single, None)?;
         return Ok((weights, config));
     }
@@ -49,6 +66,19 @@ pub(crate) fn open_safetensors(directory: &Path) -> Result<(Weights, ModelConfig
         return Err(LmError::tensor(&directory.join(shard), name, "missing, though the index lists it"));
     }
     Ok((weights, config))
+}
+
+/// Name of the first file with this extension.
+fn file_with_extension(directory: &Path, extension: &str) -> Result<Option<String>, LmError> {
+    let mut first: Option<String> = None;
+    for entry in fs_err::read_dir(directory)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let fits = Path::new(&name).extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+        if fits && first.as_ref().is_none_or(|known| name < *known) {
+            first = Some(name);
+        }
+    }
+    Ok(first)
 }
 
 /// Maps one file and registers its tensors; with an index, only those the index places in this file.

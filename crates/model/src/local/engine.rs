@@ -4,12 +4,15 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use evalign_core::{ChoiceLogLikelihood, Output, Request, Response, Seconds, Usage};
-use evalign_lm::{EngineStats, GenerateItem, LanguageModel, LmError};
+use evalign_lm::{
+    EngineStats, Event, GenerateItem, GenerateOutput, LanguageModel, LmError, PerplexityOutput, ScoreItem,
+    ScoreOutput,
+};
 
 use super::OverlongPrompt;
 use super::encode::{Encoded, Encoder, ScorePart};
 use crate::error::ModelError;
-use crate::replies::ReplySender;
+use crate::replies::{Reply, ReplySender};
 
 /// Requests a thread should have to encode before another one is worth starting.
 const ENCODED_PER_THREAD: usize = 32;
@@ -38,7 +41,9 @@ impl Engine {
 
     fn answer(&self, job: &Job) -> ControlFlow<()> {
         let mut sets = Sets::default();
-        for (index, encoded) in self.encode(&job.requests).into_iter().enumerate() {
+        let encoded = self.encode(job);
+        job.replies.still_wanted()?;
+        for (index, encoded) in encoded.into_iter().enumerate() {
             match encoded {
                 Ok(encoded) => sets.add(index, encoded),
                 Err(error) => job.replies.send(index, Err(error))?,
@@ -56,14 +61,17 @@ impl Engine {
         ControlFlow::Continue(())
     }
 
-    /// In parallel: thousands of prompts of thousands of characters take seconds otherwise.
-    fn encode(&self, requests: &[Request]) -> Vec<Result<Encoded, ModelError>> {
+    /// In parallel: thousands of prompts of thousands of characters take seconds otherwise. Not all of
+    /// them when the job is cancelled meanwhile.
+    fn encode(&self, job: &Job) -> Vec<Result<Encoded, ModelError>> {
+        let requests = &job.requests;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = requests.len().div_ceil(ENCODED_PER_THREAD).clamp(1, cores);
         let share = requests.len().div_ceil(threads).max(1);
         let encode = |requests: &[Request]| -> Vec<_> {
             let encoder = Encoder::new(&self.model, self.overlong);
-            requests.iter().map(|request| encoder.encode(&request.kind)).collect()
+            let wanted = requests.iter().take_while(|_| !job.replies.is_cancelled());
+            wanted.map(|request| encoder.encode(&request.kind)).collect()
         };
         std::thread::scope(|scope| {
             let parts: Vec<_> =
@@ -78,31 +86,30 @@ impl Engine {
     fn score(&self, requests: Vec<Scored>, replies: &ReplySender) -> ControlFlow<()> {
         let mut items = Vec::new();
         let mut owners = Vec::new();
-        let mut waiting: Vec<ScoreReply> = Vec::with_capacity(requests.len());
+        // Emptied when the request is answered.
+        let mut waiting: Vec<Option<ScoreReply>> = Vec::with_capacity(requests.len());
         for request in requests {
-            waiting.push(ScoreReply::new(&request));
+            waiting.push(Some(ScoreReply::new(&request)));
             for part in request.parts {
                 owners.push((waiting.len() - 1, part.choices));
                 items.push(part.item);
             }
         }
         let mut sent = ControlFlow::Continue(());
-        let outcome = self.model.log_likelihoods(&items, &mut |item, output| {
-            let (owner, choices) = &owners[item];
-            let reply = &mut waiting[*owner];
-            reply.computed += output.computed_tokens;
-            reply.parts_left -= 1;
-            for ((choice, score), ids) in choices.iter().zip(output.choices).zip(&items[item].continuations) {
-                let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-                reply.choices[*choice] =
-                    Some(ChoiceLogLikelihood { sum: score.sum, tokens, greedy: score.greedy });
-            }
-            if reply.parts_left == 0 {
-                sent = replies.send(reply.index, Ok(reply.response()));
-            }
+        let outcome = self.model.log_likelihoods(&items, &mut |event| {
+            sent = match event {
+                Event::Step => replies.still_wanted(),
+                Event::Done(item, result) => {
+                    let (owner, choices) = &owners[item];
+                    match answer_part(&mut waiting[*owner], choices, &items[item], result) {
+                        Some((index, answer)) => replies.send(index, answer),
+                        None => ControlFlow::Continue(()),
+                    }
+                }
+            };
             sent
         });
-        let unanswered = waiting.iter().filter(|reply| reply.parts_left > 0).map(|reply| reply.index);
+        let unanswered = waiting.iter().flatten().map(|reply| reply.index);
         self.finish(outcome, sent, unanswered, replies)
     }
 
@@ -111,16 +118,17 @@ impl Engine {
         let (items, about): (Vec<GenerateItem>, Vec<_>) =
             requests.into_iter().map(|request| (request.item, (request.index, request.truncated))).unzip();
         let mut sent = ControlFlow::Continue(());
-        let outcome = self.model.generate(&items, &mut |item, output| {
-            open[item] = false;
-            let (index, truncated_tokens) = about[item];
-            let usage = Usage {
-                prompt_tokens: items[item].prompt.len() as u64,
-                computed_prompt_tokens: output.computed_tokens,
-                generated_tokens: output.ids.len() as u64,
+        let outcome = self.model.generate(&items, &mut |event| {
+            sent = match event {
+                Event::Step => replies.still_wanted(),
+                Event::Done(item, result) => {
+                    open[item] = false;
+                    let (index, truncated_tokens) = about[item];
+                    let prompt_tokens = items[item].prompt.len() as u64;
+                    let answer = result.map(|output| generated(output, prompt_tokens, truncated_tokens));
+                    replies.send(index, answer.map_err(ModelError::from))
+                }
             };
-            let output = Output::Text { text: output.text, finish: output.finish, logprobs: output.logprobs };
-            sent = replies.send(index, Ok(Response { output, usage, truncated_tokens, cached: false }));
             sent
         });
         let unanswered = about.iter().zip(&open).filter(|(_, open)| **open).map(|((index, _), _)| *index);
@@ -130,19 +138,14 @@ impl Engine {
     fn perplexity(&self, prefix: u32, texts: &PerplexityTexts, replies: &ReplySender) -> ControlFlow<()> {
         let mut open: Vec<bool> = vec![true; texts.ids.len()];
         let mut sent = ControlFlow::Continue(());
-        let outcome = self.model.perplexities(&texts.ids, prefix, &mut |item, output| {
-            open[item] = false;
-            let usage = Usage {
-                prompt_tokens: output.tokens,
-                computed_prompt_tokens: output.computed_tokens,
-                generated_tokens: 0,
+        let outcome = self.model.perplexities(&texts.ids, prefix, &mut |event| {
+            sent = match event {
+                Event::Step => replies.still_wanted(),
+                Event::Done(item, result) => {
+                    open[item] = false;
+                    replies.send(texts.indices[item], result.map(perplexity).map_err(ModelError::from))
+                }
             };
-            let tokens = u32::try_from(output.tokens).unwrap_or(u32::MAX);
-            let output = Output::Perplexity { sum: output.sum, tokens };
-            sent = replies.send(
-                texts.indices[item],
-                Ok(Response { output, usage, truncated_tokens: 0, cached: false }),
-            );
             sent
         });
         let unanswered = texts.indices.iter().zip(&open).filter(|(_, open)| **open).map(|(index, _)| *index);
@@ -173,6 +176,31 @@ impl Engine {
                 unanswered.try_for_each(|index| replies.send(index, Err(error.clone())))
             }
         }
+    }
+}
+
+fn generated(output: GenerateOutput, prompt_tokens: u64, truncated_tokens: u64) -> Response {
+    let usage = Usage {
+        prompt_tokens,
+        computed_prompt_tokens: output.computed_tokens,
+        generated_tokens: output.ids.len() as u64,
+    };
+    let output = Output::Text { text: output.text, finish: output.finish, logprobs: output.logprobs };
+    Response { output, usage, truncated_tokens, cached: false }
+}
+
+fn perplexity(output: PerplexityOutput) -> Response {
+    let usage = Usage {
+        prompt_tokens: output.tokens,
+        computed_prompt_tokens: output.computed_tokens,
+        generated_tokens: 0,
+    };
+    let tokens = u32::try_from(output.tokens).unwrap_or(u32::MAX);
+    Response {
+        output: Output::Perplexity { sum: output.sum, tokens },
+        usage,
+        truncated_tokens: 0,
+        cached: false,
     }
 }
 
@@ -256,4 +284,30 @@ impl ScoreReply {
             cached: false,
         }
     }
+}
+
+/// Takes in the result of one part and empties `waiting` when its request is answered: by its last part,
+/// or by the first that failed.
+fn answer_part(
+    waiting: &mut Option<ScoreReply>,
+    choices: &[usize],
+    item: &ScoreItem,
+    result: Result<ScoreOutput, LmError>,
+) -> Option<Reply> {
+    let mut reply = waiting.take()?;
+    let output = match result {
+        Ok(output) => output,
+        Err(error) => return Some((reply.index, Err(error.into()))),
+    };
+    reply.computed += output.computed_tokens;
+    reply.parts_left -= 1;
+    for ((choice, score), ids) in choices.iter().zip(output.choices).zip(&item.continuations) {
+        let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        reply.choices[*choice] = Some(ChoiceLogLikelihood { sum: score.sum, tokens, greedy: score.greedy });
+    }
+    if reply.parts_left == 0 {
+        return Some((reply.index, Ok(reply.response())));
+    }
+    *waiting = Some(reply);
+    None
 }

@@ -1,8 +1,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use evalign_core::{Digest, GenerateParams, Message, ModelIdentity, Prompt, RequestKind, Role};
-use evalign_model::{Cached, MemoryCache, Model as _, cache_key};
+use evalign_core::{
+    Digest, FinishReason, GenerateParams, Message, ModelIdentity, Output, Prompt, Request, RequestKind,
+    Response, Role, Seconds, Usage,
+};
+use evalign_model::{Cached, Capabilities, MemoryCache, Model, Replies, TokenCount, cache_key};
 use serde_json::json;
 
 use crate::common::{ask, choices, generation, scripted};
@@ -61,7 +65,7 @@ fn keys_differ_by_everything_that_can_change_an_answer() {
     let mut keys = BTreeSet::new();
     for (m, model) in models.iter().enumerate() {
         for (r, request) in requests.iter().enumerate() {
-            let fresh = keys.insert(cache_key(model, request));
+            let fresh = keys.insert(cache_key(model, None, request));
             // Only a conversation meets the chat template.
             let expected = m != 3 || matches!(r, 5 | 6);
             assert_eq!(fresh, expected, "model {m}, request {r}");
@@ -71,7 +75,7 @@ fn keys_differ_by_everything_that_can_change_an_answer() {
 
 #[test]
 fn keys_ignore_what_cannot_change_an_answer() {
-    let base = cache_key(&identity(), &generation("a", GenerateParams::default()));
+    let base = cache_key(&identity(), None, &generation("a", GenerateParams::default()));
     let greedy = GenerateParams {
         seed: 7,
         top_p: Some(0.5),
@@ -79,9 +83,22 @@ fn keys_ignore_what_cannot_change_an_answer() {
         min_p: Some(0.1),
         ..GenerateParams::default()
     };
-    assert_eq!(base, cache_key(&identity(), &generation("a", greedy)));
+    assert_eq!(base, cache_key(&identity(), None, &generation("a", greedy)));
     let renamed = ModelIdentity { reference: "local/other/path.gguf".parse().unwrap(), ..identity() };
-    assert_eq!(base, cache_key(&renamed, &generation("a", GenerateParams::default())));
+    assert_eq!(base, cache_key(&renamed, None, &generation("a", GenerateParams::default())));
+}
+
+/// A template that shows the date makes another prompt of a conversation every day.
+#[test]
+fn keys_of_conversations_know_the_day() {
+    let key = |clock: Option<&str>, kind: &RequestKind| {
+        cache_key(&identity(), clock.map(|time| time.parse().unwrap()), kind)
+    };
+    let (one, other) = (Some("2025-03-07T00:00:00"), Some("2025-03-08T00:00:00"));
+    let conversation = chat(Role::User, "a");
+    assert_ne!(key(one, &conversation), key(other, &conversation));
+    assert_ne!(key(one, &conversation), key(None, &conversation));
+    assert_eq!(key(one, &choices("a", &[" b"])), key(other, &choices("a", &[" b"])));
 }
 
 #[test]
@@ -135,4 +152,72 @@ fn a_shared_model_can_be_decorated() {
     assert_eq!(cached.capabilities(), shared.capabilities());
     let kind = choices("a b c", &[" d"]);
     assert_eq!(cached.count_tokens(&kind), shared.count_tokens(&kind));
+}
+
+/// Has a context of 100 tokens, gives the same answer to everything and counts how often.
+struct Constant {
+    identity: ModelIdentity,
+    answer: Response,
+    asked: AtomicUsize,
+}
+
+impl Model for Constant {
+    fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    fn context_length(&self) -> Option<usize> {
+        Some(100)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { log_likelihood: true, generate: true, perplexity: true, chat: true, completion: true }
+    }
+
+    fn count_tokens(&self, _: &RequestKind) -> Option<TokenCount> {
+        None
+    }
+
+    fn render(&self, _: &Prompt) -> Option<String> {
+        None
+    }
+
+    fn submit(&self, requests: Vec<Request>) -> Replies {
+        self.asked.fetch_add(requests.len(), Ordering::Relaxed);
+        let (_, replies) = Replies::channel();
+        let answers: Vec<_> = (0..requests.len()).map(|index| (index, Ok(self.answer.clone()))).collect();
+        replies.preceded_by(answers)
+    }
+
+    fn timing(&self) -> Seconds {
+        Seconds::default()
+    }
+}
+
+/// Whether the answer to this request, with so many tokens in its prompt and so many cut, is kept.
+fn is_kept(kind: &RequestKind, prompt_tokens: u64, truncated_tokens: u64) -> bool {
+    let output = Output::Text { text: "x".to_owned(), finish: FinishReason::Stop, logprobs: None };
+    let usage = Usage { prompt_tokens, ..Usage::default() };
+    let answer = Response { output, usage, truncated_tokens, cached: false };
+    let model = Arc::new(Constant { identity: identity(), answer, asked: AtomicUsize::new(0) });
+    let cached = Cached::new(model.clone(), Arc::new(MemoryCache::default()));
+    for _ in 0..2 {
+        assert!(ask(&cached, vec![kind.clone()])[0].is_ok());
+    }
+    model.asked.load(Ordering::Relaxed) == 1
+}
+
+/// `--compat lm-eval` cuts a prompt so that the whole answer has room, the default answers with what room
+/// there is: the same request, so only what both would answer alike may be kept.
+#[test]
+fn answers_that_depend_on_the_rule_for_long_prompts_are_not_kept() {
+    let text = generation("a", GenerateParams { max_tokens: 40, ..GenerateParams::default() });
+    assert!(is_kept(&text, 60, 0));
+    assert!(!is_kept(&text, 61, 0), "another rule would have cut this prompt");
+    assert!(!is_kept(&text, 60, 1), "this prompt was cut");
+    // Four choices of 90 tokens each are 360 tokens, and fit.
+    for kind in [choices("a", &[" b", " c", " d", " e"]), RequestKind::Perplexity { text: "a".to_owned() }] {
+        assert!(is_kept(&kind, 360, 0));
+        assert!(!is_kept(&kind, 360, 1), "cut");
+    }
 }

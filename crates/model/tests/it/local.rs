@@ -1,5 +1,6 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use evalign_core::{
     Dtype, FinishReason, GenerateParams, Hint as _, Message, Output, Prompt, RequestKind, Role,
@@ -103,6 +104,21 @@ fn dropping_the_replies_stops_the_engine() {
     let one = rate.elapsed();
     assert!(start.elapsed() < one * 300, "all 1000 stories were written");
     assert!(model.timing().decode > before.decode, "the time of a cancelled submission counts");
+}
+
+/// Nobody waits for the end of a long text that nobody wants: minutes here, if it were written.
+#[test]
+fn dropping_the_replies_stops_within_a_text() {
+    let Some(model) = model() else { return };
+    let long = |n| request(n, generation("1, 2, 3, 4, 5,", greedy(8000, &[])));
+    let mut replies = model.submit(vec![long(0), long(1)]);
+    std::thread::sleep(Duration::from_millis(500));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(replies.poll_next(&mut context).is_pending(), "the text was short");
+    drop(replies);
+    let start = Instant::now();
+    assert!(ask(&*model, vec![choices("a", &[" b"])])[0].is_ok());
+    assert!(start.elapsed() < Duration::from_secs(3), "answered after {:?}", start.elapsed());
 }
 
 #[test]

@@ -13,27 +13,6 @@ const TASKS_PER_THREAD: usize = 4;
 /// Panels below which a task is not worth its start.
 const LEAST_PANELS: usize = 4;
 
-/// One matrix to multiply a batch with, and where the result goes.
-#[derive(Debug)]
-pub struct QuantOutput<'a> {
-    /// `n` by `k`.
-    pub matrix: &'a QuantMatrix,
-    /// `n` numbers added to every row.
-    pub bias: Option<&'a [f32]>,
-    /// Row-major, rows by `n`.
-    pub out: &'a mut [f32],
-    /// Add to what `out` holds (a residual) instead of replacing it.
-    pub accumulate: bool,
-}
-
-impl<'a> QuantOutput<'a> {
-    /// `out = x * matrix^T`.
-    #[must_use]
-    pub fn new(matrix: &'a QuantMatrix, out: &'a mut [f32]) -> Self {
-        Self { matrix, bias: None, out, accumulate: false }
-    }
-}
-
 /// Part of an output as the tasks see it.
 struct Target<'a> {
     matrix: &'a QuantMatrix,
@@ -47,34 +26,12 @@ struct Target<'a> {
     first_panel: usize,
 }
 
-/// `out = x * matrix^T (+ bias) (+ out)` for each of several matrices of the same width, in one region.
-///
-/// A row of the result depends on that row of `x` and on the matrix alone, bit for bit: not on the other
-/// rows, the other outputs, the number of threads or the instruction set. It is the exact product of
-/// the dequantised activations and weights up to f32 rounding; see `scalar::tile` for the order.
-///
-/// # Panics
-/// If a matrix is not as wide as `x`, or a bias or an output has the wrong length.
-pub fn quant_linears(pool: &Pool, x: &QuantActivations, outputs: &mut [QuantOutput<'_>]) {
-    let mut first_panel = 0;
-    let targets: Vec<Target<'_>> = outputs
-        .iter_mut()
-        .map(|output| {
-            let (matrix, bias, accumulate) = (output.matrix, output.bias, output.accumulate);
-            let n = matrix.n();
-            assert_eq!(output.out.len(), x.rows() * n, "an output of {} rows of {n}", x.rows());
-            assert!(bias.is_none_or(|bias| bias.len() == n), "a bias of {n}");
-            let out = SharedSlice::new(output.out);
-            let target = Target { matrix, bias, out, stride: n, column: 0, accumulate, first_panel };
-            first_panel += matrix.panels();
-            target
-        })
-        .collect();
-    multiply(pool, x, &targets);
-}
-
 /// `out = x * stack(parts)^T (+ bias) (+ out)`: the outputs of all parts side by side in each row of `out`,
 /// as if the parts, which may be of different types, were one matrix.
+///
+/// A row of the result depends on that row of `x` and on the matrices alone, bit for bit: not on the other
+/// rows, the other outputs, the number of threads or the instruction set. It is the exact product of
+/// the dequantised activations and weights up to f32 rounding; see `scalar::tile` for the order.
 ///
 /// # Panics
 /// If a part is not as wide as `x`, or the bias or the output has the wrong length.
@@ -128,21 +85,6 @@ fn multiply(pool: &Pool, x: &QuantActivations, targets: &[Target<'_>]) {
             }
         }
     });
-}
-
-/// `out = x * matrix^T (+ bias) (+ out)` of `rows` rows of floats, quantised into `scratch` first.
-///
-/// # Panics
-/// As [`QuantActivations::quantise`] and [`quant_linears`].
-pub fn quant_linear(
-    pool: &Pool,
-    scratch: &mut QuantActivations,
-    x: &[f32],
-    rows: usize,
-    output: QuantOutput<'_>,
-) {
-    scratch.quantise(pool, x, rows, output.matrix.k());
-    quant_linears(pool, scratch, &mut [output]);
 }
 
 impl Target<'_> {

@@ -5,10 +5,7 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
 use super::activations::tiles;
-use super::{
-    QuantActivations, QuantError, QuantMatrix, QuantOutput, dequantise, quant_linear, quant_linears,
-    quant_stacked,
-};
+use super::{QuantActivations, QuantError, QuantMatrix, dequantise, quant_stacked};
 use crate::kernels::{Isa, Pool};
 
 /// Every block type, with candle's block length.
@@ -80,7 +77,9 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 fn linear(pool: &Pool, matrix: &QuantMatrix, x: &[f32], rows: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; rows * matrix.n()];
-    quant_linear(pool, &mut QuantActivations::new(), x, rows, QuantOutput::new(matrix, &mut out));
+    let mut scratch = QuantActivations::new();
+    scratch.quantise(pool, x, rows, matrix.k());
+    quant_stacked(pool, &scratch, std::slice::from_ref(matrix), None, &mut out, false);
     out
 }
 
@@ -258,40 +257,6 @@ fn a_row_does_not_depend_on_its_batch() {
 }
 
 #[test]
-fn several_matrices_in_one_region_with_bias_and_residual() {
-    let pool = Pool::new(Some(2)).unwrap();
-    let (k, rows) = (256, 3);
-    let dtypes = [GgmlDType::Q4_1, GgmlDType::Q6K, GgmlDType::Q8_0];
-    let widths = [40, 7, 64];
-    let matrices: Vec<QuantMatrix> = dtypes
-        .iter()
-        .zip(widths)
-        .map(|(&dtype, n)| QuantMatrix::from_ggml(dtype, &random_blocks(dtype, 2, n * k), n, k).unwrap())
-        .collect();
-    let x = noise(4, rows * k);
-    let plain: Vec<Vec<f32>> = matrices.iter().map(|matrix| linear(&pool, matrix, &x, rows)).collect();
-    let bias = noise(8, widths[1]);
-    let residual = noise(9, rows * widths[2]);
-    let (mut a, mut b, mut c) = (vec![0.0; rows * 40], vec![0.0; rows * 7], residual.clone());
-    let mut scratch = QuantActivations::new();
-    scratch.quantise(&pool, &x, rows, k);
-    quant_linears(
-        &pool,
-        &scratch,
-        &mut [
-            QuantOutput::new(&matrices[0], &mut a),
-            QuantOutput { bias: Some(&bias), ..QuantOutput::new(&matrices[1], &mut b) },
-            QuantOutput { accumulate: true, ..QuantOutput::new(&matrices[2], &mut c) },
-        ],
-    );
-    assert_eq!(bits(&a), bits(&plain[0]));
-    let expected: Vec<f32> = plain[1].iter().zip(bias.iter().cycle()).map(|(v, bias)| v + bias).collect();
-    assert_eq!(bits(&b), bits(&expected));
-    let expected: Vec<f32> = plain[2].iter().zip(&residual).map(|(v, residual)| residual + v).collect();
-    assert_eq!(bits(&c), bits(&expected));
-}
-
-#[test]
 fn stacked_parts_are_one_matrix() {
     let pool = Pool::new(Some(2)).unwrap();
     let (k, rows) = (256, 11);
@@ -324,7 +289,8 @@ fn scratch_is_reusable_and_blocks_of_zeros_or_nan_are_contained() {
     let big = noise(1, 9 * k);
     scratch.quantise(&pool, &big, 9, k);
     let mut out = vec![1.0; n];
-    quant_linear(&pool, &mut scratch, &vec![0.0; k], 1, QuantOutput::new(&matrix, &mut out));
+    scratch.quantise(&pool, &vec![0.0; k], 1, k);
+    quant_stacked(&pool, &scratch, std::slice::from_ref(&matrix), None, &mut out, false);
     assert_eq!(out, vec![0.0; n]);
     let mut x = noise(2, 2 * k);
     let clean = linear(&pool, &matrix, &x, 2);
