@@ -22,8 +22,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Who alone may link a library: one place for SQL, one for network files, one for the engine.
-const OWNERS: &[(&str, &[&str])] =
-    &[("rusqlite", &["store"]), ("reqwest", &["fetch"]), ("candle-core", &["lm"]), ("polars", &["data"])];
+const OWNERS: &[(&str, &[&str])] = &[
+    ("rusqlite", &["store"]),
+    ("reqwest", &["fetch"]),
+    ("candle-core", &["lm"]),
+    ("polars-core", &["data"]),
+    ("polars-io", &["data"]),
+];
 
 fn workspace_arrows() -> (BTreeMap<String, BTreeSet<String>>, BTreeMap<String, BTreeSet<String>>) {
     let metadata = MetadataCommand::new()

@@ -36,9 +36,58 @@ fn the_good_case_works() {
 
 #[test]
 fn task_files() {
-    refused(&eval(ROWS, "prompt: \"{{q}}\"\nprompts: x", &[]), &["mine.yaml:", "prompts"]);
-    refused(&eval(ROWS, "prompt: [1, 2]", &[]), &["mine.yaml:", "prompt"]);
-    refused(&eval(ROWS, "prompt: \"{{q\"", &[]), &["mine", "prompt"]);
+    refused(
+        &eval(ROWS, "prompt: \"{{q}}\"\nprompts: x", &[]),
+        &["mine.yaml:10:1:", "unknown field `prompts`", "did you mean `prompt`?"],
+    );
+    refused(
+        &eval(ROWS, "prompt: [1, 2]", &[]),
+        &["mine.yaml:9:9:", "field `prompt`: expected text, found `[1, 2]`"],
+    );
+    refused(
+        &eval(ROWS, "prompt: \"{{q}}\"\nrepeats: many", &[]),
+        &["mine.yaml:10:10:", "field `repeats`: expected a whole number of at least 0, found `many`"],
+    );
+    refused(&eval(ROWS, "prompt: \"{{q\"", &[]), &["mine", "prompt", "hint:"]);
+}
+
+#[test]
+fn an_include_path_counts_once_in_whatever_spelling() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tasks/rows.jsonl", ROWS);
+    sandbox.write("tasks/mine.yaml", task(PROMPT));
+    let model = sandbox.model(&Script::seeded(1));
+    let absolute = sandbox.path().join("tasks").display().to_string();
+    let paths = ["tasks", absolute.as_str(), "tasks/../tasks/", "./tasks"];
+    let mut arguments = vec!["eval", "mine", "--model", &model, "--json"];
+    arguments.extend(paths.iter().flat_map(|path| ["--include-path", path]));
+    sandbox.ok(&arguments);
+    // The run knows its own directory; naming it again is no second definition.
+    sandbox.ok(&["export", "last", "--format", "lm-eval", "--out", "out", "--include-path", "tasks"]);
+}
+
+#[test]
+fn validating_goes_on_after_a_bad_file() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tasks/_shots.yaml", "mine:\n  - {q: \"1\", a: \"1\"}\n");
+    sandbox.write("tasks/_base.yaml", "target_delimiter: \" \"\n");
+    sandbox.write("tasks/mine.yaml", task(PROMPT));
+    let good = sandbox.ok(&["tasks", "validate", "tasks"]);
+    assert!(
+        good.stdout.contains("mine.yaml: mine") && good.stdout.contains("_base.yaml: a base"),
+        "{good:?}"
+    );
+
+    sandbox.write("tasks/a.yaml", task(PROMPT).replace("task: mine", "task: a\nrepeats: many"));
+    sandbox.write("tasks/b.yaml", task(PROMPT));
+    sandbox.write("tasks/c.yaml", "group: c\nmembers: [mine, nowhere]\n");
+    sandbox.write("tasks/_wrong.yaml", "prompts: x\n");
+    let ran = sandbox.run(&["tasks", "validate", "tasks"]);
+    refused(&ran, &["a.yaml:2:10:", "found `many`", "already defined in", "unknown task `nowhere`"]);
+    refused(&ran, &["_wrong.yaml:1:1:", "4 of 7 task files cannot be used", "hint:"]);
+    assert_eq!(ran.stderr.matches("error:").count(), 5, "{ran:?}");
+    assert!(ran.stdout.contains("_shots.yaml: a base"), "{ran:?}");
+    refused(&sandbox.run(&["tasks", "validate", "nowhere.yaml"]), &["nowhere.yaml"]);
 }
 
 #[test]
@@ -49,10 +98,22 @@ fn rows() {
         &["rows.jsonl", "line 2", "UTF-8"],
     );
     refused(&eval(b"{\"q\": \"1\", \"a\": \"1\"}\n{\"q\": \n", PROMPT, &[]), &["rows.jsonl", "line 2"]);
-    refused(&eval(b"", PROMPT, &[]), &["no rows"]);
+    let empty = eval(b"", PROMPT, &[]);
+    refused(&empty, &["no rows", "rows.jsonl", "hint:"]);
+    assert!(!empty.stderr.contains("()"), "{empty:?}");
+    refused(&eval(ROWS, PROMPT, &["--include-path", "nowhere"]), &["nowhere", "hint:", "--include-path"]);
     // The second row lacks what the template needs: it is named.
     let ran = eval(b"{\"q\": \"1\", \"a\": \"1\"}\n{\"p\": \"2\", \"a\": \"2\"}\n", PROMPT, &[]);
     refused(&ran, &["row 2"]);
+}
+
+#[test]
+fn a_data_file_that_is_not_there() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tasks/mine.yaml", task(PROMPT));
+    let model = sandbox.model(&Script::seeded(1));
+    let ran = sandbox.run(&["eval", "mine", "--model", &model, "--include-path", "tasks"]);
+    refused(&ran, &["`mine`", "there is no file", "rows.jsonl", "hint:", "beside"]);
 }
 
 #[test]

@@ -26,6 +26,54 @@ fn errors_end_in_a_hint() {
 }
 
 #[test]
+fn what_was_typed_wrong_is_said_with_a_hint_or_the_help() {
+    let sandbox = Sandbox::new();
+    for arguments in [
+        vec!["frobnicate"],
+        vec!["eval", "--frobnicate"],
+        vec!["eval", "samples", "--limit", "0"],
+        vec!["eval", "samples", "--limit", "9..3"],
+        vec!["completions", "tcsh"],
+        vec!["export", "last"],
+        vec!["tasks", "validate"],
+    ] {
+        let ran = sandbox.run(&arguments);
+        assert_eq!(ran.status, 2, "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains("error:") && ran.stderr.contains("hint:"), "{arguments:?}: {ran:?}");
+        assert!(ran.stdout.is_empty(), "{arguments:?}: {ran:?}");
+    }
+    // A command that has commands of its own shows them.
+    for command in ["config", "tasks", "models", "bench"] {
+        let ran = sandbox.run(&[command]);
+        assert_eq!(ran.status, 2, "{command}: {ran:?}");
+        assert!(ran.stderr.contains("Commands:") && ran.stdout.is_empty(), "{command}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_limit_may_be_a_range() {
+    let sandbox = Sandbox::new();
+    let model = sandbox.model(&Script::seeded(1));
+    sandbox.ok(&["eval", "samples_completion", "--model", &model, "--limit", "3..5", "--json"]);
+    let records = sandbox.ok(&["show", "last", "--samples", "--json"]).json();
+    let docs: Vec<_> = records.as_array().unwrap().iter().map(|r| r["key"]["doc"].clone()).collect();
+    assert_eq!(docs, [3, 4]);
+}
+
+#[test]
+fn manual_pages_are_generated() {
+    let sandbox = Sandbox::new();
+    let page = sandbox.ok(&["man"]).stdout;
+    assert!(page.contains(".TH evalign 1") && page.contains("quickstart"), "{page}");
+    let written = sandbox.ok(&["man", "--out", "man"]).stdout;
+    for page in ["evalign.1", "evalign-eval.1", "evalign-tasks-validate.1", "evalign-models-pull.1"] {
+        assert!(written.contains(page), "{page} is not in {written}");
+    }
+    let eval = fs_err::read_to_string(sandbox.path().join("man/evalign-eval.1")).unwrap();
+    assert!(eval.contains("compat") && !eval.contains("kwargs"), "hidden flags stay hidden: {eval}");
+}
+
+#[test]
 fn listing_tasks_starts_fast() {
     let sandbox = Sandbox::new();
     let names = sandbox.ok(&["tasks", "list"]).stdout;

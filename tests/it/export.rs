@@ -108,6 +108,40 @@ fn rescoring_needs_no_model() {
 }
 
 #[test]
+fn a_rescored_run_has_a_protocol_of_its_own_and_can_be_exported() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tasks/rows.jsonl", "{\"q\": \"1+1?\", \"a\": \"2\"}\n{\"q\": \"2+2?\", \"a\": \"4\"}\n");
+    let task = |target: &str| {
+        format!(
+            "task: mine\nversion: \"1\"\nsummary: \"Mine\"\ndataset: {{file: rows.jsonl}}\noutput: generate_until\n\
+             prompt: \"{{{{q}}}}\"\ntarget: \"{target}\"\ngeneration: {{until: [\"\\n\"], max_tokens: 8}}\n\
+             metrics: [{{name: exact_match}}]\n"
+        )
+    };
+    sandbox.write("tasks/mine.yaml", task("{{a}}"));
+    let model = sandbox.model(&Script::seeded(1).with("rules", json!([{"match": "?", "text": "2"}])));
+    let asked = sandbox.ok(&["eval", "mine", "--model", &model, "--include-path", "tasks", "--json"]).json();
+    sandbox.write("tasks/mine.yaml", task("2"));
+    let refused = sandbox.run(&["export", "last", "--format", "jsonl", "--out", "out"]);
+    assert_eq!(refused.status, 2, "{refused:?}");
+    assert!(refused.stderr.contains("definition of `mine`"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("evalign rescore run_"), "{}", refused.stderr);
+
+    let again = sandbox.ok(&["rescore", "last", "--json"]);
+    assert!(again.stderr.contains("protocol of their own"), "{}", again.stderr);
+    let again = again.json();
+    assert_eq!(again["results"][0]["metrics"][0]["value"], 1.0, "{again:#}");
+    let board = sandbox.ok(&["leaderboard", "--format", "json"]).json();
+    assert_eq!(board[0]["protocol"], again["results"][0]["protocol"]);
+    assert_ne!(board[0]["protocol"], asked["results"][0]["protocol"]);
+    let exported = sandbox.ok(&["export", "last", "--format", "jsonl", "--out", "out"]);
+    assert!(exported.stderr.contains("scored again"), "{}", exported.stderr);
+    let run: Value =
+        serde_json::from_slice(&fs_err::read(sandbox.path().join("out/run.json")).unwrap()).unwrap();
+    assert!(run["scored_by"]["definitions"]["mine"].is_string(), "{run:#}");
+}
+
+#[test]
 fn parquet_is_written() {
     let sandbox = Sandbox::new();
     measured(&sandbox, 3);

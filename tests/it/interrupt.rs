@@ -66,6 +66,28 @@ fn ctrl_c_keeps_what_is_finished_and_says_how_to_go_on() {
 }
 
 #[test]
+fn an_interrupted_run_is_not_ranked_until_an_import_completes_it() {
+    let sandbox = Sandbox::new();
+    let model = slow(&sandbox);
+    let child = start(&sandbox, &model);
+    send("-INT", &child);
+    let ended: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ended.status, 130, "{ended:?}");
+    let part = ended.json();
+    let run = part["run_id"].as_str().unwrap().to_owned();
+    assert_eq!(sandbox.ok(&["leaderboard", "--format", "json"]).json(), json!([]));
+
+    let whole = sandbox.ok(&["eval", "samples", "--model", &model, "--fork", "--json"]).json();
+    sandbox.ok(&["export", "last", "--format", "jsonl", "--out", "whole"]);
+    let imported = sandbox.ok(&["import", "whole"]);
+    assert_eq!(imported.stdout.trim(), run, "the run of that specification, not the fork");
+    let shown = sandbox.ok(&["show", &run, "--json"]).json();
+    assert_eq!(shown["status"], "completed");
+    assert_ne!(shown["results"], part["results"]);
+    assert_eq!(shown["results"], whole["results"]);
+}
+
+#[test]
 fn a_second_process_is_refused_and_told_who_works_on_it() {
     let sandbox = Sandbox::new();
     let model = slow(&sandbox);

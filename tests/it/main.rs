@@ -5,7 +5,9 @@
 mod arrows;
 mod bad_input;
 mod cli;
+mod disk;
 mod export;
+mod https;
 mod interrupt;
 mod kill;
 mod parity;

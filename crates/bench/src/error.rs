@@ -71,11 +71,19 @@ impl Hint for BenchError {
                     .to_owned(),
             ),
             Self::Dataset { hint, .. } | Self::Request { hint, .. } => hint.clone(),
-            Self::Read { .. }
-            | Self::Definition { .. }
-            | Self::Row { .. }
-            | Self::Rows { .. }
-            | Self::Scoring { .. } => None,
+            Self::Read { .. } => {
+                Some("check the path: `--include-path` takes a directory with task files in it".to_owned())
+            }
+            Self::Definition { .. } => Some(
+                "mend the task file; `evalign tasks validate FILE` checks it without running it".to_owned(),
+            ),
+            Self::Row { row, .. } => Some(format!(
+                "mend row {row}, or give the template something for it: `{{{{ x | default('') }}}}`"
+            )),
+            Self::Rows { .. } => {
+                Some("the task file and its data have to fit together; mend either".to_owned())
+            }
+            Self::Scoring { .. } => None,
         }
     }
 }

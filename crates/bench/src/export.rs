@@ -11,7 +11,7 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use evalign_core::{RunId, RunResults, SampleRecord, TaskResult};
+use evalign_core::{RunId, RunResults, SampleRecord, ScoredBy, TaskResult};
 use evalign_data::JsonlWriter;
 use evalign_store::{SampleFilter, Store, StoredRun};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,9 @@ pub(crate) struct RunFile {
     pub(crate) samples_total: u64,
     pub(crate) prompt_tokens: u64,
     pub(crate) generated_tokens: u64,
+    /// What the scores come from, where that is not `spec`: the run was scored again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) scored_by: Option<ScoredBy>,
     pub(crate) results: Vec<TaskResult>,
 }
 
@@ -95,6 +98,7 @@ fn jsonl(store: &Store, run: &StoredRun, results: RunResults, out: &Path) -> Res
         samples_total: run.samples_total,
         prompt_tokens: results.usage.prompt_tokens,
         generated_tokens: results.usage.generated_tokens,
+        scored_by: run.scored_by.clone(),
         results: results.results,
     };
     let path = out.join("run.json");

@@ -69,6 +69,22 @@ impl Pipeline {
         self.steps.iter().map(need).max().unwrap_or(1)
     }
 
+    /// How many answers, counted from the first, decide the one that is compared, where a document has
+    /// `repeats` of them. Later ones make no difference.
+    pub(crate) fn answers_read(&self, repeats: u32) -> u32 {
+        let mut left = repeats;
+        for step in &self.steps {
+            match step {
+                Step::TakeFirst => left = left.min(1),
+                Step::TakeFirstK(k) => left = left.min(*k as u32),
+                Step::MajorityVote => return left,
+                Step::Regex(_) | Step::MultiChoice(..) | Step::Each(_) | Step::Map(_) | Step::Number => {}
+            }
+        }
+        // Without a vote the first of those that are left is compared.
+        left.min(1)
+    }
+
     /// Looks at more than the first answer.
     pub(crate) fn votes(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::MajorityVote))

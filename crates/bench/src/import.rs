@@ -3,38 +3,42 @@
 
 mod lm_eval;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evalign_core::{RunId, RunResults, RunStatus, SampleRecord, Seconds, Usage};
+use evalign_core::{RunId, RunStatus, SampleKey, SampleRecord, ScoredBy, TaskResult};
 use evalign_data::{Limits, read_jsonl};
-use evalign_store::{NewRun, Store};
+use evalign_store::{Lease, NewRun, SampleFilter, Store, StoredRun};
 use serde_json::{Value, json};
 
-use crate::RunError;
-use crate::aggregate::{logged_result, summary};
+use crate::aggregate::{logged_result, run_results};
 use crate::export::{LAYOUT, RunFile};
+use crate::{Catalog, RunError, Scoreboard};
 
 /// Samples committed in one transaction.
 const BATCH: usize = 1000;
 const LEASE_TTL: Duration = Duration::from_secs(60);
 
 /// What [`import_run`] did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Imported {
     pub run: RunId,
     /// The store had a run of this specification; missing samples were added to it.
     pub existed: bool,
     pub samples: u64,
+    /// Why the results over old and new samples together could not be computed; the samples are there.
+    pub no_results: Option<RunError>,
 }
 
 /// Reads a directory as a run: one written by `export --format jsonl` (`run.json`, `samples.jsonl`), or
 /// `samples_*.jsonl` of lm-evaluation-harness. Where the store has a run of the same specification, only
-/// samples it lacks are added.
+/// samples it lacks are added, and the results are computed again, by the task files of `catalog`.
 ///
 /// # Errors
-/// Files that are missing or do not have the layout, a failure of the store.
-pub fn import_run(store: &Store, dir: &Path, owner: &str) -> Result<Imported, RunError> {
+/// Files that are missing or do not have the layout, samples that were scored by other rules than those the
+/// store has, a failure of the store.
+pub fn import_run(store: &Store, dir: &Path, owner: &str, catalog: &Catalog) -> Result<Imported, RunError> {
     let path = dir.join("run.json");
     if !path.exists() {
         let samples = lm_eval::sample_files(dir)?;
@@ -43,16 +47,17 @@ pub fn import_run(store: &Store, dir: &Path, owner: &str) -> Result<Imported, Ru
         }
     }
     let file = read_run_file(&path)?;
-    let new = NewRun {
-        spec: file.spec.clone(),
-        request: file.request.clone(),
-        samples_total: file.samples_total,
-        fork: false,
-    };
+    let new =
+        NewRun { spec: file.spec, request: file.request, samples_total: file.samples_total, fork: false };
+    let mut target = Target::open(store, &new, file.scored_by.as_ref(), owner)?;
     let samples = dir.join("samples.jsonl");
     let rows = (1u64..).zip(read_jsonl(&samples, &Limits::default())?);
-    let records = rows.map(|(line, row)| record(&samples, line, row?));
-    add(store, &new, records, owner, |id, status| results(id, status, file))
+    target.add(rows.map(|(line, row)| record(&samples, line, row?)))?;
+    target.finish(|run, fresh| match fresh {
+        // Exactly the samples these results were computed from.
+        true => Ok(file.results),
+        false => Ok(Scoreboard::of_run(run, catalog, true)?.aggregate(store, &run.id)?.results),
+    })
 }
 
 fn import_log(
@@ -62,61 +67,89 @@ fn import_log(
     owner: &str,
 ) -> Result<Imported, RunError> {
     let log = lm_eval::read(dir, samples)?;
-    let file = RunFile {
-        evalign_run: LAYOUT,
-        results: log.spec.tasks.iter().map(|spec| logged_result(spec, &log.records[&spec.task])).collect(),
-        spec: log.spec,
-        request: json!(log.request),
-        samples_total: log.records.values().map(|records| records.len() as u64).sum(),
-        prompt_tokens: 0,
-        generated_tokens: 0,
-    };
-    let new = NewRun {
-        spec: file.spec.clone(),
-        request: file.request.clone(),
-        samples_total: file.samples_total,
-        fork: false,
-    };
-    let records = log.records.into_values().flatten().map(Ok);
-    add(store, &new, records, owner, |id, status| results(id, status, file))
+    let samples_total = log.records.values().map(|records| records.len() as u64).sum();
+    let new = NewRun { spec: log.spec, request: json!(log.request), samples_total, fork: false };
+    let mut target = Target::open(store, &new, None, owner)?;
+    target.add(log.records.into_values().flatten().map(Ok))?;
+    target.finish(|run, _| {
+        let of_task = |task: &str| SampleFilter { task: Some(task.to_owned()), ..SampleFilter::default() };
+        let result = |spec| logged_result(spec, store.samples(&run.id, of_task(&spec.task))?);
+        run.spec.tasks.iter().map(result).collect()
+    })
 }
 
-/// Creates (or finds) the run and commits the records it lacks, in batches.
-fn add(
-    store: &Store,
-    new: &NewRun,
-    records: impl Iterator<Item = Result<SampleRecord, RunError>>,
-    owner: &str,
-    results: impl FnOnce(&RunId, RunStatus) -> RunResults,
-) -> Result<Imported, RunError> {
-    let created = store.create_run(new)?;
-    let lease = store.lease(&created.id, owner, LEASE_TTL)?;
-    let known = store.finished(&created.id)?;
-    let mut batch = Vec::new();
-    let mut added = 0;
-    for record in records {
-        let record = record?;
-        if known.contains(&record.key) {
-            continue;
+/// The run in the store that samples are added to.
+struct Target<'a> {
+    store: &'a Store,
+    id: RunId,
+    existed: bool,
+    lease: Lease,
+    known: BTreeSet<SampleKey>,
+    added: u64,
+}
+
+impl<'a> Target<'a> {
+    fn open(
+        store: &'a Store,
+        new: &NewRun,
+        scored_by: Option<&ScoredBy>,
+        owner: &str,
+    ) -> Result<Self, RunError> {
+        let created = store.create_run(new)?;
+        let lease = store.lease(&created.id, owner, LEASE_TTL)?;
+        let known = store.finished(&created.id)?;
+        if store.run(&created.id)?.scored_by.as_ref() != scored_by {
+            if !known.is_empty() {
+                return Err(RunError::ScoredOtherwise {
+                    run: created.id,
+                    what: "task file than the samples to be imported into it".to_owned(),
+                });
+            }
+            store.replace_scores(&lease, Vec::new(), scored_by)?;
         }
-        added += 1;
-        batch.push(record);
-        if batch.len() == BATCH {
-            store.commit_samples(&lease, &batch)?;
-            store.renew(&lease, LEASE_TTL)?;
-            batch.clear();
+        Ok(Self { store, id: created.id, existed: created.existed, lease, known, added: 0 })
+    }
+
+    /// Commits the records that are not there yet, in batches.
+    fn add(&mut self, records: impl Iterator<Item = Result<SampleRecord, RunError>>) -> Result<(), RunError> {
+        let mut batch = Vec::new();
+        for record in records {
+            let record = record?;
+            if self.known.contains(&record.key) {
+                continue;
+            }
+            self.added += 1;
+            batch.push(record);
+            if batch.len() == BATCH {
+                self.store.commit_samples(&self.lease, &batch)?;
+                self.store.renew(&self.lease, LEASE_TTL)?;
+                batch.clear();
+            }
         }
+        Ok(self.store.commit_samples(&self.lease, &batch)?)
     }
-    store.commit_samples(&lease, &batch)?;
-    let run = store.run(&created.id)?;
-    let status =
-        if run.samples_done >= run.samples_total { RunStatus::Completed } else { RunStatus::Cancelled };
-    if run.results.is_none() {
-        store.save_results(&lease, &json!(results(&created.id, status)))?;
+
+    /// Sets the status, and the results where there are none that fit the samples. `results` is told whether
+    /// all samples are from this import.
+    fn finish(
+        self,
+        results: impl FnOnce(&StoredRun, bool) -> Result<Vec<TaskResult>, RunError>,
+    ) -> Result<Imported, RunError> {
+        let run = self.store.run(&self.id)?;
+        let complete = run.samples_done >= run.samples_total;
+        let mut no_results = None;
+        if run.results.is_none() {
+            let status = if complete { RunStatus::Completed } else { RunStatus::Cancelled };
+            self.store.set_status(&self.lease, status)?;
+            let run = self.store.run(&self.id)?;
+            match results(&run, self.known.is_empty()) {
+                Ok(results) => self.store.save_results(&self.lease, &json!(run_results(run, results)))?,
+                Err(error) => no_results = Some(error),
+            }
+        }
+        self.store.release(self.lease)?;
+        Ok(Imported { run: self.id, existed: self.existed, samples: self.added, no_results })
     }
-    store.set_status(&lease, status)?;
-    store.release(lease)?;
-    Ok(Imported { run: created.id, existed: created.existed, samples: added })
 }
 
 fn read_run_file(path: &PathBuf) -> Result<RunFile, RunError> {
@@ -143,21 +176,4 @@ fn record(path: &Path, line: u64, mut row: evalign_data::Row) -> Result<SampleRe
     }
     serde_json::from_value(Value::Object(row))
         .map_err(|e| RunError::malformed(format!("{}, line {line}", path.display()), e))
-}
-
-fn results(id: &RunId, status: RunStatus, file: RunFile) -> RunResults {
-    RunResults {
-        run_id: id.clone(),
-        status,
-        model: summary(&file.spec),
-        mode: file.spec.mode,
-        seed: file.spec.seed,
-        results: file.results,
-        usage: Usage {
-            prompt_tokens: file.prompt_tokens,
-            computed_prompt_tokens: 0,
-            generated_tokens: file.generated_tokens,
-        },
-        seconds: Seconds::default(),
-    }
 }

@@ -53,5 +53,8 @@ pub use resume::check_resume;
 pub use run_error::RunError;
 pub use runner::{ActiveRun, Cancel, CancelLevel, Progress, RunEnd, Silent, Snapshot, StoreCache};
 pub use scorer::{SCORER_VERSION, Scorer};
-pub use task::{Catalog, GroupDefinition, TaskDefinition, TaskFile, TaskSummary, task_schema, validate};
+pub use task::{
+    Catalog, CheckedFile, GroupDefinition, TaskDefinition, TaskFile, TaskSummary, task_schema, validate,
+    validate_all,
+};
 pub use verify::{Cause, Divergence, Verification, VerifyOptions, verify};

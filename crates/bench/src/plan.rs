@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
-use evalign_core::{Digest, GenerateParams, ModelIdentity, RunSpec, ScoringMode, TaskSpec};
+use evalign_core::{Digest, GenerateParams, RunSpec, ScoringMode, TaskSpec};
 use evalign_data::DataRoots;
 use evalign_model::Model;
 use serde_json::{Value, json};
@@ -87,17 +87,13 @@ impl Draft {
     /// # Errors
     /// A model that cannot score choices, generate, score text, or take a chat or plain text.
     pub fn bind(self, model: &dyn Model) -> Result<Plan, BenchError> {
+        let chat = self.request.chat_template.unwrap_or(false);
         for task in &self.tasks {
-            check_capabilities(task, model, self.request.chat_template.unwrap_or(false))?;
+            check_capabilities(task, model, chat)?;
         }
-        Ok(self.with_identity(model.identity().clone()))
-    }
-
-    /// Completes the plan with a model's identity, whatever the model can do.
-    #[must_use]
-    pub fn with_identity(self, model: ModelIdentity) -> Plan {
+        let identity = model.identity().clone();
         let mut notes = self.notes;
-        if model.chat_template.is_some() && self.request.chat_template.is_none() {
+        if identity.chat_template.is_some() && self.request.chat_template.is_none() {
             notes.push(
                 "prompts are sent without the model's chat template, as the benchmarks define them; \
                  `--chat-template` applies it, `--no-chat-template` makes this explicit"
@@ -105,15 +101,16 @@ impl Draft {
             );
         }
         let spec = RunSpec {
-            model,
+            model: identity,
             mode: self.request.mode,
             scorer_version: SCORER_VERSION,
             seed: self.request.seed,
-            chat_template: self.request.chat_template.unwrap_or(false),
+            chat_template: chat,
             system_instruction: self.request.system_instruction.clone(),
+            rendered_at: model.clock().filter(|_| chat).map(|clock| clock.to_string()),
             tasks: self.tasks.iter().map(|task| task.spec().clone()).collect(),
         };
-        Plan { spec, tasks: self.tasks, groups: self.groups, notes }
+        Ok(Plan { spec, tasks: self.tasks, groups: self.groups, notes })
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use evalign_core::{RunId, RunResults, SampleKey, Score};
-use evalign_store::{SampleFilter, Store};
+use evalign_core::{RunId, RunResults, SampleKey, Score, ScoredBy};
+use evalign_store::{Lease, SampleFilter, Store};
 use serde_json::json;
 
-use crate::{RunError, Scoreboard};
+use crate::{RunError, Scoreboard, Scorer};
 
-/// Samples whose scores are replaced in one transaction.
-const BATCH: usize = 2000;
+const LEASE_TTL: Duration = Duration::from_secs(60);
+
+/// Samples that are scored between two renewals of the lease.
+const RENEWED_EVERY: u64 = 2000;
 
 /// What [`rescore`] did.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,40 +19,56 @@ pub struct Rescored {
     pub samples: u64,
     /// Samples of which at least one score came out differently.
     pub changed: u64,
+    /// The rules are not those the run was started with: its results have a protocol of their own now.
+    pub other_rules: bool,
     pub results: RunResults,
 }
 
 /// Computes all scores of a run again from its stored answers with the task files as they are now, and
-/// replaces the stored ones.
+/// replaces the stored ones, all or none. The run remembers what it was scored by.
 ///
 /// # Errors
 /// A held lease, a failure of the store, an answer that does not fit its task.
 pub fn rescore(store: &Store, run: &RunId, board: &Scoreboard, owner: &str) -> Result<Rescored, RunError> {
-    let lease = store.lease(run, owner, Duration::from_secs(60))?;
-    let (mut samples, mut changed) = (0, 0);
-    let mut batch: Vec<(SampleKey, Vec<Score>)> = Vec::new();
-    for leaf in &board.leaves {
-        let filter = SampleFilter { task: Some(leaf.spec.task.clone()), ..SampleFilter::default() };
-        for record in store.samples(run, filter)? {
-            let record = record?;
-            let scores = match &record.output {
-                Some(output) => leaf.scorer.score(&record.doc, &[output])?,
-                None => leaf.scorer.failed(),
-            };
-            samples += 1;
-            if scores != record.scores {
-                changed += 1;
-                batch.push((record.key, scores));
-            }
-            if batch.len() == BATCH {
-                store.replace_scores(&lease, std::mem::take(&mut batch))?;
-                store.renew(&lease, Duration::from_secs(60))?;
-            }
-        }
-    }
-    store.replace_scores(&lease, batch)?;
+    let lease = store.lease(run, owner, LEASE_TTL)?;
+    let scorers = board.leaves.iter().map(|leaf| (leaf.spec.task.as_str(), &leaf.scorer));
+    let spec = store.run(run)?.spec;
+    let rules = board.other_rules(&spec);
+    let (samples, changed) = score_again(store, &lease, scorers, rules)?;
     let results = board.aggregate(store, run)?;
     store.save_results(&lease, &json!(results))?;
     store.release(lease)?;
-    Ok(Rescored { samples, changed, results })
+    Ok(Rescored { samples, changed, other_rules: rules.is_some(), results })
+}
+
+/// Replaces the scores of all samples in one transaction, with `rules` as what they come from (`None`: the
+/// run's spec), and returns how many samples there are and how many are scored differently now.
+pub(crate) fn score_again<'a>(
+    store: &Store,
+    lease: &Lease,
+    scorers: impl Iterator<Item = (&'a str, &'a Scorer)>,
+    rules: Option<&ScoredBy>,
+) -> Result<(u64, u64), RunError> {
+    let mut samples = 0;
+    let mut changed: Vec<(SampleKey, Vec<Score>)> = Vec::new();
+    for (task, scorer) in scorers {
+        let filter = SampleFilter { task: Some(task.to_owned()), ..SampleFilter::default() };
+        for record in store.samples(lease.run(), filter)? {
+            let record = record?;
+            let scores = match &record.output {
+                Some(output) => scorer.score(&record.doc, output)?,
+                None => scorer.failed(),
+            };
+            samples += 1;
+            if scores != record.scores {
+                changed.push((record.key, scores));
+            }
+            if samples % RENEWED_EVERY == 0 {
+                store.renew(lease, LEASE_TTL)?;
+            }
+        }
+    }
+    let count = changed.len() as u64;
+    store.replace_scores(lease, changed, rules)?;
+    Ok((samples, count))
 }

@@ -166,6 +166,17 @@ fn inside(task: &TaskDefinition, directory: &Path, file: &str) -> Result<String,
         return Err(wrong("a file of a task is named relative to the task file, and lies below it"));
     }
     let root = fs_err::canonicalize(directory).map_err(|error| wrong(&error.to_string()))?;
+    if !root.join(file).is_file() {
+        let missing = format!("there is no file {}", root.join(file).display());
+        return Err(BenchError::Dataset {
+            task: task.name.clone(),
+            dataset: file.to_owned(),
+            source: Box::new(std::io::Error::new(std::io::ErrorKind::NotFound, missing)),
+            hint: Some(
+                "the files that a task names lie beside its task file, or in a folder there".to_owned(),
+            ),
+        });
+    }
     let path = fs_err::canonicalize(root.join(file)).map_err(|error| wrong(&error.to_string()))?;
     if !path.starts_with(&root) {
         return Err(wrong("the file lies outside the directory of the task file"));

@@ -21,6 +21,9 @@ pub enum RunError {
     /// What would be run now is not what was stored.
     #[error("run {run} cannot be resumed, its specification has changed:\n  {}", list(differences))]
     SpecChanged { run: RunId, differences: Vec<SpecDifference> },
+    /// The stored scores come from other rules than those that would be used with them now.
+    #[error("run {run} was scored by another {what}")]
+    ScoredOtherwise { run: RunId, what: String },
     /// The model process or engine went away before all samples were answered.
     #[error("the model stopped answering after {done} of {total} samples")]
     ModelGone { run: RunId, done: u64, total: u64 },
@@ -29,6 +32,12 @@ pub enum RunError {
     Malformed { place: String, message: String },
     #[error("{}", source)]
     File { path: PathBuf, source: std::io::Error },
+    /// A reference file about other documents than the run.
+    #[error(
+        "{}: none of its {lines} lines is about documents {} to {} of `{task}`, which are those of the run",
+        path.display(), docs[0], docs[1].saturating_sub(1)
+    )]
+    NothingToCompare { path: PathBuf, task: String, docs: [u64; 2], lines: u64 },
     /// A reference file that belongs to none of the run's tasks.
     #[error("{}: fits no task of the run", path.display())]
     NoTask { path: PathBuf, tasks: Vec<String> },
@@ -55,12 +64,20 @@ impl Hint for RunError {
             Self::SpecChanged { run, .. } => Some(format!(
                 "undo the change, or start a new run with `evalign resume {run} --fork`; the stored one stays as it is"
             )),
+            Self::ScoredOtherwise { run, .. } => Some(format!(
+                "undo the change (task files of your own are named with `--include-path`), or score the stored \
+                 answers by what is there now: `evalign rescore {run}`"
+            )),
             Self::ModelGone { run, .. } => {
                 Some(format!("everything finished is stored; go on with `evalign resume {run}`"))
             }
             Self::NoTask { tasks, .. } => {
                 Some(format!("name it with `--task`; the run has {}", tasks.join(", ")))
             }
+            Self::NothingToCompare { .. } => Some(
+                "run the documents of the reference: `--samples a..b`, or `--limit N` from the first"
+                    .to_owned(),
+            ),
             Self::Malformed { .. } | Self::File { .. } => None,
         }
     }

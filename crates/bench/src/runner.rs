@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use evalign_core::{
-    Digest, Prompt, Request, Response, RunId, RunStatus, SampleKey, SampleRecord, Seconds, Usage,
+    Digest, Outcome, Prompt, Request, Response, RunId, RunStatus, SampleKey, SampleRecord, Seconds, Usage,
 };
 use evalign_model::{ErrorKind, Model, ModelError, ResponseCache};
 use evalign_store::{Commit, Lease, NewRun, Store, StoreError};
@@ -19,6 +19,7 @@ use futures::stream::FuturesUnordered;
 pub use cancel::{Cancel, CancelLevel};
 pub use progress::{Progress, Silent, Snapshot};
 
+use crate::rescore::score_again;
 use crate::runner::work::Work;
 use crate::{Plan, PlannedSample, PlannedTask, RunError};
 
@@ -43,8 +44,9 @@ pub struct RunEnd {
     pub status: RunStatus,
     /// The run was there before and had samples to begin with.
     pub resumed: bool,
-    /// Samples finished in this session, and samples whose call failed for good.
+    /// Samples finished in this session.
     pub finished: u64,
+    /// Samples of the whole run whose call failed for good, earlier sessions included.
     pub failed: u64,
 }
 
@@ -128,9 +130,14 @@ impl ActiveRun {
         let started = Instant::now();
         let before = model.timing();
         self.store.set_status(&self.lease, RunStatus::Running)?;
+        if self.store.run(&self.id)?.scored_by.is_some() {
+            // Scores by other rules and those of this plan must not stand side by side.
+            let scorers = plan.tasks.iter().map(|task| (task.name(), task.scorer()));
+            score_again(&self.store, &self.lease, scorers, None)?;
+        }
         let mut session = Session::new(self, plan, model, progress, cancel);
         let result = session.run().await;
-        let (finished, failed) = (session.committed, session.failed);
+        let finished = session.committed;
         let after = model.timing();
         let seconds = Seconds {
             // Loading happened before the session and counts once.
@@ -150,6 +157,7 @@ impl ActiveRun {
             .and_then(|()| self.store.set_status(&self.lease, status));
         let status = result?;
         noted?;
+        let failed = self.store.count_samples(&self.id, Outcome::Error)?;
         Ok(RunEnd { run: self.id.clone(), status, resumed: !self.finished.is_empty(), finished, failed })
     }
 }
@@ -406,11 +414,15 @@ fn record(
     result: Result<Response, ModelError>,
 ) -> Result<SampleRecord, RunError> {
     let (output, error, usage, truncated_tokens) = match result {
-        Ok(response) => (Some(response.output), None, response.usage, response.truncated_tokens),
+        // The tokens were spent, but nothing can be decided by such an answer, nor can it be stored.
+        Ok(response) => match response.output.check_finite() {
+            Ok(()) => (Some(response.output), None, response.usage, response.truncated_tokens),
+            Err(what) => (None, Some(no_number(&what)), response.usage, response.truncated_tokens),
+        },
         Err(error) => (None, Some(error.to_string()), Usage::default(), 0),
     };
     let scores = match &output {
-        Some(output) => task.scorer().score(&sample.doc, &[output])?,
+        Some(output) => task.scorer().score(&sample.doc, output)?,
         None => task.scorer().failed(),
     };
     Ok(SampleRecord {
@@ -427,6 +439,11 @@ fn record(
         usage,
         truncated_tokens,
     })
+}
+
+/// The error of a sample whose answer holds something else than numbers where numbers belong.
+pub(crate) fn no_number(what: &str) -> String {
+    format!("the model's answer cannot be scored: {what}")
 }
 
 /// The response cache of a store, for [`evalign_model::Cached`].

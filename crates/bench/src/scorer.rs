@@ -66,33 +66,71 @@ impl Scorer {
         })
     }
 
+    /// Names of the extraction filters, in definition order.
+    pub fn filters(&self) -> impl Iterator<Item = &str> {
+        self.pipelines.iter().map(|pipeline| pipeline.name.as_str())
+    }
+
     /// Whether scores are per document, computed from the answers of all repeats together.
     #[must_use]
     pub fn needs_all_repeats(&self) -> bool {
         self.repeats > 1
     }
 
-    /// Scores of a document (the row as stored in a sample record) from its answers in repeat order:
-    /// one score per filter and metric. With one of several answers, only the filters that do not vote
-    /// (of voting ones, the first) are applied: those are the scores of that answer on its own.
+    /// Scores of one answer on its own: one score per filter and metric. Of a task with several answers per
+    /// document only the filters that do not vote (of voting ones, the first) are applied; what counts for
+    /// the document is [`Scorer::vote`].
     ///
     /// # Errors
     /// An output of another kind than the task asks for; a row that the target or the choices cannot be
     /// read from.
-    pub fn score(&self, doc: &Value, outputs: &[&Output]) -> Result<Vec<Score>, BenchError> {
+    pub fn score(&self, doc: &Value, output: &Output) -> Result<Vec<Score>, BenchError> {
+        let single: Vec<&Pipeline> = match self.needs_all_repeats() {
+            true => self.pipelines.iter().filter(|pipeline| !pipeline.votes()).collect(),
+            false => self.pipelines.iter().collect(),
+        };
+        let first = || self.pipelines.iter().take(1).collect();
+        let pipelines = if single.is_empty() { first() } else { single };
+        self.score_by(&pipelines, doc, &[output])
+    }
+
+    /// Scores of a document from the answers to its repeats in order, `None` for a call that failed for good:
+    /// one score per filter and metric. A filter looks at the first k answers, its k; a failed call among
+    /// them leaves the document undecided (outcome `error`) under this filter and under no other. While
+    /// some of them are still to come, the document has no score under this filter.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    pub fn vote(&self, doc: &Value, answers: &[Option<&Output>]) -> Result<Vec<Score>, BenchError> {
+        let mut scores = Vec::new();
+        for pipeline in &self.pipelines {
+            let Some(read) = answers.get(..pipeline.answers_read(self.repeats) as usize) else { continue };
+            match read.iter().copied().collect::<Option<Vec<&Output>>>() {
+                Some(outputs) => scores.extend(self.score_by(&[pipeline], doc, &outputs)?),
+                None => scores.extend(self.failed_under(pipeline)),
+            }
+        }
+        Ok(scores)
+    }
+
+    fn score_by(
+        &self,
+        pipelines: &[&Pipeline],
+        doc: &Value,
+        outputs: &[&Output],
+    ) -> Result<Vec<Score>, BenchError> {
         let Value::Object(row) = doc else { return Err(self.fail("the stored document is not an object")) };
         let document = Reader::processed(row);
         let target = self.reader.target(&document).map_err(|error| self.unreadable(&error))?;
         let choices = self.reader.choices(&document).map_err(|error| self.unreadable(&error))?;
         match (self.output, outputs) {
-            (_, []) => Ok(self.failed()),
             (OutputKind::MultipleChoice, [Output::LogLikelihood { choices: answers }, ..]) => {
-                self.score_choices(&choices, answers, &target)
+                self.score_choices(pipelines, &choices, answers, &target)
             }
             (OutputKind::Perplexity, [Output::Perplexity { sum, .. }, ..]) => {
-                Ok(self.score_perplexity(*sum, target.shown()))
+                Ok(self.score_perplexity(pipelines, *sum, target.shown()))
             }
-            (OutputKind::GenerateUntil, _) => self.score_texts(&choices, outputs, &target, row),
+            (OutputKind::GenerateUntil, _) => self.score_texts(pipelines, &choices, outputs, &target, row),
             (OutputKind::MultipleChoice | OutputKind::Perplexity, _) => {
                 Err(self.fail("the stored output is not of the kind the task asks for"))
             }
@@ -102,15 +140,17 @@ impl Scorer {
     /// The scores of a sample whose model call failed for good.
     #[must_use]
     pub fn failed(&self) -> Vec<Score> {
-        let each = |pipeline: &Pipeline| {
-            let score = |metric: &Metric| empty(metric.name.name(), &pipeline.name, Outcome::Error);
-            self.metrics.iter().map(score).collect::<Vec<_>>()
-        };
-        self.pipelines.iter().flat_map(each).collect()
+        self.pipelines.iter().flat_map(|pipeline| self.failed_under(pipeline)).collect()
+    }
+
+    fn failed_under(&self, pipeline: &Pipeline) -> Vec<Score> {
+        let score = |metric: &Metric| empty(metric.name.name(), &pipeline.name, Outcome::Error);
+        self.metrics.iter().map(score).collect()
     }
 
     fn score_choices(
         &self,
+        pipelines: &[&Pipeline],
         choices: &[String],
         answers: &[ChoiceLogLikelihood],
         target: &Target,
@@ -121,7 +161,7 @@ impl Scorer {
         }
         let gold = gold_indices(target, choices);
         let mut scores = Vec::new();
-        for pipeline in &self.pipelines {
+        for pipeline in pipelines {
             for metric in &self.metrics {
                 let mut score = empty(metric.name.name(), &pipeline.name, Outcome::Unscored);
                 if let Some(picked) = pick(metric.name, choices, answers) {
@@ -144,24 +184,25 @@ impl Scorer {
 
     /// Nats per word or byte, weighted by their number: `word_perplexity` of the reference is
     /// exp(-sum of log-likelihoods / sum of words), `bits_per_byte` the exponent by bytes over ln 2.
-    fn score_perplexity(&self, sum: f64, text: &str) -> Vec<Score> {
-        let score = |metric: &Metric| {
+    fn score_perplexity(&self, pipelines: &[&Pipeline], sum: f64, text: &str) -> Vec<Score> {
+        let score = |pipeline: &Pipeline, metric: &Metric| {
             let units = match metric.name {
                 MetricName::WordPerplexity => count_words(text),
                 _ => text.len() as u64,
             };
-            let mut score = empty(metric.name.name(), "none", Outcome::Unscored);
+            let mut score = empty(metric.name.name(), &pipeline.name, Outcome::Unscored);
             if units > 0 && sum.is_finite() {
                 score.value = Some(-sum / units as f64);
                 score.weight = Some(units as f64);
             }
             score
         };
-        self.metrics.iter().map(score).collect()
+        pipelines.iter().flat_map(|p| self.metrics.iter().map(|m| score(p, m))).collect()
     }
 
     fn score_texts(
         &self,
+        pipelines: &[&Pipeline],
         choices: &[String],
         outputs: &[&Output],
         target: &Target,
@@ -176,7 +217,7 @@ impl Scorer {
         }
         let offered = if choices.is_empty() { column_of_choices(row) } else { choices.to_vec() };
         let mut scores = Vec::new();
-        for pipeline in self.pipelines_for(outputs.len()) {
+        for pipeline in pipelines {
             let answers = texts.iter().map(|(text, _)| Answer::new(text)).collect();
             let answer = pipeline.apply(answers, &offered).map_err(|message| self.fail(&message))?;
             for metric in &self.metrics {
@@ -184,15 +225,6 @@ impl Scorer {
             }
         }
         Ok(scores)
-    }
-
-    /// One answer of several is scored by what applies to a single answer.
-    fn pipelines_for(&self, outputs: usize) -> Vec<&Pipeline> {
-        if self.repeats == 1 || outputs > 1 {
-            return self.pipelines.iter().collect();
-        }
-        let single: Vec<&Pipeline> = self.pipelines.iter().filter(|pipeline| !pipeline.votes()).collect();
-        if single.is_empty() { self.pipelines.iter().take(1).collect() } else { single }
     }
 
     fn score_answer(

@@ -1,12 +1,15 @@
 //! What a task is: task files, their families and groups, and the catalog of all of them.
 
 mod catalog;
+mod check;
 mod definition;
 mod embedded;
 mod family;
 mod file;
+mod yaml;
 
-pub use catalog::{Catalog, GroupDefinition, TaskSummary, validate};
+pub use catalog::{Catalog, GroupDefinition, TaskSummary};
+pub use check::{CheckedFile, validate, validate_all};
 pub use definition::{
     Choices, DatasetSource, FilterPipeline, FilterStep, Generation, MetricDefinition, MetricName,
     ModeOverrides, MultiChoiceRegexStep, OutputKind, RegexStep, RowFilter, Sampler, ShotsDefinition,

@@ -2,12 +2,13 @@
 
 mod catalog;
 mod prompts;
+mod running;
 mod scoring;
 mod selection;
 
 use std::sync::LazyLock;
 
-use evalign_core::{Digest, ScoringMode};
+use evalign_core::{Digest, ModelIdentity, ScoringMode};
 use serde_json::{Map, Value};
 
 use crate::plan::{Notes, apply_overrides, assemble};
@@ -20,6 +21,18 @@ fn request(mode: ScoringMode) -> RunRequest {
     let mut request = RunRequest::new("scripted/none".parse().unwrap(), vec!["t".to_owned()]);
     request.mode = mode;
     request
+}
+
+fn identity() -> ModelIdentity {
+    ModelIdentity {
+        reference: "scripted/none".parse().unwrap(),
+        weights: Digest::of("w"),
+        tokenizer: Digest::of("t"),
+        chat_template: None,
+        adapter: None,
+        dtype: "f32".to_owned(),
+        device: "cpu".to_owned(),
+    }
 }
 
 fn rows(values: &[Value]) -> Vec<Map<String, Value>> {

@@ -21,7 +21,7 @@ use crate::verify::reference::read_items;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
-    /// The run has no such document.
+    /// A document the run is about, of which it has no answer.
     Missing,
     /// Another dataset row.
     Document,
@@ -65,8 +65,10 @@ pub struct Divergence {
 pub struct Verification {
     pub task: String,
     pub file: PathBuf,
-    /// Lines of the reference file.
+    /// Lines of the reference file that were compared: those about documents of the run.
     pub items: u64,
+    /// Lines about documents that the run leaves out (`--limit`, `--samples`).
+    pub outside: u64,
     pub equal: u64,
     /// Multiple-choice items that were decided differently, but whose margin is within the tolerance.
     pub within_margin: u64,
@@ -91,10 +93,11 @@ impl Default for VerifyOptions {
     }
 }
 
-/// Compares a run with one reference file.
+/// Compares a run with one reference file, over the documents that both are about.
 ///
 /// # Errors
-/// An unreadable file, one that fits none of the run's tasks, a failure of the store.
+/// An unreadable file, one that fits none of the run's tasks or none of its documents, a failure of the
+/// store.
 pub fn verify(
     store: &Store,
     run: &RunId,
@@ -102,12 +105,25 @@ pub fn verify(
     file: &Path,
     options: &VerifyOptions,
 ) -> Result<Verification, RunError> {
-    let items = read_items(file)?;
     let leaf = leaf_of(board, file, options)?;
+    let [start, end] = leaf.spec.docs;
+    let mut items = read_items(file)?;
+    let lines = items.len() as u64;
+    items.retain(|item| (start..end).contains(&item.doc));
+    let outside = lines - items.len() as u64;
+    if items.is_empty() {
+        return Err(RunError::NothingToCompare {
+            path: file.to_owned(),
+            task: leaf.spec.task.clone(),
+            docs: leaf.spec.docs,
+            lines,
+        });
+    }
     let mut found = Verification {
         task: leaf.spec.task.clone(),
         file: file.to_owned(),
         items: items.len() as u64,
+        outside,
         equal: 0,
         within_margin: 0,
         largest_difference: None,
@@ -127,7 +143,7 @@ pub fn verify(
     })?;
     for (item, result) in items.iter().zip(results) {
         let Some(result) = result else {
-            let detail = "the run has no such document".to_owned();
+            let detail = "the run has no answer to this document".to_owned();
             found.divergences.push(Divergence { doc: item.doc, cause: Cause::Missing, detail });
             continue;
         };

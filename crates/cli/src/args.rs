@@ -10,7 +10,7 @@ use evalign_bench::{ExportFormat, Limit};
 use evalign_core::{Dtype, ModelRef, Outcome};
 
 pub(crate) use eval::{EvalArgs, SamplingArgs};
-pub(crate) use values::Tolerance;
+pub(crate) use values::{Extent, Tolerance};
 use values::{parse_dtype, parse_outcome, parse_tolerance, positive};
 
 /// Measure language models on real benchmarks, with numbers that can be checked item by item.
@@ -71,7 +71,16 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print a completion script for a shell.
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell; put what is printed where it looks for completions.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands.
+    Man {
+        /// Write the page of each command into this directory (`evalign-eval.1` and so on).
+        #[arg(long, short = 'o', value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// Datasets and task files.
@@ -79,7 +88,7 @@ pub(crate) enum Command {
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataArgs {
     /// Directory with datasets in the hub's layout (`openai/gsm8k/main/test-...parquet`).
-    #[arg(long, env = "EVALIGN_DATA_ROOT", value_name = "DIR")]
+    #[arg(long, alias = "data_root", env = "EVALIGN_DATA_ROOT", value_name = "DIR")]
     pub(crate) data_root: Option<PathBuf>,
 
     /// Directory with your own task files; may be repeated.
@@ -114,14 +123,15 @@ pub(crate) struct EngineArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct QuickstartArgs {
-    /// Documents per task.
-    #[arg(long, value_name = "N|F")]
+    /// Documents per task: a number, or a share below 1.
+    #[arg(long, short = 'L', value_name = "N|F")]
     pub(crate) limit: Option<Limit>,
 
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 
-    #[arg(long)]
+    /// Ask neither hub nor package index: the model must be here already.
+    #[arg(long, help_heading = "Model")]
     pub(crate) offline: bool,
 }
 
@@ -139,16 +149,18 @@ pub(crate) struct ResumeArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    #[arg(long, value_parser = parse_tolerance, default_value = "0", value_name = "N|F")]
+    /// Samples whose call may fail for good before the exit status is 1: a number, or a share below 1.
+    #[arg(long, alias = "fail_on_error", value_parser = parse_tolerance, default_value = "0", value_name = "N|F")]
     pub(crate) fail_on_error: Tolerance,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RunsArgs {
-    /// How many.
-    #[arg(long, short = 'n', default_value_t = 20)]
+    /// At most so many runs.
+    #[arg(long, short = 'n', default_value_t = 20, value_name = "N")]
     pub(crate) limit: u32,
 
+    /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -168,13 +180,14 @@ pub(crate) struct ShowArgs {
     pub(crate) outcome: Option<Outcome>,
 
     /// Only this task.
-    #[arg(long)]
+    #[arg(long, value_name = "TASK")]
     pub(crate) task: Option<String>,
 
     /// At most so many samples.
-    #[arg(long, short = 'n', default_value_t = 10)]
+    #[arg(long, short = 'n', default_value_t = 10, value_name = "N")]
     pub(crate) limit: u64,
 
+    /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -190,9 +203,10 @@ pub(crate) enum TableFormat {
 #[derive(Debug, Args)]
 pub(crate) struct LeaderboardArgs {
     /// Only this task or group.
-    #[arg(long)]
+    #[arg(long, value_name = "TASK")]
     pub(crate) task: Option<String>,
 
+    /// How it is printed.
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) format: TableFormat,
 
@@ -203,6 +217,7 @@ pub(crate) struct LeaderboardArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
+    /// Its id, the beginning of it, or `last`.
     #[arg(default_value = "last")]
     pub(crate) run: String,
 
@@ -223,10 +238,15 @@ pub(crate) struct ImportArgs {
     /// Directory with `run.json` and `samples.jsonl`.
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
+
+    /// Directory with the run's own task files, where it has any; may be repeated.
+    #[arg(long, alias = "include_path", value_name = "DIR")]
+    pub(crate) include_path: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
+    /// Its id, the beginning of it, or `last`.
     #[arg(default_value = "last")]
     pub(crate) run: String,
 
@@ -239,9 +259,10 @@ pub(crate) struct VerifyArgs {
     pub(crate) tolerance: f64,
 
     /// The task the files are about, where their names do not say it.
-    #[arg(long)]
+    #[arg(long, value_name = "TASK")]
     pub(crate) task: Option<String>,
 
+    /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -251,13 +272,16 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RescoreArgs {
+    /// Its id, the beginning of it, or `last`.
     #[arg(default_value = "last")]
     pub(crate) run: String,
 
-    /// Show only this extraction filter.
+    /// Show only this extraction filter, one of those under `filters` in the task file. For a new one write
+    /// it there, in a task file of your own (`--include-path`).
     #[arg(long, value_name = "FILTER")]
     pub(crate) extractor: Option<String>,
 
+    /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -272,13 +296,16 @@ pub(crate) enum TasksCommand {
         /// Also the members of groups.
         #[arg(long)]
         all: bool,
+        /// Print one JSON document.
         #[arg(long)]
         json: bool,
+        /// Directory with your own task files; may be repeated.
         #[arg(long, alias = "include_path", value_name = "DIR")]
         include_path: Vec<PathBuf>,
     },
     /// Check task files, or all in a directory.
     Validate {
+        /// Task files, and directories that hold them. Files whose names begin with `_` are bases for others.
         #[arg(required_unless_present = "schema", value_name = "FILE")]
         files: Vec<PathBuf>,
         /// Print the JSON Schema of task files instead.
@@ -297,6 +324,7 @@ pub(crate) enum ModelsCommand {
         /// The GGUF file, in repositories that hold several.
         #[arg(long)]
         file: Option<String>,
+        /// Ask neither hub nor package index: only say whether it is here.
         #[arg(long)]
         offline: bool,
     },
@@ -305,6 +333,7 @@ pub(crate) enum ModelsCommand {
         /// Check the digests of all files.
         #[arg(long)]
         verify: bool,
+        /// Print one JSON document.
         #[arg(long)]
         json: bool,
     },
@@ -314,6 +343,7 @@ pub(crate) enum ModelsCommand {
 pub(crate) enum BenchCommand {
     /// Speed of the local engine, as tokens per second and as a share of the machine's matmul rate.
     Engine {
+        /// The model: `local/PATH`, `local/ORG/REPO[@REVISION]` or `local/smollm2-135m-instruct`.
         #[arg(
             long,
             short = 'M',
@@ -324,9 +354,11 @@ pub(crate) enum BenchCommand {
         model: ModelRef,
         #[command(flatten)]
         engine: EngineArgs,
-        #[arg(long)]
+        /// Ask neither hub nor package index: the model must be here already.
+        #[arg(long, help_heading = "Model")]
         offline: bool,
-        #[arg(long)]
+        /// Print one JSON document.
+        #[arg(long, help_heading = "Options")]
         json: bool,
     },
 }
@@ -335,6 +367,7 @@ pub(crate) enum BenchCommand {
 pub(crate) enum ConfigCommand {
     /// Print directories and variables that are in effect.
     Show {
+        /// Print one JSON document.
         #[arg(long)]
         json: bool,
     },
@@ -358,14 +391,51 @@ mod tests {
         let Command::Eval(args) = cli.command else { panic!("not eval") };
         assert_eq!(args.tasks_flag, ["mmlu", "gsm8k"]);
         assert_eq!((args.shots, args.seed, args.chat_template), (Some(5), 1234, true));
-        assert_eq!(args.limit, Some(Limit::Docs(10)));
+        assert_eq!(args.limit, Some(Extent::First(Limit::Docs(10))));
+    }
+
+    #[test]
+    fn limits_are_numbers_shares_or_ranges() {
+        let limit = |text: &str| {
+            let cli = Cli::try_parse_from(["evalign", "eval", "gsm8k", "--limit", text]).unwrap();
+            let Command::Eval(args) = cli.command else { panic!("not eval") };
+            args.limit.unwrap()
+        };
+        assert_eq!(limit("7"), Extent::First(Limit::Docs(7)));
+        assert_eq!(limit("0.25"), Extent::First(Limit::Fraction(0.25)));
+        assert_eq!(limit("10..20"), Extent::Range(evalign_bench::DocRange { start: 10, end: 20 }));
+    }
+
+    #[test]
+    fn everything_that_is_shown_is_explained() {
+        fn unexplained(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            let bare = command.get_arguments().filter(|a| !a.is_hide_set() && a.get_help().is_none());
+            found.extend(bare.map(|a| format!("{path}: {}", a.get_id())));
+            if command.get_about().is_none() {
+                found.push(path.clone());
+            }
+            for inner in command.get_subcommands() {
+                unexplained(inner, &path, found);
+            }
+        }
+        let mut found = Vec::new();
+        unexplained(&Cli::command(), "", &mut found);
+        assert!(found.is_empty(), "no help for {found:#?}");
     }
 
     #[test]
     fn impossible_values_are_refused() {
-        for bad in
-            ["--limit 0", "--memory-gib 0", "--max-concurrency 0", "--dtype f64", "--limit 5 --samples 1..2"]
-        {
+        for bad in [
+            "--limit 0",
+            "--limit 5..5",
+            "--limit a..b",
+            "--limit 1.5",
+            "--memory-gib 0",
+            "--max-concurrency 0",
+            "--dtype f64",
+            "--limit 5 --samples 1..2",
+        ] {
             let line = format!("evalign eval gsm8k --model local/x {bad}");
             assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{bad}");
         }

@@ -8,6 +8,7 @@ mod dry_run;
 mod eval;
 mod export;
 mod leaderboard;
+mod man;
 mod models;
 mod progress;
 mod quickstart;
@@ -49,5 +50,6 @@ pub(crate) fn run(command: Command, output: Output) -> Result<Verdict, Failure> 
         }
         Command::Config(ConfigCommand::Show { json }) => config::show(json, output),
         Command::Completions { shell } => completions::completions(shell, output),
+        Command::Man { out } => man::man(out.as_deref(), output),
     }
 }

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     log_to_stderr(cli.global.verbose);
+    keep_decoders_quiet();
     let output = Output::new(cli.global.no_progress);
     match commands::run(cli.command, output) {
         Ok(Verdict::Good) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
@@ -43,11 +44,33 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version go to standard output and are no error.
+/// Help and version go to standard output and are no error. What was typed wrong is one, with a hint like
+/// every other.
 fn usage(error: &clap::Error) -> ExitCode {
-    // Nothing can be done where the terminal has gone.
-    let _ = error.print();
+    const CLOSING: &str = "For more information, try '--help'.";
+    let text = error.to_string();
+    // Without a terminal there is nothing to colour, and nothing can be done where it has gone.
+    match text.trim_end().strip_suffix(CLOSING) {
+        Some(text) if error.use_stderr() => {
+            let hint = "hint: `--help` after the command shows what it takes";
+            Output::new(true).note(&format!("{}\n{hint}", text.trim_end()));
+        }
+        _ => drop(error.print()),
+    }
     if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
+/// A damaged file can make polars panic. That is caught where it happens and becomes an error that names the
+/// file; the panic's own words would only stand in front of it.
+fn keep_decoders_quiet() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.location().is_some_and(|place| place.file().contains("polars")) {
+            tracing::debug!(%panic, "caught");
+        } else {
+            tell(panic);
+        }
+    }));
 }
 
 fn log_to_stderr(verbose: u8) {

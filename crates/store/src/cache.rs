@@ -28,7 +28,9 @@ impl Store {
     /// [`StoreError::Record`] where the response cannot be written as JSON.
     pub fn cache_put(&self, key: &Digest, response: &Response) -> Result<(), StoreError> {
         let text = crate::runs::json(response, || format!("response {key}"))?;
-        crate::samples::check_finite(&response.output, &[])
+        response
+            .output
+            .check_finite()
             .map_err(|detail| StoreError::Record { what: format!("response {key}"), detail })?;
         let (key, now) = (key.clone(), self.now_ms());
         drop(self.writer().submit(move |db| {

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use rusqlite::Connection;
 
 use crate::error::{Failure, StoreError};
-use crate::schema;
+use crate::schema::{self, Access};
 
 /// Idle connections kept; more readers than this at once open their own and close them afterwards.
 const KEPT: usize = 8;
@@ -13,12 +13,13 @@ const KEPT: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Readers {
     path: PathBuf,
+    access: Access,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Mutex::new(Vec::new()) }
+    pub(crate) fn new(path: PathBuf, access: Access) -> Self {
+        Self { path, access, idle: Mutex::new(Vec::new()) }
     }
 
     pub(crate) fn read<T>(
@@ -28,7 +29,7 @@ impl Readers {
         let idle = self.lock().pop();
         let db = match idle {
             Some(db) => db,
-            None => schema::open_reader(&self.path)?,
+            None => schema::open_reader(&self.path, self.access)?,
         };
         let answer = query(&db).map_err(|failure| failure.at(&self.path));
         let mut idle = self.lock();

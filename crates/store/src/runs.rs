@@ -1,4 +1,4 @@
-use evalign_core::{Digest, RunId, RunSpec, RunStatus, Seconds, Usage};
+use evalign_core::{Digest, RunId, RunSpec, RunStatus, ScoredBy, Seconds, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,14 +45,18 @@ pub struct StoredRun {
     pub usage: Usage,
     /// Sum over all sessions that worked on the run.
     pub seconds: Seconds,
+    /// Aggregated from exactly the samples and scores that are stored; absent where there are later ones.
     pub results: Option<Value>,
+    /// What the stored scores come from, where that is no longer the spec.
+    pub scored_by: Option<ScoredBy>,
     pub created_ms: u64,
     pub updated_ms: u64,
 }
 
 const COLUMNS: &str = "id, spec_digest, fork, spec, request, status, samples_total, samples_done, \
      prompt_tokens, computed_tokens, generated_tokens, \
-     load_seconds, prefill_seconds, decode_seconds, total_seconds, results, created_ms, updated_ms";
+     load_seconds, prefill_seconds, decode_seconds, total_seconds, results, scored_by, created_ms, \
+     updated_ms";
 
 impl Store {
     /// Creates a run, or finds the one that already has this spec: equal specs are the same run, so
@@ -143,7 +147,7 @@ impl Store {
         }
     }
 
-    /// Sets a run's status.
+    /// Sets a run's status. A run that is running again has no results until they are saved anew.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], or a database failure.
@@ -152,6 +156,9 @@ impl Store {
         self.writer().write(move |db| {
             lease.check(db)?;
             db.execute("UPDATE runs SET status = ?2 WHERE seq = ?1", params![lease.seq(), status.name()])?;
+            if status == RunStatus::Running {
+                clear_results(db, lease.seq())?;
+            }
             events::append(db, lease.seq(), "run.status", &json!({"status": status}), now)
         })
     }
@@ -173,7 +180,8 @@ impl Store {
         })
     }
 
-    /// Keeps the aggregated results, replacing earlier ones.
+    /// Keeps the aggregated results, replacing earlier ones. They stay until a sample is added or scored
+    /// again, or the run goes on: results are never older than what they were computed from.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], or a database failure.
@@ -185,6 +193,13 @@ impl Store {
             events::append(db, lease.seq(), "run.results", &json!({}), now)
         })
     }
+}
+
+/// To be called inside the transaction that makes the results out of date.
+pub(crate) fn clear_results(db: &Connection, run_seq: i64) -> Result<(), Failure> {
+    db.prepare_cached("UPDATE runs SET results = NULL WHERE seq = ?1 AND results IS NOT NULL")?
+        .execute([run_seq])?;
+    Ok(())
 }
 
 fn by_spec(db: &Connection, digest: &Digest) -> Result<Option<(RunId, RunStatus)>, Failure> {
@@ -218,6 +233,7 @@ fn stored_run(row: &Row<'_>) -> Result<StoredRun, Failure> {
     let what = || format!("run {id}");
     let digest = text("spec_digest")?;
     let results: Option<String> = row.get("results")?;
+    let scored_by: Option<String> = row.get("scored_by")?;
     Ok(StoredRun {
         spec: parse(&text("spec")?, what)?,
         spec_digest: Digest::parse(&digest)
@@ -239,6 +255,7 @@ fn stored_run(row: &Row<'_>) -> Result<StoredRun, Failure> {
             total: row.get("total_seconds")?,
         },
         results: results.map(|text| parse(&text, what)).transpose()?,
+        scored_by: scored_by.map(|text| parse(&text, what)).transpose()?,
         created_ms: number("created_ms")?,
         updated_ms: number("updated_ms")?,
         id,

@@ -3,7 +3,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use evalign_core::{Outcome, Output, RunId, SampleKey, SampleRecord, Score};
+use evalign_core::{Outcome, Output, RunId, SampleKey, SampleRecord, Score, ScoredBy};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::error::{Failure, StoreError};
 use crate::events;
 use crate::lease::Lease;
-use crate::runs::{json, parse, signed, unsigned};
+use crate::runs::{clear_results, json, parse, signed, unsigned};
 use crate::store::Store;
 
 /// Records fetched at a time by [`Samples`].
@@ -113,7 +113,8 @@ impl Store {
         self.read(|db| read_record(db, seq, key, doc))
     }
 
-    /// Replaces the scores of stored samples, in one transaction (all or none).
+    /// Replaces the scores of stored samples and notes what all scores of the run now come from (`None`: its
+    /// spec), in one transaction: a reader finds all of them old or all of them new.
     ///
     /// # Errors
     /// [`StoreError::LeaseLost`], [`StoreError::Record`] where a sample is not stored or a score is
@@ -122,8 +123,10 @@ impl Store {
         &self,
         lease: &Lease,
         scores: Vec<(SampleKey, Vec<Score>)>,
+        scored_by: Option<&ScoredBy>,
     ) -> Result<(), StoreError> {
         let (lease, now) = (lease.clone(), self.now_ms());
+        let scored_by = scored_by.map(|rules| json(rules, || format!("run {}", lease.run()))).transpose()?;
         self.writer().write(move |db| {
             lease.check(db)?;
             let body = json!({"samples": scores.len()});
@@ -135,7 +138,23 @@ impl Store {
                 record.scores = scores;
                 Row::of(&record)?.update(db, lease.seq())?;
             }
+            db.execute("UPDATE runs SET scored_by = ?2 WHERE seq = ?1", params![lease.seq(), scored_by])?;
+            clear_results(db, lease.seq())?;
             events::append(db, lease.seq(), "scores.replaced", &body, now)
+        })
+    }
+
+    /// How many samples of a run have a score of this outcome.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`] or a database failure.
+    pub fn count_samples(&self, run: &RunId, outcome: Outcome) -> Result<u64, StoreError> {
+        let seq = self.run_seq(run)?;
+        self.read(|db| {
+            let count = db
+                .prepare_cached("SELECT count(*) FROM samples WHERE run = ?1 AND outcomes & ?2 <> 0")?
+                .query_row([seq, bit(outcome)], |row| row.get(0))?;
+            Ok(unsigned(count))
         })
     }
 
@@ -268,6 +287,7 @@ impl Row {
              computed_tokens = computed_tokens + ?3, generated_tokens = generated_tokens + ?4 WHERE seq = ?1",
         )?
         .execute(params![run, self.tokens[0], self.tokens[1], self.tokens[2]])?;
+        clear_results(db, run)?;
         events::append(db, run, "sample.completed", &self.event, now_ms)
     }
 
@@ -326,22 +346,13 @@ fn bit(outcome: Outcome) -> i64 {
 
 /// JSON has no infinity and no NaN: `serde_json` would write `null` and the record could not be read
 /// again. Such a number is a bug of whoever made it and must not get that far.
-pub(crate) fn check_finite(output: &Output, scores: &[Score]) -> Result<(), String> {
-    let mut numbers: Vec<(&str, f64)> = Vec::new();
-    match output {
-        Output::LogLikelihood { choices } => {
-            numbers.extend(choices.iter().map(|choice| ("log-likelihood", choice.sum)));
-        }
-        Output::Text { logprobs, .. } => {
-            numbers.extend(logprobs.iter().flatten().map(|token| ("log-probability", token.logprob)));
-        }
-        Output::Perplexity { sum, .. } => numbers.push(("log-likelihood", *sum)),
-    }
-    for score in scores {
+fn check_finite(output: &Output, scores: &[Score]) -> Result<(), String> {
+    output.check_finite()?;
+    let numbers = scores.iter().flat_map(|score| {
         let fields = [("score", score.value), ("weight", score.weight), ("margin", score.margin)];
-        numbers.extend(fields.into_iter().filter_map(|(name, value)| Some((name, value?))));
-    }
-    match numbers.iter().find(|(_, number)| !number.is_finite()) {
+        fields.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    });
+    match numbers.into_iter().find(|(_, number)| !number.is_finite()) {
         Some((name, number)) => Err(format!("{name} is {number}")),
         None => Ok(()),
     }

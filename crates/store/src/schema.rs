@@ -1,3 +1,4 @@
+use std::cmp::Ordering;
 use std::path::Path;
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::error::{Failure, Fault, StoreError};
 
 /// Version `n` is reached by running the first `n` of these.
-const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql")];
 
 /// The schema version this build reads and writes (SQLite's `user_version`).
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -29,14 +30,82 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     Ok(db)
 }
 
-/// Opens the file, which a writer has prepared, for reading.
-pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+/// Opens the file, which a writer has prepared, for reading. `Frozen` is for one that cannot be written:
+/// SQLite then does without the locks and the shared memory that it could not create.
+pub(crate) fn open_reader(path: &Path, access: Access) -> Result<Connection, StoreError> {
     let open = || {
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let db = match access {
+            Access::Shared => Connection::open_with_flags(path, read_only)?,
+            Access::Frozen => {
+                Connection::open_with_flags(frozen_uri(path), read_only | OpenFlags::SQLITE_OPEN_URI)?
+            }
+        };
         db.busy_timeout(BUSY_TIMEOUT)?;
         Ok(db)
     };
     open().map_err(|error: rusqlite::Error| StoreError::sqlite(path, &error))
+}
+
+/// How the file may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Beside writers, in this process and others.
+    Shared,
+    /// Nobody can write it.
+    Frozen,
+}
+
+/// `file:PATH?immutable=1` (<https://www.sqlite.org/uri.html>), bytes with a meaning there escaped.
+fn frozen_uri(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b':' => {
+                uri.push(char::from(*byte));
+            }
+            b'\\' => uri.push('/'),
+            other => uri.push_str(&format!("%{other:02X}")),
+        }
+    }
+    uri + "?immutable=1"
+}
+
+/// How a store that cannot be written can be read, if at all: it must be one, and of this version, for it
+/// cannot be migrated.
+pub(crate) fn readable(path: &Path) -> Result<Access, StoreError> {
+    let check = |access| {
+        let mut db = open_reader(path, access)?;
+        let found = checked_version(&mut db, path).map_err(|failure| failure.at(path))?;
+        match found.cmp(&SCHEMA_VERSION) {
+            Ordering::Equal => Ok(access),
+            Ordering::Greater => {
+                Err(StoreError::Newer { path: path.to_owned(), found, supported: SCHEMA_VERSION })
+            }
+            Ordering::Less => {
+                Err(read_only(path, "an older evalign wrote it, and it cannot be brought up to date"))
+            }
+        }
+    };
+    let unwritten = |error: StoreError| match log_bytes(path) {
+        0 => check(Access::Frozen),
+        _ if matches!(error.fault(), Some(Fault::CannotOpen | Fault::ReadOnly)) => {
+            Err(read_only(path, "its newest samples are still in evalign.db-wal, which has to be folded in"))
+        }
+        _ => Err(error),
+    };
+    check(Access::Shared).or_else(unwritten)
+}
+
+fn read_only(path: &Path, detail: &str) -> StoreError {
+    StoreError::Database { path: path.to_owned(), fault: Fault::ReadOnly, detail: detail.to_owned() }
+}
+
+/// Size of the log that a process leaves which did not close the store.
+fn log_bytes(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    fs_err::metadata(log).map_or(0, |file| file.len())
 }
 
 fn prepare(db: &mut Connection, path: &Path) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::error::{Failure, Fault, StoreError};
 use crate::readers::Readers;
-use crate::schema;
+use crate::schema::{self, Access};
 use crate::writer::Writer;
 
 /// Tells the Unix time in milliseconds. Injected so that leases can be tested without waiting.
@@ -85,8 +85,32 @@ impl Store {
         }
         let shared = Shared {
             clock: options.clock,
-            readers: Readers::new(path.clone()),
+            readers: Readers::new(path.clone(), Access::Shared),
             writer: Writer::start(&path, db)?,
+            path,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// As [`Store::open`], for callers that only read: a store that cannot be written opens too. Writing
+    /// to it is [`StoreError::Stopped`].
+    ///
+    /// # Errors
+    /// As [`Store::open`], and where a store that cannot be written would have to be, because it is of an
+    /// older version or was not closed.
+    pub fn open_for_reading(dir: &Path) -> Result<Self, StoreError> {
+        let error = match Self::open(dir) {
+            Err(error) if matches!(error.fault(), Some(Fault::ReadOnly | Fault::CannotOpen)) => error,
+            opened => return opened,
+        };
+        let path = dir.join("evalign.db");
+        if !path.is_file() {
+            return Err(error);
+        }
+        let shared = Shared {
+            clock: Arc::new(unix_ms),
+            readers: Readers::new(path.clone(), schema::readable(&path)?),
+            writer: Writer::absent(&path),
             path,
         };
         Ok(Self { shared: Arc::new(shared) })

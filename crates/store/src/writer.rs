@@ -36,6 +36,11 @@ impl Writer {
         Ok(Self { path: path.to_owned(), queue: Some(queue), thread: Some(thread) })
     }
 
+    /// For a store that is only read: every write is refused.
+    pub(crate) fn absent(path: &Path) -> Self {
+        Self { path: path.to_owned(), queue: None, thread: None }
+    }
+
     /// Queues a write. The receiver is answered after the commit that contains it; a dropped receiver
     /// does not undo the write. Writes take effect in the order in which they are submitted.
     pub(crate) fn submit<T, F>(&self, write: F) -> oneshot::Receiver<Result<T, StoreError>>
@@ -44,13 +49,7 @@ impl Writer {
         F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let pending = Pending {
-            write: Some(write),
-            outcome: None,
-            path: self.path.clone(),
-            settle: move |outcome| drop(reply.send(outcome)),
-        };
-        self.enqueue(Box::new(pending));
+        self.enqueue(write, move |outcome| drop(reply.send(outcome)));
         answer
     }
 
@@ -61,20 +60,21 @@ impl Writer {
         F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     {
         let (reply, answer) = sync_channel(1);
-        let pending = Pending {
-            write: Some(write),
-            outcome: None,
-            path: self.path.clone(),
-            settle: move |outcome| drop(reply.send(outcome)),
-        };
-        self.enqueue(Box::new(pending));
+        self.enqueue(write, move |outcome| drop(reply.send(outcome)));
         answer.recv().unwrap_or(Err(StoreError::Stopped))
     }
 
-    /// A write that finds the thread gone is dropped, and with it its reply: the caller reads "stopped".
-    fn enqueue(&self, write: Box<dyn Write>) {
+    /// A write that finds the thread gone is dropped, and with it `settle`'s reply: the caller reads
+    /// "stopped".
+    fn enqueue<T, F, S>(&self, write: F, settle: S)
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
+        S: FnOnce(Result<T, StoreError>) + Send + 'static,
+    {
+        let pending = Pending { write: Some(write), outcome: None, path: self.path.clone(), settle };
         if let Some(queue) = &self.queue {
-            drop(queue.send(write));
+            drop(queue.send(Box::new(pending)));
         }
     }
 }

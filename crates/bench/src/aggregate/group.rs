@@ -101,3 +101,70 @@ fn stderr(found: &[(LeafMetric, u64)], weight_by_size: bool, mode: ScoringMode) 
         (false, _) => unweighted_mean_stderr(&parts.iter().map(|(stderr, _)| *stderr).collect::<Vec<_>>()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evalign_core::{Digest, Outcome, Score};
+
+    fn leaf(task: &str, values: &[f64], mode: ScoringMode) -> (TaskSpec, LeafTally) {
+        let spec = TaskSpec {
+            task: task.to_owned(),
+            version: "1".to_owned(),
+            definition: Digest::of(task),
+            dataset: Digest::of(task),
+            protocol: Digest::of(task),
+            shots: 0,
+            repeats: 1,
+            docs: [0, values.len() as u64],
+            generation: serde_json::Value::Null,
+        };
+        let mut tally = LeafTally::new(mode);
+        for value in values {
+            let score = Score {
+                metric: "acc".to_owned(),
+                filter: "none".to_owned(),
+                outcome: if *value == 1.0 { Outcome::Correct } else { Outcome::Wrong },
+                value: Some(*value),
+                answer: None,
+                weight: None,
+                margin: None,
+            };
+            tally.add(&[], &[score]);
+        }
+        (spec, tally)
+    }
+
+    /// `aggregate_subtask_metrics` with `pooled_sample_stderr` (weighted by size) or `unweighted_mean_stderr`
+    /// (not), run from lm_eval 0.4.13's api/metrics.py over the leaves' values:
+    /// `a = [1,0,1,1]; b = [1,0,0,0,0,1,0,0,0,0]`. By default, weighted: sqrt(sum (n_i s_i)^2) / sum n_i.
+    #[test]
+    fn leaves_count_by_size_or_equally() {
+        let (compat, default) = (ScoringMode::LmEval, ScoringMode::Default);
+        for (weight_by_size, mode, value, stderr) in [
+            (true, compat, 5.0 / 14.0, 0.118_271_278_162_093_26),
+            (true, default, 5.0 / 14.0, 0.119_047_619_047_619_05),
+            (false, compat, 0.475, 0.141_666_666_666_666_66),
+            (false, default, 0.475, 0.141_666_666_666_666_66),
+        ] {
+            let (a, a_tally) = leaf("a", &[1.0, 0.0, 1.0, 1.0], mode);
+            let (b, b_tally) = leaf("b", &[1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0], mode);
+            let members = vec!["a".to_owned(), "b".to_owned()];
+            let group = PlannedGroup {
+                name: "both".to_owned(),
+                version: "1".to_owned(),
+                leaves: members.clone(),
+                members,
+                weight_by_size,
+            };
+            let result = group_result(&group, &[(&a, a_tally), (&b, b_tally)], mode);
+            let found = &result.metrics[0].estimate;
+            let near = |found: Option<f64>, expected: f64| (found.unwrap() - expected).abs() < 1e-14;
+            assert!(
+                near(found.value, value) && near(found.stderr, stderr),
+                "{weight_by_size} {mode:?} {found:?}"
+            );
+            assert_eq!(found.n, 14);
+        }
+    }
+}

@@ -66,10 +66,14 @@ fn write_filter(
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// One line, fields and their order as the reference has them. `None` for a document without an answer.
+/// One line, fields and their order as the reference has them. `None` for a document without an answer, or
+/// without all that the filter looks at.
 fn line(records: &[SampleRecord], scores: &[Score], filter: &str) -> Option<Value> {
     let first = records.first()?;
     let scores: Vec<&Score> = scores.iter().filter(|score| score.filter == filter).collect();
+    if scores.is_empty() {
+        return None;
+    }
     let mut line = Map::new();
     line.insert("doc_id".to_owned(), json!(first.key.doc));
     line.insert("doc".to_owned(), first.doc.clone());
@@ -136,9 +140,10 @@ fn generation(params: &GenerateParams) -> Value {
     Value::Object(value)
 }
 
-/// `resps` and `filtered_resps`, with numbers and booleans as Python's `str` writes them.
+/// `resps` and `filtered_resps`, with numbers and booleans as Python's `str` writes them; `null` in the place
+/// of an answer whose call failed. `None` where all failed.
 fn responses(records: &[SampleRecord], scores: &[&Score]) -> Option<(Value, Value)> {
-    match records.first()?.output.as_ref()? {
+    match records.iter().find_map(|record| record.output.as_ref())? {
         Output::LogLikelihood { choices } => {
             let pairs: Vec<Value> = choices
                 .iter()
@@ -148,9 +153,9 @@ fn responses(records: &[SampleRecord], scores: &[&Score]) -> Option<(Value, Valu
             Some((json!(nested), json!(pairs)))
         }
         Output::Text { .. } => {
-            let texts: Vec<&str> = records
+            let texts: Vec<Option<&str>> = records
                 .iter()
-                .filter_map(|record| match &record.output {
+                .map(|record| match &record.output {
                     Some(Output::Text { text, .. }) => Some(text.as_str()),
                     _ => None,
                 })
@@ -187,6 +192,7 @@ fn results_json(run: &StoredRun, results: &RunResults) -> Value {
             "random_seed": run.spec.seed,
             "apply_chat_template": run.spec.chat_template,
             "system_instruction": run.spec.system_instruction,
+            "scored_by": run.scored_by,
         },
         "higher_is_better": by_task(&|r| {
             r.metrics.iter().map(|m| (m.name.clone(), json!(!m.name.ends_with("perplexity") && m.name != "bits_per_byte"))).collect()

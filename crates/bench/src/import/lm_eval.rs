@@ -9,6 +9,7 @@ use evalign_core::{
 use evalign_data::{Limits, Row, read_jsonl};
 use serde_json::{Value, json};
 
+use crate::runner::no_number;
 use crate::verify::{ReferenceItem, read_logged};
 use crate::{RunError, RunRequest};
 
@@ -52,6 +53,7 @@ pub(super) fn read(dir: &Path, samples: &[(String, PathBuf)]) -> Result<Log, Run
         seed: summary.pointer("/config/fewshot_seed").and_then(Value::as_u64).unwrap_or_default(),
         chat_template: summary.pointer("/chat_template").is_some_and(Value::is_string),
         system_instruction: summary.pointer("/system_instruction").and_then(Value::as_str).map(str::to_owned),
+        rendered_at: None,
         tasks,
     };
     let mut request = RunRequest::new(reference, records.keys().cloned().collect());
@@ -175,6 +177,7 @@ fn records_of(task: &str, row: &Row, item: &ReferenceItem) -> Result<Vec<SampleR
     };
     let mut records = Vec::new();
     for (repeat, (kind, output)) in (0u32..).zip(answers) {
+        let error = output.check_finite().err().map(|what| no_number(&what));
         let key = SampleKey { task: task.to_owned(), doc: item.doc, repeat };
         records.push(SampleRecord {
             key: key.clone(),
@@ -184,8 +187,8 @@ fn records_of(task: &str, row: &Row, item: &ReferenceItem) -> Result<Vec<SampleR
             prompt_hash: hash(&item.prompt_hash)?,
             target: row.get("target").map_or_else(String::new, plain),
             target_hash: hash(&row.get("target_hash").map(plain))?,
-            output: Some(output),
-            error: None,
+            output: error.is_none().then_some(output),
+            error,
             scores: Vec::new(),
             usage: Usage::default(),
             truncated_tokens: 0,

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -7,31 +7,32 @@ use serde_json::{Map, Value};
 use super::definition::{OutputKind, TaskDefinition};
 use super::embedded;
 use super::family::{self, Leaf, Member};
-use super::file::{ExamplesFile, TaskFile, Version, parse_yaml};
+use super::file::{ExamplesFile, TaskFile, Version};
+use super::yaml::parse_yaml;
 use crate::error::BenchError;
 
 /// All tasks and groups there are: the embedded ones, and those of the include paths, which come first
 /// where names agree.
 #[derive(Debug)]
 pub struct Catalog {
-    entries: BTreeMap<String, Entry>,
+    pub(super) entries: BTreeMap<String, Entry>,
     /// Worked-example files already parsed; they are large and shared by families.
-    examples: Mutex<BTreeMap<String, Arc<ExamplesFile>>>,
+    pub(super) examples: Mutex<BTreeMap<String, Arc<ExamplesFile>>>,
 }
 
 #[derive(Debug)]
-enum Entry {
+pub(super) enum Entry {
     Task { origin: Origin, file: Arc<TaskFile>, leaf: Leaf },
     Group(GroupDefinition),
 }
 
 /// The directory a task file lies in; its other files are looked for there.
 #[derive(Clone, Debug)]
-struct Origin {
+pub(super) struct Origin {
     /// What errors call the file.
-    name: String,
+    pub(super) name: String,
     /// `None` for the embedded directory.
-    directory: Option<PathBuf>,
+    pub(super) directory: Option<PathBuf>,
 }
 
 /// Tasks whose scores are aggregated under one name.
@@ -57,7 +58,9 @@ pub struct TaskSummary {
 }
 
 impl Catalog {
-    /// The embedded tasks and those of all `*.yaml` and `*.yml` files directly in `include_paths`.
+    /// The embedded tasks and those of all `*.yaml` and `*.yml` files directly in `include_paths`. Files
+    /// whose names begin with `_` define nothing: they are there for others to include. A directory or file
+    /// that is named twice, in whatever spelling, counts once.
     ///
     /// # Errors
     /// An unreadable directory, a task file that is wrong, two files of the include paths that define the
@@ -65,7 +68,7 @@ impl Catalog {
     pub fn load(include_paths: &[PathBuf]) -> Result<Self, BenchError> {
         let mut catalog = Self { entries: BTreeMap::new(), examples: Mutex::default() };
         for (name, text) in embedded::FILES {
-            if name.ends_with(".yaml") && !name.starts_with('_') {
+            if name.ends_with(".yaml") && !is_base(Path::new(name)) {
                 let origin = Origin { name: (*name).to_owned(), directory: None };
                 for (name, entry) in define(&origin, text)? {
                     catalog.entries.insert(name, entry);
@@ -73,8 +76,12 @@ impl Catalog {
             }
         }
         let mut added: BTreeMap<String, String> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for directory in include_paths {
             for path in task_files(directory)? {
+                if is_base(&path) || !seen.insert(real_path(&path)) {
+                    continue;
+                }
                 let text = read(&path)?;
                 let origin = Origin { name: path.display().to_string(), directory: Some(directory.clone()) };
                 for (name, entry) in define(&origin, &text)? {
@@ -223,24 +230,8 @@ impl Leaf {
     }
 }
 
-/// Checks one task file completely and returns the names it defines.
-///
-/// # Errors
-/// Whatever is wrong with it, with file, line and field.
-pub fn validate(path: &Path) -> Result<Vec<String>, BenchError> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let origin = Origin { name: path.display().to_string(), directory: Some(directory.to_owned()) };
-    let defined = define(&origin, &read(path)?)?;
-    let names: Vec<String> = defined.iter().map(|(name, _)| name.clone()).collect();
-    let catalog = Catalog { entries: defined.into_iter().collect(), examples: Mutex::default() };
-    for name in catalog.tasks().map(|task| task.name).collect::<Vec<_>>() {
-        family::compile_check(&catalog.task(&name)?)?;
-    }
-    Ok(names)
-}
-
 /// The names a file defines. A base file defines none.
-fn define(origin: &Origin, text: &str) -> Result<Vec<(String, Entry)>, BenchError> {
+pub(super) fn define(origin: &Origin, text: &str) -> Result<Vec<(String, Entry)>, BenchError> {
     let file = with_includes(origin, TaskFile::parse(&origin.name, text)?, 0)?;
     let kinds = [file.task.is_some(), file.group.is_some(), file.family_defined()];
     match kinds.iter().filter(|kind| **kind).count() {
@@ -287,7 +278,7 @@ fn group(origin: &Origin, name: &str, file: &TaskFile) -> Result<GroupDefinition
 
 const MAX_INCLUDE_DEPTH: usize = 8;
 
-fn with_includes(origin: &Origin, file: TaskFile, depth: usize) -> Result<TaskFile, BenchError> {
+pub(super) fn with_includes(origin: &Origin, file: TaskFile, depth: usize) -> Result<TaskFile, BenchError> {
     let Some(name) = &file.include else { return Ok(file) };
     let fail = |message: String| BenchError::TaskFile { at: origin.name.clone(), message };
     if depth == MAX_INCLUDE_DEPTH {
@@ -337,7 +328,18 @@ pub(super) fn check_name(file: &str, name: &str) -> Result<(), BenchError> {
     })
 }
 
-fn task_files(directory: &Path) -> Result<Vec<PathBuf>, BenchError> {
+/// Whether a file is there for others to include.
+pub(super) fn is_base(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"_"))
+}
+
+/// One spelling for each file; a path that cannot be followed is its own.
+pub(super) fn real_path(path: &Path) -> PathBuf {
+    fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Task files and bases directly in a directory, by name.
+pub(super) fn task_files(directory: &Path) -> Result<Vec<PathBuf>, BenchError> {
     let failed = |source| BenchError::Read { path: directory.to_owned(), source };
     let mut files = Vec::new();
     for entry in fs_err::read_dir(directory).map_err(failed)? {
@@ -351,6 +353,6 @@ fn task_files(directory: &Path) -> Result<Vec<PathBuf>, BenchError> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<String, BenchError> {
+pub(super) fn read(path: &Path) -> Result<String, BenchError> {
     fs_err::read_to_string(path).map_err(|source| BenchError::Read { path: path.to_owned(), source })
 }

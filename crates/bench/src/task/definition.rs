@@ -117,7 +117,7 @@ impl OutputKind {
 
 /// The answers on offer: the same for every row, or an expression that gives the row's list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a list of texts, or an expression")]
 pub enum Choices {
     Fixed(Vec<String>),
     Expression(String),

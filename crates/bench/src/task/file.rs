@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::definition::{
     Choices, DatasetSource, FilterPipeline, Generation, MetricDefinition, ModeOverrides, OutputKind, Sampler,
 };
+use super::yaml::parse_yaml;
 use crate::error::BenchError;
 
 /// A task file as written. It defines a `task`, a `family` of tasks or a `group`; a file with none of
@@ -188,35 +189,6 @@ fn dataset_over(child: DatasetSource, base: DatasetSource) -> DatasetSource {
         shots_file: child.shots_file.or(base.shots_file),
         filter: child.filter.or(base.filter),
     }
-}
-
-/// Deserializes YAML with `file:line:column` and the field in the error.
-pub(crate) fn parse_yaml<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, BenchError> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        let plain = error.without_snippet();
-        let message = plain.to_string();
-        let (at, field) = match plain.location() {
-            Some(at) => {
-                (format!("{name}:{}:{}", at.line(), at.column()), field_on_line(text, at.line() as usize))
-            }
-            None => (name.to_owned(), None),
-        };
-        let named = field.as_ref().is_none_or(|field| message.contains(&format!("`{field}`")));
-        let message = match field {
-            Some(field) if !named => format!("field `{field}`: {message}"),
-            _ => message,
-        };
-        BenchError::TaskFile { at, message }
-    })
-}
-
-/// The key of a `key: value` line.
-fn field_on_line(text: &str, line: usize) -> Option<String> {
-    let line = text.lines().nth(line.checked_sub(1)?)?;
-    let (key, _) = line.trim_start_matches([' ', '-']).split_once(':')?;
-    let key = key.trim_matches(['"', '\'']);
-    let is_name = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    is_name.then(|| key.to_owned())
 }
 
 /// The JSON Schema of task files, as shipped in `benchmarks/schema.json`.

@@ -6,7 +6,7 @@ use evalign_core::{
 };
 use evalign_model::{Capabilities, Model, Replies, TokenCount};
 
-use super::request;
+use super::{identity, request};
 use crate::{BenchError, Catalog, TaskFile, task_schema, validate};
 
 const TASK: &str = r#"task: mine
@@ -222,7 +222,7 @@ fn the_sample_sets_are_whole() {
                     Output::Text { text: sample.target.clone(), finish: FinishReason::Stop, logprobs: None }
                 }
             };
-            for score in task.scorer().score(&sample.doc, &[&output]).unwrap() {
+            for score in task.scorer().score(&sample.doc, &output).unwrap() {
                 assert_eq!(score.outcome, Outcome::Correct, "{} {}", sample.key, score.filter);
             }
         }
@@ -267,15 +267,7 @@ impl Model for Shape {
 fn a_plan_asks_only_what_the_model_can_answer() {
     let all =
         Capabilities { log_likelihood: true, generate: true, perplexity: true, chat: true, completion: true };
-    let identity = ModelIdentity {
-        reference: "scripted/none".parse().unwrap(),
-        weights: Digest::of("w"),
-        tokenizer: Digest::of("t"),
-        chat_template: Some(Digest::of("c")),
-        adapter: None,
-        dtype: "f32".to_owned(),
-        device: "cpu".to_owned(),
-    };
+    let identity = ModelIdentity { chat_template: Some(Digest::of("c")), ..identity() };
     let catalog = Catalog::load(&[]).unwrap();
     let bound = |capabilities, chat| {
         let mut request = request(ScoringMode::Default);

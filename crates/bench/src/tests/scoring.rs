@@ -19,8 +19,11 @@ fn scorer(task: &str, mode: ScoringMode, repeats: u32) -> Scorer {
 }
 
 fn score(task: &str, mode: ScoringMode, doc: &Value, outputs: &[Output]) -> Vec<Score> {
-    let outputs: Vec<&Output> = outputs.iter().collect();
-    scorer(task, mode, outputs.len() as u32).score(doc, &outputs).unwrap()
+    let scorer = scorer(task, mode, outputs.len() as u32);
+    match outputs {
+        [only] => scorer.score(doc, only).unwrap(),
+        several => scorer.vote(doc, &several.iter().map(Some).collect::<Vec<_>>()).unwrap(),
+    }
 }
 
 fn of<'a>(scores: &'a [Score], filter: &str) -> (&'a str, Outcome, Option<f64>) {
@@ -156,9 +159,44 @@ fn one_answer_of_several_is_scored_without_votes() {
     let scorer = scorer("gsm8k_cot_self_consistency", DEFAULT, 8);
     assert!(scorer.needs_all_repeats());
     let one = text("The answer is 4.");
-    let scores = scorer.score(&gsm8k("4"), &[&one]).unwrap();
+    let scores = scorer.score(&gsm8k("4"), &one).unwrap();
     assert_eq!(scores.len(), 1);
     assert_eq!(of(&scores, "maj@1"), ("4", Outcome::Correct, Some(1.0)));
+}
+
+#[test]
+fn a_failed_call_takes_part_only_in_the_votes_that_need_it() {
+    let scorer = scorer("gsm8k_cot_self_consistency", DEFAULT, 8);
+    let given = answers(&["4", "4", "4", "4", "7", "7", "7", "7"]);
+    let outcomes = |missing: usize, count: usize| -> Vec<(String, Outcome)> {
+        let mut all: Vec<Option<&Output>> = given.iter().map(Some).take(count).collect();
+        if let Some(answer) = all.get_mut(missing) {
+            *answer = None;
+        }
+        let scores = scorer.vote(&gsm8k("4"), &all).unwrap();
+        scores.into_iter().map(|score| (score.filter, score.outcome)).collect()
+    };
+    let named = |outcomes: &[(&str, Outcome)]| -> Vec<(String, Outcome)> {
+        outcomes.iter().map(|(filter, outcome)| ((*filter).to_owned(), *outcome)).collect()
+    };
+    let (right, error) = (Outcome::Correct, Outcome::Error);
+    assert_eq!(outcomes(5, 8), named(&[("maj@1", right), ("maj@4", right), ("maj@8", error)]));
+    assert_eq!(outcomes(1, 8), named(&[("maj@1", right), ("maj@4", error), ("maj@8", error)]));
+    assert_eq!(outcomes(0, 8), named(&[("maj@1", error), ("maj@4", error), ("maj@8", error)]));
+    // Of a run that is not finished: what is still to come is neither right nor wrong nor failed.
+    assert_eq!(outcomes(99, 5), named(&[("maj@1", right), ("maj@4", right)]));
+    assert_eq!(outcomes(2, 5), named(&[("maj@1", right), ("maj@4", error)]));
+    assert_eq!(outcomes(99, 0), named(&[]));
+}
+
+/// An answer that was cut off beyond the first k says nothing about maj@k.
+#[test]
+fn a_vote_is_undecided_for_the_reasons_of_its_own_answers() {
+    let scorer = scorer("gsm8k_cot_self_consistency", DEFAULT, 4);
+    let given = [text("no idea"), text("none"), text("nothing"), cut("Let us")];
+    let scores = scorer.vote(&gsm8k("4"), &given.iter().map(Some).collect::<Vec<_>>()).unwrap();
+    assert_eq!(of(&scores, "maj@1").1, Outcome::Unparsed);
+    assert_eq!(of(&scores, "maj@4").1, Outcome::Truncated);
 }
 
 #[test]
@@ -243,8 +281,8 @@ fn multiple_choice() {
     let scores = score("mmlu_anatomy", DEFAULT, &mmlu(7), &[likelihoods(&[-2.0, -1.5, -3.0, -4.0])]);
     assert_eq!(of(&scores, "none"), ("B", Outcome::Unscored, None));
     let scorer = scorer("mmlu_anatomy", DEFAULT, 1);
-    assert!(scorer.score(&mmlu(1), &[&likelihoods(&[-1.0])]).is_err());
-    assert!(scorer.score(&mmlu(1), &[&text("B")]).is_err());
+    assert!(scorer.score(&mmlu(1), &likelihoods(&[-1.0])).is_err());
+    assert!(scorer.score(&mmlu(1), &text("B")).is_err());
     let failed = scorer.failed();
     assert_eq!((failed[0].outcome, failed[0].value), (Outcome::Error, None));
 }
@@ -259,13 +297,13 @@ fn perplexity() {
         .to_vec();
     let scorer = Scorer::new(&definition, DEFAULT, 1).unwrap();
     let doc = json!({"question": "", "answer": "two wörds"});
-    let scores = scorer.score(&doc, &[&Output::Perplexity { sum: -5.0, tokens: 3 }]).unwrap();
+    let scores = scorer.score(&doc, &Output::Perplexity { sum: -5.0, tokens: 3 }).unwrap();
     let values: Vec<_> = scores.iter().map(|score| (score.value, score.weight, score.outcome)).collect();
     assert_eq!(values[0], (Some(2.5), Some(2.0), Outcome::Unscored));
     assert_eq!(values[1], (Some(0.5), Some(10.0), Outcome::Unscored));
     assert_eq!(values[2], values[1]);
     let empty = json!({"question": "", "answer": ""});
-    let scores = scorer.score(&empty, &[&Output::Perplexity { sum: 0.0, tokens: 0 }]).unwrap();
+    let scores = scorer.score(&empty, &Output::Perplexity { sum: 0.0, tokens: 0 }).unwrap();
     assert_eq!(scores[1].value, None);
 }
 

@@ -51,7 +51,7 @@ fn check_choices(task: &PlannedTask, rows: &[Value]) {
         assert_eq!(Value::from(continuations.clone()), row["continuations"]);
         let sums = row["loglikelihood"].as_array().unwrap().iter().map(|sum| sum.as_f64().unwrap());
         let choices = sums.map(|sum| ChoiceLogLikelihood { sum, tokens: 1, greedy: false }).collect();
-        let scores = task.scorer().score(&sample.doc, &[&Output::LogLikelihood { choices }]).unwrap();
+        let scores = task.scorer().score(&sample.doc, &Output::LogLikelihood { choices }).unwrap();
         for metric in ["acc", "acc_norm"] {
             if let Some(expected) = row[metric].as_f64() {
                 assert_eq!(score(&scores, metric, "none").value, Some(expected), "{} {metric}", sample.key);
@@ -89,7 +89,7 @@ fn gsm8k_five_shots() {
             finish: FinishReason::Stop,
             logprobs: None,
         };
-        let scores = task.scorer().score(&sample.doc, &[&output]).unwrap();
+        let scores = task.scorer().score(&sample.doc, &output).unwrap();
         for filter in ["strict-match", "flexible-extract"] {
             let score = score(&scores, "exact_match", filter);
             assert_eq!(score.answer.as_deref(), row[filter]["extracted"].as_str());

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use evalign_bench::{DocRange, Limit};
+use evalign_bench::DocRange;
 use evalign_core::ScoringMode;
 
 use super::values::{
-    Concurrency, Tolerance, parse_concurrency, parse_mode, parse_seed, parse_tolerance, positive,
+    Concurrency, Extent, Tolerance, parse_concurrency, parse_extent, parse_mode, parse_seed, parse_tolerance,
+    positive,
 };
 use super::{DataArgs, EngineArgs};
 
@@ -32,9 +33,9 @@ pub(crate) struct EvalArgs {
     #[arg(long, short = 'f', visible_alias = "num-fewshot", alias = "num_fewshot", value_name = "N")]
     pub(crate) shots: Option<u32>,
 
-    /// Documents per leaf task: a number, or a share below 1.
-    #[arg(long, short = 'L', value_name = "N|F")]
-    pub(crate) limit: Option<Limit>,
+    /// Documents per leaf task: a number, a share below 1, or a range as for `--samples`.
+    #[arg(long, short = 'L', value_parser = parse_extent, allow_negative_numbers = true, value_name = "N|F|a..b")]
+    pub(crate) limit: Option<Extent>,
 
     /// Documents `a` up to, not including, `b` of each leaf task.
     #[arg(long, conflicts_with = "limit", value_name = "a..b")]
@@ -46,6 +47,7 @@ pub(crate) struct EvalArgs {
     /// Wrap prompts in the model's chat template.
     #[arg(
         long,
+        help_heading = "Prompt",
         alias = "apply_chat_template",
         alias = "apply-chat-template",
         overrides_with = "no_chat_template"
@@ -53,22 +55,23 @@ pub(crate) struct EvalArgs {
     pub(crate) chat_template: bool,
 
     /// Send prompts as they are, also to models that have a chat template.
-    #[arg(long)]
+    #[arg(long, help_heading = "Prompt")]
     pub(crate) no_chat_template: bool,
 
     /// With a chat template: every worked example is a turn of its own.
-    #[arg(long, alias = "fewshot_as_multiturn", alias = "fewshot-as-multiturn")]
+    #[arg(long, help_heading = "Prompt", alias = "fewshot_as_multiturn", alias = "fewshot-as-multiturn")]
     pub(crate) multiturn: bool,
 
-    #[arg(long, alias = "system_instruction", value_name = "TEXT")]
+    /// With a chat template: the system message in front of the conversation.
+    #[arg(long, help_heading = "Prompt", alias = "system_instruction", value_name = "TEXT")]
     pub(crate) system_instruction: Option<String>,
 
     /// The rule book: `lm-eval` reproduces lm-evaluation-harness 0.4.13 bug for bug.
-    #[arg(long, value_parser = parse_mode, default_value = "default", value_name = "MODE")]
+    #[arg(long, help_heading = "Options", value_parser = parse_mode, default_value = "default", value_name = "MODE")]
     pub(crate) compat: ScoringMode,
 
     /// Seeds the choice of worked examples and sampling.
-    #[arg(long, value_parser = parse_seed, default_value_t = evalign_bench::DEFAULT_SEED, value_name = "S")]
+    #[arg(long, help_heading = "Options", value_parser = parse_seed, default_value_t = evalign_bench::DEFAULT_SEED, value_name = "S")]
     pub(crate) seed: u64,
 
     #[command(flatten)]
@@ -81,15 +84,15 @@ pub(crate) struct EvalArgs {
     pub(crate) limits: LimitArgs,
 
     /// Print one JSON document.
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(crate) json: bool,
 
     /// Show the plan, the first prompt and what it would cost, and stop.
-    #[arg(long)]
+    #[arg(long, help_heading = "Options", alias = "dry_run")]
     pub(crate) dry_run: bool,
 
     /// Start a new run although one with the same specification exists.
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(crate) fork: bool,
 
     /// Also export the run in lm-evaluation-harness's layout into this directory.
@@ -109,17 +112,20 @@ pub(crate) struct SamplingArgs {
     #[arg(long, visible_alias = "epochs", value_name = "K")]
     pub(crate) repeats: Option<u32>,
 
-    /// 0 is greedy decoding.
-    #[arg(long, value_name = "T")]
+    /// How freely answers are sampled; 0 takes the likeliest token each time.
+    #[arg(long, allow_negative_numbers = true, value_name = "T")]
     pub(crate) temperature: Option<f64>,
 
-    #[arg(long, alias = "top_p", value_name = "P")]
+    /// Sample among the likeliest tokens that together reach this probability.
+    #[arg(long, alias = "top_p", allow_negative_numbers = true, value_name = "P")]
     pub(crate) top_p: Option<f64>,
 
+    /// Sample among so many of the likeliest tokens.
     #[arg(long, alias = "top_k", value_name = "N")]
     pub(crate) top_k: Option<u32>,
 
-    #[arg(long, alias = "min_p", value_name = "P")]
+    /// Sample among tokens at least this fraction as likely as the likeliest.
+    #[arg(long, alias = "min_p", allow_negative_numbers = true, value_name = "P")]
     pub(crate) min_p: Option<f64>,
 
     /// Most tokens to generate per answer.
@@ -136,21 +142,23 @@ pub(crate) struct SamplingArgs {
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Another server than the provider's own.
-    #[arg(long, env = "OPENAI_BASE_URL", value_name = "URL")]
+    #[arg(long, alias = "base_url", env = "OPENAI_BASE_URL", value_name = "URL")]
     pub(crate) base_url: Option<String>,
 
     /// Requests in flight.
-    #[arg(long, alias = "max-connections", value_parser = parse_concurrency, default_value = "auto", value_name = "N|auto")]
+    #[arg(long, alias = "max_concurrency", alias = "max-connections", alias = "max-samples", value_parser = parse_concurrency, default_value = "auto", value_name = "N|auto")]
     pub(crate) max_concurrency: Concurrency,
 
-    #[arg(long, value_name = "N")]
+    /// Most tokens that may be asked of a model server.
+    #[arg(long, alias = "budget_tokens", value_name = "N")]
     pub(crate) budget_tokens: Option<u64>,
 
-    #[arg(long, value_parser = positive, value_name = "X")]
+    /// Most dollars that may be spent at a model server.
+    #[arg(long, alias = "budget_usd", value_parser = positive, value_name = "X")]
     pub(crate) budget_usd: Option<f64>,
 
     /// Samples whose call may fail for good before the exit status is 1: a number, or a share below 1.
-    #[arg(long, value_parser = parse_tolerance, default_value = "0", value_name = "N|F")]
+    #[arg(long, alias = "fail_on_error", value_parser = parse_tolerance, default_value = "0", value_name = "N|F")]
     pub(crate) fail_on_error: Tolerance,
 }
 
@@ -168,4 +176,7 @@ pub(crate) struct WithoutEffect {
 
     #[arg(long, alias = "use_cache", hide = true)]
     pub(crate) use_cache: Option<String>,
+
+    #[arg(long, alias = "predict_only", alias = "no-score", hide = true)]
+    pub(crate) predict_only: bool,
 }

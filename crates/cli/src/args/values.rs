@@ -1,6 +1,14 @@
 //! Values of flags, read from what was typed.
 
+use evalign_bench::{DocRange, Limit};
 use evalign_core::{Dtype, Outcome, ScoringMode};
+
+/// Which documents `--limit` leaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Extent {
+    First(Limit),
+    Range(DocRange),
+}
 
 /// Requests in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +28,10 @@ impl Tolerance {
             Self::Share(share) => failed as f64 > share * total as f64,
         }
     }
+}
+
+pub(super) fn parse_extent(text: &str) -> Result<Extent, String> {
+    if text.contains("..") { text.parse().map(Extent::Range) } else { text.parse().map(Extent::First) }
 }
 
 pub(super) fn parse_dtype(text: &str) -> Result<Dtype, String> {

@@ -1,10 +1,9 @@
-use std::ops::ControlFlow;
 use std::time::Instant;
 
 use evalign_core::{GenerateParams, ModelRef, Provider};
 use evalign_fetch::{Models, block_on};
 use evalign_lm::kernels::{MatmulRate, Pool, matmul_rate};
-use evalign_lm::{EngineStats, GenerateItem, LanguageModel, LmError, ScoreItem};
+use evalign_lm::{EngineStats, GenerateItem, LanguageModel, LmError, ScoreItem, statistics};
 use evalign_stats::SplitMix64;
 use serde_json::json;
 
@@ -62,7 +61,7 @@ pub(super) fn engine(
         device: options.device,
         dtype: options.dtype,
         memory_bytes: options.memory_gib.map(|gib| (gib * (1u64 << 30) as f64) as u64),
-        threads: None,
+        ..evalign_lm::LoadOptions::default()
     };
     let model = LanguageModel::load(&path, &options)?;
     let pool = Pool::new(None).map_err(anyhow::Error::from)?;
@@ -188,7 +187,7 @@ impl Bench<'_> {
             .collect();
         let mut best: Option<EngineStats> = None;
         for _ in 0..REPEATS {
-            let stats = self.model.generate(&items, &mut |_, _| ControlFlow::Continue(()))?;
+            let stats = statistics(|on_event| self.model.generate(&items, on_event))?;
             if best.is_none_or(|known| stats.decode_seconds < known.decode_seconds) {
                 best = Some(stats);
             }
@@ -206,7 +205,7 @@ impl Bench<'_> {
     }
 
     fn score(&self, items: &[ScoreItem]) -> Result<EngineStats, LmError> {
-        self.model.log_likelihoods(items, &mut |_, _| ControlFlow::Continue(()))
+        statistics(|on_event| self.model.log_likelihoods(items, on_event))
     }
 
     fn fastest(

@@ -5,7 +5,7 @@ use crate::Verdict;
 use crate::output::{Failure, Output, Table};
 
 /// Variables that are read, and what for. Those that may hold a secret are named but never shown.
-const VARIABLES: [(&str, &str, bool); 16] = [
+const VARIABLES: [(&str, &str, bool); 18] = [
     ("EVALIGN_HOME", "runs, cache and built-in models", false),
     ("EVALIGN_DATA_ROOT", "datasets in the hub's layout", false),
     ("EVALIGN_MODEL", "the model where `--model` is absent", false),
@@ -20,6 +20,8 @@ const VARIABLES: [(&str, &str, bool); 16] = [
     ("HTTPS_PROXY", "proxy", true),
     ("HTTP_PROXY", "proxy", true),
     ("NO_PROXY", "hosts reached without it", false),
+    ("SSL_CERT_FILE", "certificates that are trusted, instead of the system's", false),
+    ("SSL_CERT_DIR", "certificates that are trusted, instead of the system's", false),
     ("NO_COLOR", "no progress bars", false),
     ("RUST_LOG", "what is logged", false),
 ];

@@ -19,6 +19,11 @@ pub(super) fn open_store() -> Result<Store, Failure> {
     Ok(Store::open(Home::from_env()?.path())?)
 }
 
+/// For commands that only read: works also where the store cannot be written.
+pub(super) fn open_store_to_read() -> Result<Store, Failure> {
+    Ok(Store::open_for_reading(Home::from_env()?.path())?)
+}
+
 /// Who holds a lease, for the message to a second process.
 pub(super) fn owner(command: &str) -> String {
     format!("evalign {command} (process {})", std::process::id())
@@ -26,7 +31,15 @@ pub(super) fn owner(command: &str) -> String {
 
 /// The store, a run in it, and the run's record.
 pub(super) fn find(wanted: &str) -> Result<(Store, RunId, StoredRun), Failure> {
-    let store = open_store()?;
+    find_in(open_store()?, wanted)
+}
+
+/// As [`find`], for commands that only read.
+pub(super) fn find_to_read(wanted: &str) -> Result<(Store, RunId, StoredRun), Failure> {
+    find_in(open_store_to_read()?, wanted)
+}
+
+fn find_in(store: Store, wanted: &str) -> Result<(Store, RunId, StoredRun), Failure> {
     let id = store.find_run(wanted)?;
     let run = store.run(&id)?;
     Ok((store, id, run))
@@ -56,6 +69,7 @@ pub(super) fn load_options(request: &RunRequest) -> Result<LoadOptions, Failure>
             ScoringMode::Default => OverlongPrompt::Refuse,
         },
         offline: request.offline,
+        now: None,
     })
 }
 
@@ -89,7 +103,11 @@ pub(super) fn load_model(
     model.map_err(|error| match Failure::hinted(error) {
         Failure::Error { error, hint: None } => Failure::Error {
             error,
-            hint: Some("check the name; `evalign models list` shows the models on this machine".to_owned()),
+            hint: Some(if std::path::Path::new(&reference.name).exists() {
+                "it may be damaged or was not copied to its end: get it again".to_owned()
+            } else {
+                "check the name; `evalign models list` shows the models on this machine".to_owned()
+            }),
         },
         failure => failure,
     })

@@ -16,6 +16,8 @@ struct Bill<'a> {
     tasks: Vec<(&'a PlannedTask, Option<u64>)>,
     first_prompt: String,
     prompt_tokens: u64,
+    /// Samples whose prompt the model cannot take: submitting it will say why.
+    uncounted: u64,
     most_generated: u64,
     seconds: Option<f64>,
 }
@@ -47,6 +49,7 @@ impl<'a> Bill<'a> {
             tasks: Vec::new(),
             first_prompt: String::new(),
             prompt_tokens: 0,
+            uncounted: 0,
             most_generated: 0,
             seconds: None,
         };
@@ -54,7 +57,9 @@ impl<'a> Bill<'a> {
             let mut tokens = Some(0);
             for key in task.keys() {
                 let kind = task.sample_by_key(&key)?.request.kind;
-                tokens = tokens.zip(model.count_tokens(&kind)).map(|(sum, count)| sum + count.prompt);
+                let count = model.count_tokens(&kind);
+                bill.uncounted += u64::from(count.is_none());
+                tokens = tokens.zip(count).map(|(sum, count)| sum + count.prompt);
                 if let RequestKind::Generate { params, .. } = &kind {
                     bill.most_generated += u64::from(params.max_tokens);
                 }
@@ -80,7 +85,7 @@ impl<'a> Bill<'a> {
         json!({
             "model": spec.model, "compat": spec.mode, "seed": spec.seed, "samples": self.plan.total_samples(),
             "tasks": self.tasks.iter().map(task).collect::<Vec<_>>(), "first_prompt": self.first_prompt,
-            "prompt_tokens": self.prompt_tokens, "most_generated_tokens": self.most_generated,
+            "prompt_tokens": self.prompt_tokens, "uncounted_samples": self.uncounted, "most_generated_tokens": self.most_generated,
             "estimated_seconds": self.seconds, "cost_usd": 0.0, "notes": self.plan.notes,
         })
     }
@@ -106,8 +111,14 @@ impl<'a> Bill<'a> {
                 seconds(time)
             ),
         };
+        let uncounted = match self.uncounted {
+            0 => String::new(),
+            count => format!(
+                "\nnot counted: {count} samples, whose prompts the model cannot take (too long, as a rule)"
+            ),
+        };
         format!(
-            "{}\n{} samples, {} prompt tokens before sharing, at most {} generated tokens\n\
+            "{}\n{} samples, {} prompt tokens before sharing, at most {} generated tokens{uncounted}\n\
              time: {time}\ncost: none, the model runs here\n\nfirst prompt:\n{}",
             table.text(),
             self.plan.total_samples(),

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::Verdict;
 use crate::args::{LeaderboardArgs, TableFormat};
-use crate::commands::context::open_store;
+use crate::commands::context::open_store_to_read;
 use crate::commands::show::notes;
 use crate::output::{Failure, Output, Table, csv, estimate, markdown};
 
@@ -13,12 +13,20 @@ use crate::output::{Failure, Output, Table, csv, estimate, markdown};
 const MOST_RUNS: u32 = 10_000;
 
 pub(super) fn leaderboard(args: &LeaderboardArgs, output: Output) -> Result<Verdict, Failure> {
-    let store = open_store()?;
+    let store = open_store_to_read()?;
     let mut kept = Vec::new();
     for run in store.runs(MOST_RUNS)? {
         // An interrupted run has measured whichever samples came first: no number to rank by.
-        if let (RunStatus::Completed, Some(results)) = (run.status, run.results) {
-            kept.push(serde_json::from_value(results).map_err(anyhow::Error::from)?);
+        match (run.status, run.results) {
+            (RunStatus::Completed, Some(results)) => {
+                kept.push(serde_json::from_value(results).map_err(anyhow::Error::from)?);
+            }
+            // Its process died between the last sample and the results.
+            (RunStatus::Completed, None) => output.note(&format!(
+                "{} is finished but has no results, and is left out\nhint: `evalign rescore {}` computes them",
+                run.id, run.id
+            )),
+            _ => {}
         }
     }
     print(&kept, args.task.as_deref(), args.all, args.format, output)?;
@@ -66,7 +74,12 @@ pub(super) fn print(
     match format {
         TableFormat::Json => output.json(&as_json(&blocks)),
         TableFormat::Table if blocks.is_empty() => {
-            output.note("no finished runs to compare\nhint: `evalign quickstart` makes one");
+            output.note(&match task {
+                Some(task) if !runs.is_empty() => {
+                    format!("no finished run measured `{task}`\nhint: `evalign leaderboard --all` shows what was measured")
+                }
+                _ => "no finished runs to compare\nhint: `evalign quickstart` makes one".to_owned(),
+            });
             Ok(())
         }
         TableFormat::Table => output.result(&table(&blocks).text()),

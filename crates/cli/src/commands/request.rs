@@ -1,7 +1,7 @@
 use evalign_bench::RunRequest;
 use evalign_core::{ModelRef, Provider};
 
-use crate::args::{EvalArgs, SamplingArgs};
+use crate::args::{EvalArgs, Extent, SamplingArgs};
 use crate::commands::context::{DEFAULT_MODEL, absolute};
 use crate::output::{Failure, Output};
 
@@ -12,8 +12,11 @@ pub(super) fn request_of(args: &EvalArgs, output: Output) -> Result<RunRequest, 
     let sampling = with_gen_kwargs(&args.sampling)?;
     let mut request = RunRequest::new(model_of(args)?, tasks);
     request.shots = args.shots;
-    request.limit = args.limit;
-    request.samples = args.samples;
+    (request.limit, request.samples) = match args.limit {
+        None => (None, args.samples),
+        Some(Extent::First(limit)) => (Some(limit), None),
+        Some(Extent::Range(range)) => (None, Some(range)),
+    };
     request.repeats = sampling.repeats;
     request.temperature = sampling.temperature;
     request.top_p = sampling.top_p;
@@ -112,6 +115,11 @@ fn tell_without_effect(args: &EvalArgs, output: Output) {
         ("--max_batch_size", unused.max_batch_size.is_some(), "batches are planned from the memory there is"),
         ("--log_samples", unused.log_samples, "samples are always kept"),
         ("--use_cache", unused.use_cache.is_some(), "answers are always cached by their content"),
+        (
+            "--predict_only",
+            unused.predict_only,
+            "answers are always kept; `evalign rescore` scores them again",
+        ),
     ] {
         if given {
             output.note(&format!("note: `{flag}` has no effect: {why}"));

@@ -13,7 +13,13 @@ pub(super) fn resume(args: &ResumeArgs, output: Output) -> Result<Verdict, Failu
     refuse_server_options(&request)?;
     let catalog = Catalog::load(&request.include_path)?;
     let draft = draft(&request, &catalog, &roots(&request)?)?;
-    let model = load_model(&request.model, &load_options(&request)?, output)?;
+    let mut options = load_options(&request)?;
+    if !args.fork {
+        // Prompts that name the day go on naming the one the run was started on.
+        let rendered_at = stored.spec.rendered_at.as_deref();
+        options.now = rendered_at.map(str::parse).transpose().map_err(anyhow::Error::from)?;
+    }
+    let model = load_model(&request.model, &options, output)?;
     let plan = draft.bind(&*model)?;
     if args.fork {
         for difference in stored.spec.differences(&plan.spec) {

@@ -3,11 +3,11 @@ use serde_json::json;
 
 use crate::Verdict;
 use crate::args::RunsArgs;
-use crate::commands::context::open_store;
+use crate::commands::context::open_store_to_read;
 use crate::output::{Failure, Output, Table};
 
 pub(super) fn runs(args: &RunsArgs, output: Output) -> Result<Verdict, Failure> {
-    let store = open_store()?;
+    let store = open_store_to_read()?;
     let runs = store.runs(args.limit)?;
     if args.json {
         let list: Vec<_> = runs

@@ -66,7 +66,7 @@ impl Session<'_> {
         } else {
             output.result(&results_text(&results))?;
         }
-        Ok((self.verdict(&end, &results, plan.total_samples(), output), results))
+        Ok((self.verdict(&end, plan.total_samples(), output), results))
     }
 
     fn tell_start(&self, run: &ActiveRun, plan: &Plan, output: Output) {
@@ -79,7 +79,7 @@ impl Session<'_> {
         output.note(&format!("{} in {}: {state}", run.id, self.store.path().display()));
     }
 
-    fn verdict(&self, end: &RunEnd, results: &RunResults, total: u64, output: Output) -> Verdict {
+    fn verdict(&self, end: &RunEnd, total: u64, output: Output) -> Verdict {
         if end.status == RunStatus::Cancelled {
             output.note(&format!(
                 "interrupted; everything finished is kept\nhint: go on with `evalign resume {}`",
@@ -87,16 +87,11 @@ impl Session<'_> {
             ));
             return Verdict::Interrupted;
         }
-        let failed: u64 = results
-            .results
-            .iter()
-            .filter(|result| result.members.is_empty())
-            .filter_map(|result| result.metrics.iter().map(|metric| metric.outcomes.error).max())
-            .sum();
-        if self.tolerance.exceeded(failed, total) {
+        if self.tolerance.exceeded(end.failed, total) {
             output.note(&format!(
-                "{failed} samples have no answer because the call failed; they count as neither right nor wrong\n\
+                "{} of {total} samples have no answer because the call failed; they count as neither right nor wrong\n\
                  hint: `evalign show {} --samples --outcome error` shows why",
+                end.failed,
                 end.run
             ));
             return Verdict::Failed;

@@ -6,11 +6,11 @@ use evalign_store::SampleFilter;
 
 use crate::Verdict;
 use crate::args::{DataArgs, ShowArgs};
-use crate::commands::context::{find, scoreboard};
+use crate::commands::context::{find_to_read, scoreboard};
 use crate::output::{Failure, Output, Table, estimate, percent_or_number, seconds};
 
 pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> {
-    let (store, id, run) = find(&args.run)?;
+    let (store, id, run) = find_to_read(&args.run)?;
     if args.samples {
         let filter = SampleFilter {
             task: args.task.clone(),

@@ -1,10 +1,10 @@
 use std::path::{Path, PathBuf};
 
-use evalign_bench::{Catalog, task_schema, validate as check_file};
+use evalign_bench::{BenchError, Catalog, task_schema, validate_all};
 use serde_json::json;
 
 use crate::Verdict;
-use crate::output::{Failure, Output, Table};
+use crate::output::{Failure, Output, Table, print_error};
 
 pub(super) fn list(
     all: bool,
@@ -41,38 +41,41 @@ pub(super) fn list(
     Ok(Verdict::Good)
 }
 
-pub(super) fn validate(files: &[PathBuf], schema: bool, output: Output) -> Result<Verdict, Failure> {
+pub(super) fn validate(paths: &[PathBuf], schema: bool, output: Output) -> Result<Verdict, Failure> {
     if schema {
         output.json(&task_schema())?;
         return Ok(Verdict::Good);
     }
-    for file in
-        files.iter().map(|file| task_files(file)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten()
-    {
-        let names = check_file(&file)?;
-        output.result(&format!("{}: {}", file.display(), names.join(", ")))?;
+    let checked = validate_all(paths)?;
+    let mut wrong = 0;
+    for file in &checked {
+        match &file.names {
+            Ok(names) if names.is_empty() => {
+                output.result(&format!("{}: a base for other files", file.path.display()))?;
+            }
+            Ok(names) => output.result(&format!("{}: {}", file.path.display(), names.join(", ")))?,
+            Err(error) => {
+                wrong += 1;
+                print_error(output, &anyhow::anyhow!("{}", error_text(error, &file.path)), None);
+            }
+        }
     }
+    if wrong > 0 {
+        return Err(Failure::new(
+            format!("{wrong} of {} task files cannot be used", checked.len()),
+            "`evalign tasks validate --schema` prints what a task file may hold",
+        ));
+    }
+    output.note(&format!("{} task files, all good", checked.len()));
     Ok(Verdict::Good)
 }
 
-/// A file, or the task files in a directory.
-fn task_files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
+/// The error, with its cause and the file, whichever of them it does not say itself.
+fn error_text(error: &BenchError, path: &Path) -> String {
+    let mut text = error.to_string();
+    if let Some(cause) = std::error::Error::source(error).map(ToString::to_string) {
+        text = format!("{text}: {cause}");
     }
-    let mut found = Vec::new();
-    for entry in fs_err::read_dir(path).map_err(anyhow::Error::from)? {
-        let file = entry.map_err(anyhow::Error::from)?.path();
-        if file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
-            found.push(file);
-        }
-    }
-    found.sort();
-    if found.is_empty() {
-        return Err(Failure::new(
-            format!("no task files in {}", path.display()),
-            "task files end in `.yaml`",
-        ));
-    }
-    Ok(found)
+    let path = path.display().to_string();
+    if text.contains(&path) { text } else { format!("{path}: {text}") }
 }

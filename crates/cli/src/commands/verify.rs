@@ -4,14 +4,14 @@ use evalign_bench::{Verification, VerifyOptions, verify as compare};
 
 use crate::Verdict;
 use crate::args::VerifyArgs;
-use crate::commands::context::{find, scoreboard};
+use crate::commands::context::{find_to_read, scoreboard};
 use crate::output::{Failure, Output};
 
 /// Divergences that are printed of each file; `--json` has all.
 const SHOWN: usize = 5;
 
 pub(super) fn verify(args: &VerifyArgs, output: Output) -> Result<Verdict, Failure> {
-    let (store, id, run) = find(&args.run)?;
+    let (store, id, run) = find_to_read(&args.run)?;
     let board = scoreboard(&run, &args.data, true)?;
     let options = VerifyOptions { tolerance: args.tolerance, task: args.task.clone() };
     let mut found = Vec::new();
@@ -37,6 +37,9 @@ fn text(found: &Verification) -> String {
         found.items,
         found.file.display()
     )];
+    if found.outside > 0 {
+        lines.push(format!("  {} more are about documents that the run leaves out", found.outside));
+    }
     if let Some(difference) = found.largest_difference {
         lines.push(format!("  largest difference of a log-likelihood: {difference:.2e}"));
     }

@@ -74,8 +74,24 @@ pub(crate) fn print_error(output: Output, error: &anyhow::Error, hint: Option<&s
             said.push_str(&cause);
         }
     }
-    if let Some(hint) = hint {
+    if let Some(hint) = hint.or_else(|| hint_of_system(error)) {
         lines.push(format!("hint: {hint}"));
     }
     output.note(&lines.join("\n"));
+}
+
+/// What to do about an error of the system where nobody nearer to it has said anything.
+fn hint_of_system(error: &anyhow::Error) -> Option<&'static str> {
+    let system = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())?;
+    match system.kind() {
+        io::ErrorKind::NotFound => Some("check the path"),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Some("choose another place, or make this one accessible to this user")
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("free some space and try again"),
+        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            Some("check the path: it is a directory where a file belongs, or the other way round")
+        }
+        _ => None,
+    }
 }

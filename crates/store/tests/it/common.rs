@@ -81,6 +81,7 @@ pub(crate) fn spec(seed: u64) -> RunSpec {
         seed,
         chat_template: false,
         system_instruction: None,
+        rendered_at: None,
         tasks: Vec::new(),
     }
 }

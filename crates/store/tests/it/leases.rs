@@ -43,7 +43,7 @@ fn a_suspended_owner_is_fenced_off() {
     lost(paused.set_status(&old, RunStatus::Failed));
     lost(paused.add_session(&old, Seconds::default()));
     lost(paused.save_results(&old, &json!({})));
-    lost(paused.replace_scores(&old, vec![]));
+    lost(paused.replace_scores(&old, vec![], None));
     lost(paused.renew(&old, TTL));
     lost(paused.release(old));
     block_on(other.commit_sample(&new, &sample(1))).unwrap();

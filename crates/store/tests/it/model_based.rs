@@ -201,6 +201,7 @@ impl World {
         if answer.is_ok() {
             self.runs[run].events += samples.len() as u64;
             self.runs[run].samples = fresh;
+            self.runs[run].results = None;
             self.count("commit all");
         }
     }
@@ -215,6 +216,7 @@ impl World {
         } else {
             answer.unwrap();
             self.runs[run].samples.insert(sample.key.clone(), sample);
+            self.runs[run].results = None;
             self.runs[run].events += 1;
             self.count("commit");
         }
@@ -259,6 +261,9 @@ impl World {
                     [RunStatus::Running, RunStatus::Failed][usize::try_from(self.rng.below(2)).unwrap()];
                 if current {
                     account.status = status;
+                    if status == RunStatus::Running {
+                        account.results = None;
+                    }
                     account.events += 1;
                 }
                 store.set_status(lease, status)
@@ -285,12 +290,13 @@ impl World {
         let scores = vec![score(Outcome::Refused)];
         let some: Vec<_> =
             self.runs[run].samples.keys().take(3).map(|key| (key.clone(), scores.clone())).collect();
-        let answer = self.store().replace_scores(&self.owners[owner].lease, some.clone());
+        let answer = self.store().replace_scores(&self.owners[owner].lease, some.clone(), None);
         assert_eq!(answer.is_ok(), current);
         if current {
             for (key, scores) in some {
                 self.runs[run].samples.get_mut(&key).unwrap().scores = scores;
             }
+            self.runs[run].results = None;
             self.runs[run].events += 1;
             self.count("rescore");
         }

@@ -1,5 +1,7 @@
+use std::collections::BTreeMap;
+
 use evalign_core::{
-    ChoiceLogLikelihood, Digest, FinishReason, Outcome, Output, Response, RunStatus, Seconds, Usage,
+    ChoiceLogLikelihood, Digest, FinishReason, Outcome, Output, Response, RunStatus, ScoredBy, Seconds, Usage,
 };
 use evalign_store::{SampleFilter, StoreError};
 use serde_json::json;
@@ -109,7 +111,7 @@ fn a_sample_is_stored_once_and_only_if_it_can_be_read_again() {
         choices: vec![ChoiceLogLikelihood { sum: f64::NEG_INFINITY, tokens: 1, greedy: false }],
     });
     let refused = block_on(store.commit_sample(&lease, &infinite)).unwrap_err();
-    assert_eq!(refused.to_string(), "sample t[1]: log-likelihood is -inf");
+    assert_eq!(refused.to_string(), "sample t[1]: log-likelihood of choice 0 is -inf");
     let huge = record(key("t", u64::MAX, 0), Outcome::Correct, "x");
     assert!(block_on(store.commit_sample(&lease, &huge)).is_err());
     // All or none.
@@ -157,9 +159,14 @@ fn results_sessions_and_new_scores_are_kept() {
     let mut sample = record(key("t", 3, 0), Outcome::Wrong, "x");
     block_on(store.commit_sample(&lease, &sample)).unwrap();
     sample.scores = vec![score(Outcome::Correct), score(Outcome::Unparsed)];
-    store.replace_scores(&lease, vec![(sample.key.clone(), sample.scores.clone())]).unwrap();
+    let rules =
+        ScoredBy { scorer_version: 9, definitions: BTreeMap::from([("t".to_owned(), Digest::of("t"))]) };
+    let scores = vec![(sample.key.clone(), sample.scores.clone())];
+    store.replace_scores(&lease, scores, Some(&rules)).unwrap();
+    store.save_results(&lease, &json!({"acc": 0.1})).unwrap();
+    // All or none: neither the scores nor what they come from.
     let absent = vec![(sample.key.clone(), vec![]), (key("t", 4, 0), vec![])];
-    assert!(store.replace_scores(&lease, absent).is_err());
+    assert!(store.replace_scores(&lease, absent, None).is_err());
     store.release(lease).unwrap();
     drop(store);
 
@@ -167,10 +174,41 @@ fn results_sessions_and_new_scores_are_kept() {
     let stored = store.run(&run).unwrap();
     assert_eq!(stored.seconds, Seconds { load: 2.0, prefill: 1.0, decode: 0.5, total: 4.0 });
     assert_eq!(stored.results, Some(json!({"acc": 0.1})));
+    assert_eq!(stored.scored_by, Some(rules));
     assert_eq!(stored.status, RunStatus::Completed);
+    assert_eq!(store.count_samples(&run, Outcome::Unparsed).unwrap(), 1);
+    assert_eq!(store.count_samples(&run, Outcome::Wrong).unwrap(), 0);
     let unparsed = SampleFilter { outcome: Some(Outcome::Unparsed), ..SampleFilter::default() };
     let found: Vec<_> = store.samples(&run, unparsed).unwrap().map(Result::unwrap).collect();
     assert_eq!(found, [sample]);
+}
+
+#[test]
+fn results_are_never_older_than_what_they_were_computed_from() {
+    let (dir, clock) = (memory_dir(), TestClock::default());
+    let store = clock.open(dir.path());
+    let run = store.create_run(&new_run(1)).unwrap().id;
+    let lease = store.lease(&run, "test", TTL).unwrap();
+    let stored = || store.run(&run).unwrap().results;
+    let save = || store.save_results(&lease, &json!({"acc": 0.5})).unwrap();
+    let sample = |doc| record(key("t", doc, 0), Outcome::Correct, "x");
+
+    save();
+    block_on(store.commit_sample(&lease, &sample(0))).unwrap();
+    assert_eq!(stored(), None, "a sample came after them");
+    save();
+    store.commit_samples(&lease, &[sample(1), sample(2)]).unwrap();
+    assert_eq!(stored(), None, "samples came after them");
+    save();
+    store.commit_samples(&lease, &[]).unwrap();
+    assert!(block_on(store.commit_sample(&lease, &sample(0))).is_err());
+    store.set_status(&lease, RunStatus::Completed).unwrap();
+    assert!(stored().is_some(), "nothing changed");
+    store.set_status(&lease, RunStatus::Running).unwrap();
+    assert_eq!(stored(), None, "the run goes on");
+    save();
+    store.replace_scores(&lease, vec![(key("t", 0, 0), vec![score(Outcome::Wrong)])], None).unwrap();
+    assert_eq!(stored(), None, "scores changed");
 }
 
 #[test]
