@@ -178,14 +178,16 @@ impl PlannedTask {
             if self.shots.count > 0 { self.shot_turns(0).map(|_| ()) } else { Ok(()) }
         };
         check().map_err(|error| match self.reader.missing_column(&self.rows.columns()) {
-            Some((column, field)) if matches!(error, BenchError::Row { .. }) => BenchError::Rows {
-                task: self.spec.task.clone(),
-                dataset: self.rows.name(),
-                message: format!(
-                    "there is no column `{column}`, which the field `{field}` uses; columns are {}",
-                    self.rows.columns().join(", ")
-                ),
-            },
+            Some((column, field)) if matches!(error, BenchError::Row { .. }) => {
+                self.rows.unread_column(&self.spec.task, &column).unwrap_or_else(|| BenchError::Rows {
+                    task: self.spec.task.clone(),
+                    dataset: self.rows.name(),
+                    message: format!(
+                        "there is no column `{column}`, which the field `{field}` uses; columns are {}",
+                        self.rows.columns().join(", ")
+                    ),
+                })
+            }
             _ => error,
         })
     }

@@ -127,6 +127,12 @@ impl RowSource {
         }
     }
 
+    /// Why a column cannot be used that is there.
+    pub(crate) fn unread_column(&self, task: &str, column: &str) -> Option<BenchError> {
+        let Self::Dataset { name, dataset } = self else { return None };
+        dataset.unread_column(column).map(|error| unreadable(task, name, error))
+    }
+
     /// Row `index`, counted from 0.
     pub(crate) fn get(&self, task: &str, index: u64) -> Result<Map<String, Value>, BenchError> {
         match self {

@@ -1,7 +1,8 @@
 use polars::prelude::{AnyValue, DataFrame};
 use serde_json::{Number, Value, json};
 
-use crate::Row;
+use crate::guard::guarded;
+use crate::{Row, time};
 
 /// Row `index` of a frame, fields in column order. `Err` names the field that could not be read.
 pub(crate) fn row_of(frame: &DataFrame, index: usize) -> Result<Row, (String, String)> {
@@ -10,21 +11,27 @@ pub(crate) fn row_of(frame: &DataFrame, index: usize) -> Result<Row, (String, St
         .iter()
         .map(|column| {
             let name = column.name().to_string();
-            let cell = column.get(index).map_err(|e| (name.clone(), e.to_string()))?;
-            Ok((name, json_of(&cell)))
+            match cell_of(column, index) {
+                Ok(value) => Ok((name, value)),
+                Err(message) => Err((name, message)),
+            }
         })
         .collect()
 }
 
+/// Cell `index` of a column as JSON.
+pub(crate) fn cell_of(column: &polars::prelude::Column, index: usize) -> Result<Value, String> {
+    guarded(|| json_of(&column.get(index).map_err(|error| error.to_string())?))
+        .unwrap_or_else(|| Err(format!("a value of type {} could not be read", column.dtype())))
+}
+
 /// A cell as JSON. Integers, floats, strings, booleans, lists and structs map to themselves; NaN and
-/// infinities, which JSON lacks, become null; dates, times and decimals become the text polars shows;
-/// binary becomes its length and bytes in hexadecimal.
-pub(crate) fn json_of(cell: &AnyValue<'_>) -> Value {
-    match cell {
+/// infinities, which JSON lacks, become null; dates and times become text, see [`crate::time`]; binary
+/// becomes its length and bytes in hexadecimal.
+fn json_of(cell: &AnyValue<'_>) -> Result<Value, String> {
+    Ok(match cell {
         AnyValue::Null => Value::Null,
         AnyValue::Boolean(v) => json!(v),
-        AnyValue::String(v) => json!(v),
-        AnyValue::StringOwned(v) => json!(v.as_str()),
         AnyValue::UInt8(v) => json!(v),
         AnyValue::UInt16(v) => json!(v),
         AnyValue::UInt32(v) => json!(v),
@@ -35,21 +42,35 @@ pub(crate) fn json_of(cell: &AnyValue<'_>) -> Value {
         AnyValue::Int64(v) => json!(v),
         AnyValue::Float32(v) => number(f64::from(*v)),
         AnyValue::Float64(v) => number(*v),
-        AnyValue::List(items) => Value::Array(items.iter().map(|item| json_of(&item)).collect()),
-        AnyValue::Struct(_, _, fields) => object(fields.iter().map(|f| f.name().to_string()), cell),
-        AnyValue::StructOwned(parts) => object(parts.1.iter().map(|f| f.name().to_string()), cell),
+        AnyValue::Date(days) => json!(time::date(i64::from(*days))),
+        AnyValue::Datetime(value, unit, zone) => {
+            json!(time::date_time(*value, *unit, zone.map(ToString::to_string).as_deref())?)
+        }
+        AnyValue::DatetimeOwned(value, unit, zone) => {
+            json!(time::date_time(*value, *unit, zone.as_ref().map(ToString::to_string).as_deref())?)
+        }
+        AnyValue::List(items) => {
+            Value::Array(items.iter().map(|item| json_of(&item)).collect::<Result<_, _>>()?)
+        }
+        AnyValue::Struct(_, _, fields) => object(fields.iter().map(|f| f.name().to_string()), cell)?,
+        AnyValue::StructOwned(parts) => object(parts.1.iter().map(|f| f.name().to_string()), cell)?,
         AnyValue::Binary(bytes) => binary(bytes),
         AnyValue::BinaryOwned(bytes) => binary(bytes),
-        other => Value::String(other.to_string()),
-    }
+        // Texts and categories.
+        other => match other.get_str() {
+            Some(text) => json!(text),
+            None => return Err(format!("values of type {} are not read", other.dtype())),
+        },
+    })
 }
 
 fn number(value: f64) -> Value {
     Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 
-fn object(names: impl Iterator<Item = String>, cell: &AnyValue<'_>) -> Value {
-    Value::Object(names.zip(cell._iter_struct_av().map(|v| json_of(&v))).collect())
+fn object(names: impl Iterator<Item = String>, cell: &AnyValue<'_>) -> Result<Value, String> {
+    let fields = names.zip(cell._iter_struct_av()).map(|(name, value)| Ok((name, json_of(&value)?)));
+    fields.collect::<Result<_, String>>().map(Value::Object)
 }
 
 fn binary(bytes: &[u8]) -> Value {

@@ -1,118 +1,126 @@
-use std::io::{BufRead, Cursor};
-use std::path::{Path, PathBuf};
+//! CSV as RFC 4180 has it: a header, cells apart by commas, cells in quotes may hold commas, line ends and
+//! doubled quotes.
+//!
+//! Every cell is text, exactly as it is written: `007` and `1.10` stay what they are, whatever stands in other
+//! rows. A cell with nothing in it is null; `""` is the empty text. A template that needs a number converts it
+//! (`{{ score | float }}`).
 
-use polars::prelude::{CsvReadOptions, DataFrame, SchemaRef, SerReader};
+use std::path::Path;
 
-use crate::unpack::open_text;
-use crate::{DataError, Limits};
+use serde_json::Value;
 
-/// Bytes of records that are parsed together when a file is streamed.
-const CHUNK_BYTES: usize = 8 << 20;
+use crate::jsonl::{TOO_LARGE, check_field};
+use crate::{DataError, Limits, Row, lines};
 
-/// Reads a CSV file (RFC 4180, first record is the header) in frames of whole records. Column types are
-/// inferred from the first frame; a later value that does not fit is an error.
-pub(crate) struct CsvFrames {
-    path: PathBuf,
-    reader: Box<dyn BufRead + Send>,
-    limits: Limits,
-    chunk_bytes: usize,
-    header: Vec<u8>,
-    schema: Option<SchemaRef>,
-    /// Lines read so far, the header included.
-    lines: u64,
+/// Where in a record its reader is; what continues from line to line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum State {
+    #[default]
+    CellStart,
+    Plain,
+    Quoted,
+    /// Behind a quote that ends the cell, or is the first of two.
+    Quote,
 }
 
-impl CsvFrames {
-    /// `whole` reads the file as one frame, so that types are inferred from all of it.
-    pub(crate) fn open(path: &Path, limits: &Limits, whole: bool) -> Result<Self, DataError> {
-        let mut frames = Self {
-            path: path.to_owned(),
-            reader: open_text(path, limits)?,
-            limits: *limits,
-            chunk_bytes: if whole { usize::MAX } else { CHUNK_BYTES },
-            header: Vec::new(),
-            schema: None,
-            lines: 0,
-        };
-        let mut header = Vec::new();
-        frames.append_record(&mut header)?;
-        if header.starts_with(b"\xef\xbb\xbf") {
-            header.drain(..3);
-        }
-        frames.header = header;
-        Ok(frames)
+impl State {
+    pub(crate) fn after(self, bytes: &[u8]) -> Self {
+        bytes.iter().fold(self, |state, byte| match (state, byte) {
+            (Self::CellStart | Self::Quote, b'"') => Self::Quoted,
+            (Self::Quoted, b'"') => Self::Quote,
+            (Self::Quoted, _) => Self::Quoted,
+            (_, b',') => Self::CellStart,
+            (Self::CellStart | Self::Plain, _) => Self::Plain,
+            // Text behind the end of a cell: `cells` says so.
+            (Self::Quote, _) => Self::Quote,
+        })
     }
+}
 
-    #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
-    fn error(&self, row: u64, message: impl ToString) -> DataError {
-        DataError::Row {
-            path: self.path.clone(),
+/// The cells of a record; `None` for one with nothing in it.
+fn cells(record: &[u8], place: (&Path, u64)) -> Result<Vec<Option<String>>, DataError> {
+    const QUOTES: &str = "put the whole cell in quotes and double each quote that belongs to it";
+    let text = lines::text(record, place)?;
+    let text = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let mut cells = Vec::new();
+    let mut cell = String::new();
+    let (mut state, mut was_quoted) = (State::CellStart, false);
+    for character in text.chars() {
+        match (state, character) {
+            (State::CellStart, '"') => (state, was_quoted) = (State::Quoted, true),
+            (State::Quoted, '"') => state = State::Quote,
+            (State::Quote, '"') => {
+                cell.push('"');
+                state = State::Quoted;
+            }
+            (State::CellStart | State::Plain | State::Quote, ',') => {
+                cells.push((was_quoted || !cell.is_empty()).then(|| std::mem::take(&mut cell)));
+                (state, was_quoted) = (State::CellStart, false);
+            }
+            (State::Quote, _) => {
+                return Err(lines::error(place, "a cell goes on behind its closing quote", QUOTES));
+            }
+            (State::CellStart | State::Plain, '\r') => {
+                let message = "a carriage return outside of quotes";
+                return Err(lines::error(
+                    place,
+                    message,
+                    "end lines with a line feed, as `dos2unix -c mac` does",
+                ));
+            }
+            (State::CellStart | State::Plain, _) => {
+                cell.push(character);
+                state = State::Plain;
+            }
+            (State::Quoted, _) => cell.push(character),
+        }
+    }
+    if state == State::Quoted {
+        let mend = format!("{QUOTES}; or the file was cut off in this cell while it was copied");
+        return Err(lines::error(place, "a quote is never closed", mend));
+    }
+    cells.push((was_quoted || !cell.is_empty()).then_some(cell));
+    Ok(cells)
+}
+
+/// The names in the first record.
+pub(crate) fn header(record: &[u8], path: &Path) -> Result<Vec<String>, DataError> {
+    let record = record.strip_prefix(b"\xef\xbb\xbf").unwrap_or(record);
+    let names: Vec<String> = cells(record, (path, 1))?.into_iter().map(Option::unwrap_or_default).collect();
+    match (1..names.len()).find(|at| names[..*at].contains(&names[*at])) {
+        Some(at) => {
+            let message = format!("two columns are called `{}`", names[at]);
+            Err(lines::error((path, 1), message, "give each column a name of its own"))
+        }
+        None => Ok(names),
+    }
+}
+
+/// The row that a record holds.
+pub(crate) fn parse(
+    record: &[u8],
+    header: &[String],
+    place: (&Path, u64),
+    limits: &Limits,
+) -> Result<Row, DataError> {
+    let cells = cells(record, place)?;
+    if cells.len() != header.len() {
+        let message = format!("{} cells, the header has {}", cells.len(), header.len());
+        let mend = "put cells that hold commas in quotes, and leave a comma for each cell that is empty";
+        return Err(lines::error(place, message, mend));
+    }
+    let mut row = Row::with_capacity(cells.len());
+    for (name, cell) in header.iter().zip(cells) {
+        let value = cell.map_or(Value::Null, Value::String);
+        check_field(&value, limits).map_err(|message| DataError::Row {
+            path: place.0.to_owned(),
             unit: "line",
-            row,
-            field: None,
-            message: message.to_string(),
-        }
+            row: place.1,
+            field: Some(name.clone()),
+            message,
+            mend: Some(TOO_LARGE.to_owned()),
+        })?;
+        row.insert(name.clone(), value);
     }
-
-    /// Appends one record; a line end inside quotes belongs to the record. False at the end.
-    fn append_record(&mut self, out: &mut Vec<u8>) -> Result<bool, DataError> {
-        let start = out.len();
-        let first_line = self.lines + 1;
-        loop {
-            let before = out.len();
-            let limit = self.limits.row_bytes.saturating_add(1);
-            let mut bounded = std::io::Read::take(&mut self.reader, limit);
-            let read = bounded.read_until(b'\n', out).map_err(|e| self.error(first_line, e))?;
-            if out.len() as u64 - start as u64 > self.limits.row_bytes {
-                return Err(self.error(first_line, format!("longer than {} bytes", self.limits.row_bytes)));
-            }
-            if read == 0 {
-                return Ok(out.len() > start);
-            }
-            self.lines += 1;
-            std::str::from_utf8(&out[before..])
-                .map_err(|e| self.error(self.lines, format!("not UTF-8 at byte {}", e.valid_up_to() + 1)))?;
-            // An odd number of quotes so far means that the record goes on.
-            if out[start..].iter().filter(|b| **b == b'"').count().is_multiple_of(2) {
-                return Ok(true);
-            }
-        }
-    }
-
-    fn parse(&mut self, records: Vec<u8>, first_line: u64) -> Result<DataFrame, DataError> {
-        let mut text = self.header.clone();
-        text.extend(records);
-        let mut options = CsvReadOptions::default().with_has_header(true).with_infer_schema_length(None);
-        if let Some(schema) = &self.schema {
-            options = options.with_schema(Some(schema.clone()));
-        }
-        let mut frame = options
-            .into_reader_with_file_handle(Cursor::new(text))
-            .finish()
-            .map_err(|e| self.error(first_line, e))?;
-        frame.rechunk_mut();
-        if self.schema.is_none() {
-            self.schema = Some(frame.schema().clone());
-        }
-        Ok(frame)
-    }
-}
-
-impl Iterator for CsvFrames {
-    type Item = Result<DataFrame, DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let first_line = self.lines + 1;
-        let mut records = Vec::new();
-        while records.len() < self.chunk_bytes {
-            match self.append_record(&mut records) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        // A file with a header and no records still has columns: they are reported once.
-        let nothing_left = records.is_empty() && (self.schema.is_some() || self.header.is_empty());
-        (!nothing_left).then(|| self.parse(records, first_line))
-    }
+    Ok(row)
 }

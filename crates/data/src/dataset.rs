@@ -3,7 +3,7 @@ use std::sync::Arc;
 use evalign_core::Digest;
 use serde_json::Value;
 
-use crate::source::{Source, SourceRows};
+use crate::source::Source;
 use crate::{ColumnEquals, DataError, DataRoots, DatasetSpec, Row, locate};
 
 /// An opened split: rows by position or in order. Cheap to clone; files are shared.
@@ -40,18 +40,22 @@ pub fn open(roots: &DataRoots, spec: &DatasetSpec) -> Result<Dataset, DataError>
 }
 
 fn select(source: &Source, filter: &ColumnEquals) -> Result<Arc<[u64]>, DataError> {
+    if let Some(kind) = source.unread.get(&filter.column) {
+        return Err(DataError::Unread { path: first_file(source), column: filter.column.clone(), kind });
+    }
     if !source.columns.contains(&filter.column) {
         return Err(DataError::NoColumn {
-            path: source.files.first().cloned().unwrap_or_default(),
+            path: first_file(source),
             column: filter.column.clone(),
             columns: source.columns.clone(),
         });
     }
-    if let Some(values) = source.column(&filter.column) {
-        return Ok(positions(values.map(Ok), &filter.value)?.into());
-    }
-    let values = source.stream().map(|row| Ok(row?.remove(&filter.column).unwrap_or(Value::Null)));
-    Ok(positions(values, &filter.value)?.into())
+    Ok(positions(source.column(&filter.column), &filter.value)?.into())
+}
+
+/// For messages about all files.
+fn first_file(source: &Source) -> std::path::PathBuf {
+    source.files.first().cloned().unwrap_or_default()
 }
 
 fn positions(
@@ -98,30 +102,35 @@ impl Dataset {
         &self.source.files
     }
 
-    /// Row `index`, counted from 0 after the filter. On a dataset too large for memory this reads the
-    /// files up to that row: prefer [`Dataset::iter`] there.
+    /// Why a column cannot be used that is there; `None` for one that can, or is not there at all.
+    #[must_use]
+    pub fn unread_column(&self, column: &str) -> Option<DataError> {
+        self.source.unread.get(column).map(|kind| DataError::Unread {
+            path: first_file(&self.source),
+            column: column.to_owned(),
+            kind,
+        })
+    }
+
+    /// Row `index`, counted from 0 after the filter. In any order: a block of rows around it is read where it
+    /// is not in memory, and nothing else (of a compressed text file, what lies in front of it).
     ///
     /// # Errors
-    /// An index past the end, an unreadable file.
+    /// An index past the end, an unreadable file, a file that is another than when it was opened.
     pub fn get(&self, index: u64) -> Result<Row, DataError> {
-        let out_of_range = || DataError::OutOfRange { dataset: self.name.clone(), index, rows: self.rows() };
         let position = match &self.selected {
-            Some(selected) => {
-                *usize::try_from(index).ok().and_then(|i| selected.get(i)).ok_or_else(out_of_range)?
-            }
-            None => index,
+            Some(selected) => usize::try_from(index).ok().and_then(|index| selected.get(index)).copied(),
+            None => Some(index),
         };
-        if self.source.in_memory() {
-            return self.source.row_in_memory(position).unwrap_or_else(|| Err(out_of_range()));
-        }
-        row_after(&mut self.source.stream(), position).unwrap_or_else(|| Err(out_of_range()))
+        position.and_then(|position| self.source.row(position)).unwrap_or_else(|| {
+            Err(DataError::OutOfRange { dataset: self.name.clone(), index, rows: self.rows() })
+        })
     }
 
     /// All rows in order, one at a time.
     #[must_use]
     pub fn iter(&self) -> Rows<'_> {
-        let stream = (!self.source.in_memory()).then(|| self.source.stream());
-        Rows { dataset: self, index: 0, stream: stream.map(|rows| (0, rows)) }
+        Rows { dataset: self, index: 0 }
     }
 }
 
@@ -134,21 +143,11 @@ impl<'a> IntoIterator for &'a Dataset {
     }
 }
 
-/// Rows of a [`Dataset`] in order.
+/// Rows of a [`Dataset`] in order; ends after the first error.
+#[derive(Debug)]
 pub struct Rows<'a> {
     dataset: &'a Dataset,
     index: u64,
-    /// Position of the next row of the stream, and the stream.
-    stream: Option<(u64, SourceRows<'a>)>,
-}
-
-impl std::fmt::Debug for Rows<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rows")
-            .field("dataset", &self.dataset.name)
-            .field("index", &self.index)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Iterator for Rows<'_> {
@@ -158,22 +157,8 @@ impl Iterator for Rows<'_> {
         if self.index >= self.dataset.rows() {
             return None;
         }
-        let index = self.index;
-        self.index += 1;
-        let Some((next, rows)) = &mut self.stream else { return Some(self.dataset.get(index)) };
-        let position = self.dataset.selected.as_ref().map_or(index, |s| s[index as usize]);
-        let skip = position - *next;
-        *next = position + 1;
-        row_after(rows, skip)
+        let row = self.dataset.get(self.index);
+        self.index = if row.is_ok() { self.index + 1 } else { u64::MAX };
+        Some(row)
     }
-}
-
-/// The row after `skip` others, or the first error on the way.
-fn row_after(rows: &mut SourceRows<'_>, skip: u64) -> Option<Result<Row, DataError>> {
-    for _ in 0..skip {
-        if let Err(error) = rows.next()? {
-            return Some(Err(error));
-        }
-    }
-    rows.next()
 }

@@ -14,26 +14,42 @@ pub enum DataError {
     /// The name leaves the directories datasets may come from.
     #[error("`{0}` is not a dataset name")]
     BadName(String),
+    /// `mend` says what can be done, where that is more than getting the file again.
     #[error("{}: {message}", path.display())]
-    File { path: PathBuf, message: String },
+    File { path: PathBuf, message: String, mend: Option<String> },
     /// `row` counts from 1: for text files it is the line.
     #[error("{}, {unit} {row}{}: {message}", path.display(), field.as_ref().map(|f| format!(", field `{f}`")).unwrap_or_default())]
-    Row { path: PathBuf, unit: &'static str, row: u64, field: Option<String>, message: String },
+    Row {
+        path: PathBuf,
+        unit: &'static str,
+        row: u64,
+        field: Option<String>,
+        message: String,
+        mend: Option<String>,
+    },
     #[error("{}: no column `{column}`", path.display())]
     NoColumn { path: PathBuf, column: String, columns: Vec<String> },
+    /// A column that is there, of a type that is not read.
+    #[error("{}: column `{column}` has type {kind}, which is not read", path.display())]
+    Unread { path: PathBuf, column: String, kind: &'static str },
     #[error("dataset `{dataset}` has no rows{}", filter.as_ref().map(|f| format!(" where {f}")).unwrap_or_default())]
     Empty { dataset: String, filter: Option<String>, files: Vec<PathBuf> },
     #[error("row {index} was asked for, dataset `{dataset}` has {rows}")]
     OutOfRange { dataset: String, index: u64, rows: u64 },
     /// A limit on what an input may make us hold; see [`crate::Limits`].
-    #[error("{}: {what} exceeds the limit of {limit}", path.display())]
+    #[error("{}: {what}, at most {limit} are read", path.display())]
     TooLarge { path: PathBuf, what: String, limit: String },
 }
 
 impl DataError {
     #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
     pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
-        Self::File { path: path.to_owned(), message: message.to_string() }
+        Self::File { path: path.to_owned(), message: message.to_string(), mend: None }
+    }
+
+    /// A file that is whole, but not as we read it.
+    pub(crate) fn unfit(path: &Path, message: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::File { path: path.to_owned(), message: message.into(), mend: Some(mend.into()) }
     }
 }
 
@@ -48,9 +64,7 @@ impl Hint for DataError {
             Self::Fetch { hint, .. } => hint.clone(),
             Self::BadName(_) => Some("write ORG/NAME, or the path of a file".to_owned()),
             Self::NoColumn { columns, .. } => Some(format!("its columns are {}", columns.join(", "))),
-            Self::Row { message, .. } if message.contains("UTF-8") => {
-                Some("convert the file to UTF-8, for example with `iconv -t UTF-8`".to_owned())
-            }
+            Self::File { mend: Some(mend), .. } | Self::Row { mend: Some(mend), .. } => Some(mend.clone()),
             Self::Empty { filter: Some(_), files, .. } => {
                 Some(format!("{} has rows, but none with this value: check the filter", listed(files)))
             }
@@ -63,8 +77,13 @@ impl Hint for DataError {
                 "mend {}, or get it again: a file that was cut off while it was copied looks like this",
                 path.display()
             )),
+            Self::Unread { .. } => Some(crate::parquet::CONVERT.to_owned()),
             Self::OutOfRange { .. } => None,
-            Self::TooLarge { .. } => Some("split the file, or check that it is what you expect".to_owned()),
+            Self::TooLarge { .. } => Some(
+                "if the file is what you expect, unpack it or write it with less compression (parquet: snappy or \
+                 none), or split it"
+                    .to_owned(),
+            ),
         }
     }
 }

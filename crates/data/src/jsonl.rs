@@ -1,9 +1,8 @@
-use std::io::BufRead;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
-use crate::unpack::open_text;
+use crate::lines::{self, Lines};
 use crate::{DataError, Limits, Row};
 
 /// Streams the objects of a JSONL file (`.gz` and `.zst` are unpacked), one per line, empty lines
@@ -12,22 +11,12 @@ use crate::{DataError, Limits, Row};
 /// # Errors
 /// Opening fails; afterwards each item may be an error naming file and line.
 pub fn read_jsonl(path: &Path, limits: &Limits) -> Result<JsonlRows, DataError> {
-    Ok(JsonlRows {
-        path: path.to_owned(),
-        reader: open_text(path, limits)?,
-        limits: *limits,
-        line: 0,
-        buffer: Vec::new(),
-        failed: false,
-    })
+    Ok(JsonlRows { lines: Lines::open(path, limits)?, buffer: Vec::new(), failed: false })
 }
 
 /// The iterator [`read_jsonl`] returns; it ends after the first error.
 pub struct JsonlRows {
-    path: PathBuf,
-    reader: Box<dyn BufRead + Send>,
-    limits: Limits,
-    line: u64,
+    lines: Lines,
     buffer: Vec<u8>,
     failed: bool,
 }
@@ -35,62 +24,9 @@ pub struct JsonlRows {
 impl std::fmt::Debug for JsonlRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("JsonlRows")
-            .field("path", &self.path)
-            .field("line", &self.line)
+            .field("path", &self.lines.path)
+            .field("line", &self.lines.line)
             .finish_non_exhaustive()
-    }
-}
-
-impl JsonlRows {
-    #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
-    fn error(&self, field: Option<String>, message: impl ToString) -> DataError {
-        DataError::Row {
-            path: self.path.clone(),
-            unit: "line",
-            row: self.line,
-            field,
-            message: message.to_string(),
-        }
-    }
-
-    /// Reads one line into the buffer, without its line end; false at the end of the file.
-    fn next_line(&mut self) -> Result<bool, DataError> {
-        self.buffer.clear();
-        self.line += 1;
-        loop {
-            let chunk = match self.reader.fill_buf() {
-                Ok(chunk) => chunk,
-                Err(error) => return Err(self.error(None, error)),
-            };
-            if chunk.is_empty() {
-                return Ok(!self.buffer.is_empty());
-            }
-            let end = chunk.iter().position(|b| *b == b'\n');
-            let taken = end.unwrap_or(chunk.len());
-            self.buffer.extend_from_slice(&chunk[..taken]);
-            self.reader.consume(end.map_or(taken, |e| e + 1));
-            if self.buffer.len() as u64 > self.limits.row_bytes {
-                return Err(self.error(None, format!("longer than {} bytes", self.limits.row_bytes)));
-            }
-            if end.is_some() {
-                return Ok(true);
-            }
-        }
-    }
-
-    fn parse(&self) -> Result<Row, DataError> {
-        let bytes = self.buffer.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.buffer);
-        let text = std::str::from_utf8(bytes)
-            .map_err(|e| self.error(None, format!("not UTF-8 at byte {}", e.valid_up_to() + 1)))?;
-        // serde_json refuses nesting deeper than 128 levels by itself.
-        let row = match serde_json::from_str(text).map_err(|e| self.error(None, e))? {
-            Value::Object(row) => row,
-            other => return Err(self.error(None, format!("expected an object, found {}", kind(&other)))),
-        };
-        for (field, value) in &row {
-            check_field(value, &self.limits).map_err(|message| self.error(Some(field.clone()), message))?;
-        }
-        Ok(row)
     }
 }
 
@@ -99,16 +35,74 @@ impl Iterator for JsonlRows {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.failed {
-            let row = match self.next_line() {
+            self.buffer.clear();
+            let row = match self.lines.append(&mut self.buffer, 0) {
                 Ok(false) => return None,
-                Ok(true) if self.buffer.iter().all(u8::is_ascii_whitespace) => continue,
-                Ok(true) => self.parse(),
+                Ok(true) if self.buffer.trim_ascii().is_empty() => continue,
+                Ok(true) => parse(&self.buffer, (&self.lines.path, self.lines.line), &self.lines.limits),
                 Err(error) => Err(error),
             };
             self.failed = row.is_err();
             return Some(row);
         }
         None
+    }
+}
+
+/// The object that a line holds.
+pub(crate) fn parse(line: &[u8], place: (&Path, u64), limits: &Limits) -> Result<Row, DataError> {
+    let text = lines::text(line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line), place)?;
+    // serde_json refuses nesting deeper than 128 levels by itself.
+    let value =
+        serde_json::from_str(text).map_err(|e| lines::error(place, e.to_string(), advice(&e, text)))?;
+    let row = match value {
+        Value::Object(row) => row,
+        other => {
+            let message = format!("expected an object, found {}", kind(&other));
+            return Err(lines::error(place, message, advice_on_kind(&other)));
+        }
+    };
+    for (field, value) in &row {
+        check_field(value, limits).map_err(|message| DataError::Row {
+            path: place.0.to_owned(),
+            unit: "line",
+            row: place.1,
+            field: Some(field.clone()),
+            message,
+            mend: Some(TOO_LARGE.to_owned()),
+        })?;
+    }
+    Ok(row)
+}
+
+/// What can be done about a value larger than the limit.
+pub(crate) const TOO_LARGE: &str = "a value this large is rarely meant: check how the file was written";
+
+const ONE_A_LINE: &str =
+    "each line holds one whole object: `jq -c .` writes objects so, `jq -c '.[]'` a list of them";
+
+fn advice(error: &serde_json::Error, text: &str) -> String {
+    let said = error.to_string();
+    if said.contains("recursion limit") {
+        return "lists and objects are read up to 128 levels deep: write what lies deeper as text".to_owned();
+    }
+    if error.is_eof() {
+        return format!("{ONE_A_LINE}; or the file was cut off here while it was copied");
+    }
+    if said.contains("trailing characters") {
+        return ONE_A_LINE.to_owned();
+    }
+    let at = text.char_indices().nth(error.column().saturating_sub(1)).map_or("", |(at, _)| &text[at..]);
+    if ["NaN", "Inf", "-Inf", "aN", "nf"].iter().any(|start| at.starts_with(start)) {
+        return "JSON has no NaN and no Infinity: write null".to_owned();
+    }
+    "mend the line: it is not JSON".to_owned()
+}
+
+fn advice_on_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => ONE_A_LINE,
+        _ => "each line holds one object, with a field for each column: {\"question\": \"...\"}",
     }
 }
 

@@ -1,5 +1,5 @@
-//! Rows in and out: datasets as people and the hub publish them, read through polars, and the tables
-//! evalign writes.
+//! Rows in and out: datasets as people and the hub publish them (parquet through polars, JSON lines and CSV
+//! line by line, so that an error has its line), and the tables evalign writes.
 //!
 //! A dataset is named by a [`DatasetSpec`] (`openai/gsm8k`, config `main`, split `test`, or a local
 //! file). [`open`] finds its files (a path on this machine, then the data root, the hub's cache, the
@@ -10,9 +10,9 @@
 //! order, computed on opening and never trusted from a name, so that a run can say exactly what it was
 //! measured on, and a changed file is a different dataset.
 //!
-//! Files of ordinary size are held in memory and shared between all tasks that use them; larger ones
-//! are streamed. Everything that comes from a file is bounded (row, field and decompressed size) and
-//! every error names the file and, where there is one, the row and the field.
+//! Files of ordinary size are held in memory and shared between all tasks that use them; of larger ones
+//! the blocks of rows that were used last are. Everything that comes from a file is bounded (row, field and
+//! decompressed size) and every error names the file and, where there is one, the row and the field.
 //!
 //! This crate knows nothing of tasks, models or runs.
 
@@ -20,18 +20,23 @@ mod cell;
 mod csv;
 mod dataset;
 mod error;
+mod guard;
 mod hub;
 mod jsonl;
 mod limits;
+mod lines;
 mod locate;
 mod parquet;
+mod records;
 mod source;
 mod spec;
 mod table;
+mod time;
 mod unpack;
 
 pub use dataset::{Dataset, Rows, open};
 pub use error::DataError;
+pub use guard::panic_is_caught;
 pub use jsonl::read_jsonl;
 pub use limits::Limits;
 pub use spec::{ColumnEquals, DataRoots, DatasetSpec, OpenFiles};

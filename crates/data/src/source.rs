@@ -1,196 +1,227 @@
+mod blocks;
+
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use evalign_core::Digest;
-use polars::prelude::DataFrame;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::cell::{json_of, row_of};
-use crate::csv::CsvFrames;
-use crate::jsonl::{JsonlRows, check_field, read_jsonl};
-use crate::parquet::{self, ParquetShape};
+use self::blocks::{Block, Content, Place, Shelf, Stamp};
+use crate::cell::{cell_of, row_of};
+use crate::jsonl::{TOO_LARGE, check_field};
+use crate::parquet::ParquetFile;
+use crate::records::{RecordReader, Records, TextKind};
 use crate::unpack::extension;
 use crate::{DataError, Limits, Row};
 
-/// Rows decoded together when a parquet file is streamed.
-const STREAM_ROWS: usize = 16_384;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Parquet,
-    Jsonl,
-    Csv,
-}
-
-/// Opened files of one split, in order.
+/// Opened files of one split, in order: checked once and cut into blocks of rows, each of which can be read
+/// without the others. The blocks used last are kept, as far as the memory limit goes: all of a file of
+/// ordinary size.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) files: Vec<PathBuf>,
     pub(crate) digest: Digest,
     pub(crate) columns: Vec<String>,
+    /// Columns that are not read, and their types.
+    pub(crate) unread: BTreeMap<String, &'static str>,
     pub(crate) rows: u64,
-    storage: Storage,
     format: Format,
+    blocks: Vec<Block>,
+    /// The files as they were when they were checked.
+    stamps: Vec<Stamp>,
     limits: Limits,
+    shelf: Shelf,
 }
 
 #[derive(Debug)]
-enum Storage {
-    /// One frame per file, and the index of its first row.
-    Frames(Vec<(u64, DataFrame)>),
-    Rows(Vec<Row>),
-    /// Too large for memory: read again on every pass.
-    OnDisk,
+enum Format {
+    Parquet(Vec<ParquetFile>),
+    Text(TextKind),
 }
 
 impl Source {
-    /// Hashes, measures and, where they fit, loads the files.
+    /// Hashes, checks and measures the files, and loads them where they fit.
     pub(crate) fn open(files: Vec<PathBuf>, limits: &Limits) -> Result<Self, DataError> {
-        let format = format_of(&files)?;
+        let text = text_kind(&files)?;
+        let stamps = files.iter().map(|file| Stamp::of(file)).collect::<Result<_, _>>()?;
         let digest = digest_of(&files)?;
         let mut source = Self {
             files,
             digest,
             columns: Vec::new(),
+            unread: BTreeMap::new(),
             rows: 0,
-            storage: Storage::OnDisk,
-            format,
+            format: text.map_or_else(|| Format::Parquet(Vec::new()), Format::Text),
+            blocks: Vec::new(),
+            stamps,
             limits: *limits,
+            shelf: Shelf::default(),
         };
-        match format {
-            Format::Parquet => source.load_parquet()?,
-            Format::Jsonl => source.load_jsonl()?,
-            Format::Csv => source.load_csv()?,
+        match text {
+            Some(kind) => source.open_text(kind)?,
+            None => source.open_parquet()?,
         }
         Ok(source)
     }
 
-    /// A row held in memory; `None` where the source is streamed or the index is too large.
-    pub(crate) fn row_in_memory(&self, index: u64) -> Option<Result<Row, DataError>> {
-        match &self.storage {
-            Storage::Rows(rows) => rows.get(usize::try_from(index).ok()?).cloned().map(Ok),
-            Storage::Frames(frames) => {
-                let at = frames.partition_point(|(start, _)| *start <= index).checked_sub(1)?;
-                let (start, frame) = &frames[at];
-                let offset = usize::try_from(index - start).ok()?;
-                (offset < frame.height()).then(|| self.convert(at, frame, offset, *start))
-            }
-            Storage::OnDisk => None,
+    /// Row `index`; `None` behind the last one.
+    pub(crate) fn row(&self, index: u64) -> Option<Result<Row, DataError>> {
+        let at = self.blocks.partition_point(|block| block.first_row <= index).checked_sub(1)?;
+        let block = &self.blocks[at];
+        let offset = usize::try_from(index - block.first_row).ok().filter(|offset| *offset < block.rows)?;
+        match self.content(at) {
+            Ok(content) => self.row_of(block, &content, offset),
+            Err(error) => Some(Err(error)),
         }
     }
 
-    /// One column's values as JSON without building whole rows; `None` where rows are not in frames.
-    pub(crate) fn column(&self, name: &str) -> Option<impl Iterator<Item = Value>> {
-        let Storage::Frames(frames) = &self.storage else { return None };
-        let columns: Option<Vec<_>> = frames.iter().map(|(_, frame)| frame.column(name).ok()).collect();
-        Some(
-            columns?
-                .into_iter()
-                .flat_map(|c| c.as_materialized_series().iter().map(|v| json_of(&v)).collect::<Vec<_>>()),
-        )
+    /// One column's values as JSON, in order; null where a row lacks it.
+    pub(crate) fn column(&self, name: &str) -> impl Iterator<Item = Result<Value, DataError>> {
+        self.blocks.iter().enumerate().flat_map(move |(at, block)| match self.content(at) {
+            Ok(content) => (0..block.rows).map(|offset| self.value(block, &content, offset, name)).collect(),
+            Err(error) => vec![Err(error)],
+        })
     }
 
-    pub(crate) fn in_memory(&self) -> bool {
-        !matches!(self.storage, Storage::OnDisk)
+    /// A value of a column without the row's others, where they lie apart.
+    fn value(&self, block: &Block, content: &Content, row: usize, name: &str) -> Result<Value, DataError> {
+        if let Content::Frame(frame) = content {
+            let Ok(column) = frame.column(name) else { return Ok(Value::Null) };
+            return cell_of(column, row).map_err(|m| self.cell_error(block, row, name.to_owned(), m, None));
+        }
+        let row = self.row_of(block, content, row).transpose()?;
+        Ok(row.and_then(|mut row| row.remove(name)).unwrap_or(Value::Null))
     }
 
-    /// One pass over all rows, from disk.
-    pub(crate) fn stream(&self) -> SourceRows<'_> {
-        SourceRows { source: self, file: 0, part: Part::Done, failed: false }
+    fn content(&self, at: usize) -> Result<std::sync::Arc<Content>, DataError> {
+        self.shelf.get(at, self.limits.memory_bytes, |cursor| self.load(&self.blocks[at], cursor))
     }
 
-    fn convert(&self, file: usize, frame: &DataFrame, offset: usize, start: u64) -> Result<Row, DataError> {
-        let place = |field: String, message: String| DataError::Row {
-            path: self.files[file].clone(),
+    /// Reads a block from disk. `cursor` is the text file that was read last, which goes on where it stands.
+    fn load(&self, block: &Block, cursor: &mut Option<(usize, RecordReader)>) -> Result<Content, DataError> {
+        let path = &self.files[block.file];
+        self.stamps[block.file].check(path)?;
+        let changed = || DataError::unfit(path, blocks::CHANGED, blocks::AGAIN);
+        match (&block.place, &self.format) {
+            (Place::Groups(groups), Format::Parquet(files)) => {
+                files[block.file].read(groups).map(Content::Frame)
+            }
+            (Place::Text { offset, line }, Format::Text(kind)) => {
+                let place = (*offset, *line);
+                let mut reader = match cursor.take() {
+                    Some((file, reader)) if file == block.file && reader.place() == place => reader,
+                    _ => RecordReader::open_at(path, &self.limits, *kind, place)?,
+                };
+                let records = reader.block(blocks::TEXT_BYTES)?;
+                *cursor = Some((block.file, reader));
+                if records.len() == block.rows { Ok(Content::Records(records)) } else { Err(changed()) }
+            }
+            _ => Err(changed()),
+        }
+    }
+
+    fn row_of(&self, block: &Block, content: &Content, offset: usize) -> Option<Result<Row, DataError>> {
+        match (content, &self.format) {
+            (Content::Records(records), Format::Text(kind)) => {
+                records.row(offset, (*kind, &self.columns), &self.files[block.file], &self.limits)
+            }
+            (Content::Frame(frame), _) => {
+                let row = row_of(frame, offset)
+                    .map_err(|(field, m)| self.cell_error(block, offset, field, m, None));
+                Some(row.and_then(|row| {
+                    for (field, value) in &row {
+                        check_field(value, &self.limits).map_err(|message| {
+                            self.cell_error(block, offset, field.clone(), message, Some(TOO_LARGE))
+                        })?;
+                    }
+                    Ok(row)
+                }))
+            }
+            (Content::Records(_), Format::Parquet(_)) => None,
+        }
+    }
+
+    fn cell_error(
+        &self,
+        block: &Block,
+        offset: usize,
+        field: String,
+        message: String,
+        mend: Option<&str>,
+    ) -> DataError {
+        let before: u64 = self.blocks.iter().filter(|b| b.file < block.file).map(|b| b.rows as u64).sum();
+        DataError::Row {
+            path: self.files[block.file].clone(),
             unit: "row",
-            row: start + offset as u64 + 1,
+            row: block.first_row - before + offset as u64 + 1,
             field: Some(field),
             message,
-        };
-        let row = row_of(frame, offset).map_err(|(field, message)| place(field, message))?;
-        for (field, value) in &row {
-            check_field(value, &self.limits).map_err(|message| place(field.clone(), message))?;
+            mend: Some(mend.unwrap_or(crate::parquet::CONVERT).to_owned()),
         }
-        Ok(row)
     }
 
-    fn load_parquet(&mut self) -> Result<(), DataError> {
-        let shapes: Vec<ParquetShape> =
-            self.files.iter().map(|f| parquet::shape(f, &self.limits)).collect::<Result<_, _>>()?;
-        for shape in &shapes {
-            self.same_columns(&shape.path, shape.columns.clone())?;
-            self.rows += shape.groups.iter().sum::<usize>() as u64;
-        }
-        if shapes.iter().map(|s| s.unpacked_bytes).sum::<u64>() > self.limits.memory_bytes {
-            return Ok(());
-        }
-        let mut frames = Vec::new();
-        let mut start = 0;
-        for shape in &shapes {
-            let frame = parquet::read(&shape.path, 0, usize::MAX)?;
-            let rows = frame.height() as u64;
-            frames.push((start, frame));
-            start += rows;
-        }
-        self.rows = start;
-        self.storage = Storage::Frames(frames);
-        Ok(())
-    }
-
-    fn load_jsonl(&mut self) -> Result<(), DataError> {
-        let keep = self.fits_in_memory(8)?;
-        let mut rows = Vec::new();
-        for file in self.files.clone() {
-            for row in read_jsonl(&file, &self.limits)? {
-                let row = row?;
-                if self.columns.is_empty() {
-                    self.columns = row.keys().cloned().collect();
-                }
-                self.rows += 1;
-                if keep {
-                    rows.push(row);
-                }
+    fn open_parquet(&mut self) -> Result<(), DataError> {
+        let files: Vec<ParquetFile> =
+            self.files.iter().map(|f| ParquetFile::open(f, &self.limits)).collect::<Result<_, _>>()?;
+        let block_bytes = blocks::parquet_bytes(&self.limits);
+        for (index, file) in files.iter().enumerate() {
+            self.same_columns(&file.path, file.columns.clone())?;
+            self.unread.extend(file.unread.iter().cloned());
+            for groups in file.blocks(block_bytes) {
+                let rows = groups.rows;
+                self.blocks.push(Block {
+                    file: index,
+                    first_row: self.rows,
+                    rows,
+                    place: Place::Groups(groups),
+                });
+                self.rows += rows as u64;
             }
         }
-        if keep {
-            self.storage = Storage::Rows(rows);
-        }
-        Ok(())
-    }
-
-    fn load_csv(&mut self) -> Result<(), DataError> {
-        let keep = self.fits_in_memory(8)?;
-        let mut frames = Vec::new();
-        for file in self.files.clone() {
-            for frame in CsvFrames::open(&file, &self.limits, keep)? {
-                let frame = frame?;
-                self.same_columns(
-                    &file,
-                    frame.get_column_names().into_iter().map(ToString::to_string).collect(),
-                )?;
-                let start = self.rows;
-                self.rows += frame.height() as u64;
-                if keep {
-                    frames.push((start, frame));
-                }
+        let unpacked: u64 = files.iter().map(|file| file.unpacked_bytes).sum();
+        self.format = Format::Parquet(files);
+        if unpacked <= self.limits.memory_bytes {
+            for at in 0..self.blocks.len() {
+                self.content(at)?;
             }
         }
-        if keep {
-            self.storage = Storage::Frames(frames);
+        Ok(())
+    }
+
+    fn open_text(&mut self, kind: TextKind) -> Result<(), DataError> {
+        for (file, path) in self.files.clone().into_iter().enumerate() {
+            let (mut reader, header) = RecordReader::open(&path, &self.limits, kind)?;
+            if kind == TextKind::Csv {
+                self.same_columns(&path, header)?;
+            }
+            loop {
+                let (offset, line) = reader.place();
+                let records = reader.block(blocks::TEXT_BYTES)?;
+                if records.len() == 0 {
+                    break;
+                }
+                self.check_records(&records, kind, &path)?;
+                let rows = records.len();
+                let place = Place::Text { offset, line };
+                self.blocks.push(Block { file, first_row: self.rows, rows, place });
+                self.rows += rows as u64;
+                self.shelf.put(self.blocks.len() - 1, Content::Records(records), self.limits.memory_bytes);
+            }
         }
         Ok(())
     }
 
-    /// Judged by file sizes: `.gz` and `.zst` count as `packing` times their size.
-    fn fits_in_memory(&self, packing: u64) -> Result<bool, DataError> {
-        let mut bytes = 0;
-        for file in &self.files {
-            let size = fs_err::metadata(file).map_err(|e| DataError::file(file, e))?.len();
-            bytes +=
-                if matches!(extension(file), "gz" | "zst") { size.saturating_mul(packing) } else { size };
+    /// Reads every record once: an error shows before anything is measured.
+    fn check_records(&mut self, records: &Records, kind: TextKind, path: &Path) -> Result<(), DataError> {
+        for index in 0..records.len() {
+            let row = records.row(index, (kind, &self.columns), path, &self.limits).transpose()?;
+            if let (true, Some(row)) = (self.columns.is_empty(), row) {
+                self.columns = row.keys().cloned().collect();
+            }
         }
-        Ok(bytes <= self.limits.memory_bytes)
+        Ok(())
     }
 
     fn same_columns(&mut self, path: &Path, columns: Vec<String>) -> Result<(), DataError> {
@@ -199,43 +230,46 @@ impl Source {
             return Ok(());
         }
         if self.columns != columns {
-            return Err(DataError::file(
+            let (here, first) = (columns.join(", "), self.columns.join(", "));
+            return Err(DataError::unfit(
                 path,
-                format!(
-                    "its columns ({}) differ from the first file's ({})",
-                    columns.join(", "),
-                    self.columns.join(", ")
-                ),
+                format!("its columns ({here}) differ from the first file's ({first})"),
+                "the files of a split have the same columns in the same order: write them so, or name one file",
             ));
         }
         Ok(())
     }
 }
 
-fn format_of(files: &[PathBuf]) -> Result<Format, DataError> {
+/// How the text in the files lies; `None` for parquet.
+fn text_kind(files: &[PathBuf]) -> Result<Option<TextKind>, DataError> {
+    const KINDS: &str =
+        "name the file for what it is: parquet, jsonl, csv; jsonl and csv also as .gz or .zst";
     let mut found = None;
     for path in files {
         let inner = match extension(path) {
             "gz" | "zst" => path.file_stem().map(Path::new).map_or("", extension),
             plain => plain,
         };
-        let format = match inner {
-            "parquet" if inner == extension(path) => Format::Parquet,
-            "jsonl" | "json" | "ndjson" => Format::Jsonl,
-            "csv" => Format::Csv,
+        let kind = match inner {
+            "parquet" if inner == extension(path) => None,
+            "jsonl" | "json" | "ndjson" => Some(TextKind::Jsonl),
+            "csv" => Some(TextKind::Csv),
             other => {
-                return Err(DataError::file(
-                    path,
-                    format!(
-                        "unknown kind of file `.{other}` (parquet, jsonl, csv; jsonl and csv also as .gz or .zst)"
-                    ),
-                ));
+                let message = format!(
+                    "unknown kind of file `.{other}` (parquet, jsonl, csv; jsonl and csv also as .gz or .zst)"
+                );
+                return Err(DataError::unfit(path, message, KINDS));
             }
         };
-        if found.is_some_and(|first| first != format) {
-            return Err(DataError::file(path, "a dataset cannot mix kinds of files"));
+        if found.is_some_and(|first| first != kind) {
+            return Err(DataError::unfit(
+                path,
+                "a dataset cannot mix kinds of files",
+                "name files of one kind",
+            ));
         }
-        found = Some(format);
+        found = Some(kind);
     }
     found.ok_or_else(|| DataError::Empty { dataset: String::new(), filter: None, files: Vec::new() })
 }
@@ -255,127 +289,4 @@ fn digest_of(files: &[PathBuf]) -> Result<Digest, DataError> {
         }
     }
     Ok(Digest::from_raw(&hasher.finalize()))
-}
-
-/// What is being read of the current file.
-enum Part {
-    Done,
-    Jsonl(JsonlRows),
-    Csv(CsvFrames),
-    Parquet {
-        slices: std::vec::IntoIter<(usize, usize)>,
-    },
-    /// Rows of one decoded frame; `start` is the file's row its first row is.
-    Frame {
-        frame: DataFrame,
-        next: usize,
-        start: u64,
-        rest: Box<Self>,
-    },
-}
-
-/// Rows of a [`Source`] read from disk; ends after the first error.
-pub(crate) struct SourceRows<'a> {
-    source: &'a Source,
-    /// Index of the next file to open.
-    file: usize,
-    part: Part,
-    failed: bool,
-}
-
-impl SourceRows<'_> {
-    fn open_next(&mut self) -> Result<Part, DataError> {
-        let path = &self.source.files[self.file];
-        self.file += 1;
-        Ok(match self.source.format {
-            Format::Jsonl => Part::Jsonl(read_jsonl(path, &self.source.limits)?),
-            Format::Csv => Part::Csv(CsvFrames::open(path, &self.source.limits, false)?),
-            Format::Parquet => {
-                let shape = parquet::shape(path, &self.source.limits)?;
-                Part::Parquet { slices: slices(&shape.groups).into_iter() }
-            }
-        })
-    }
-
-    /// The next row of the current part, or `None` when it is used up.
-    fn advance(&mut self) -> Option<Result<Row, DataError>> {
-        loop {
-            match std::mem::replace(&mut self.part, Part::Done) {
-                Part::Done => return None,
-                Part::Jsonl(mut rows) => {
-                    let row = rows.next()?;
-                    self.part = Part::Jsonl(rows);
-                    return Some(row);
-                }
-                Part::Csv(mut frames) => match frames.next()? {
-                    Ok(frame) => {
-                        self.part =
-                            Part::Frame { frame, next: 0, start: 0, rest: Box::new(Part::Csv(frames)) }
-                    }
-                    Err(error) => return Some(Err(error)),
-                },
-                Part::Parquet { mut slices } => {
-                    let (start, rows) = slices.next()?;
-                    match parquet::read(&self.source.files[self.file - 1], start, rows) {
-                        Ok(frame) => {
-                            let rest = Box::new(Part::Parquet { slices });
-                            self.part = Part::Frame { frame, next: 0, start: start as u64, rest };
-                        }
-                        Err(error) => return Some(Err(error)),
-                    }
-                }
-                Part::Frame { frame, next, start, rest } => {
-                    if next == frame.height() {
-                        self.part = *rest;
-                        continue;
-                    }
-                    let row = self.source.convert(self.file - 1, &frame, next, start);
-                    self.part = Part::Frame { frame, next: next + 1, start, rest };
-                    return Some(row);
-                }
-            }
-        }
-    }
-}
-
-/// Cuts row groups into slices that fit in memory; a slice never spans two groups, so that no group is
-/// decoded for a neighbour's sake.
-fn slices(groups: &[usize]) -> Vec<(usize, usize)> {
-    let mut cut = Vec::new();
-    let mut start = 0;
-    for rows in groups {
-        let end = start + rows;
-        while start < end {
-            let taken = STREAM_ROWS.min(end - start);
-            cut.push((start, taken));
-            start += taken;
-        }
-    }
-    cut
-}
-
-impl Iterator for SourceRows<'_> {
-    type Item = Result<Row, DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        loop {
-            if let Some(row) = self.advance() {
-                self.failed = row.is_err();
-                return Some(row);
-            }
-            if self.file == self.source.files.len() {
-                return None;
-            }
-            match self.open_next() {
-                Ok(part) => self.part = part,
-                Err(error) => {
-                    self.failed = true;
-                    return Some(Err(error));
-                }
-            }
-        }
-    }
 }

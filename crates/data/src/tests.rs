@@ -10,6 +10,8 @@ use crate::{
 };
 
 mod damage;
+mod large;
+mod unusual;
 
 fn row(value: Value) -> Row {
     match value {
@@ -136,17 +138,17 @@ fn decompression_is_bounded() {
     let bomb = zstd::encode_all(std::io::repeat(b' ').take_bytes(40 << 20).as_slice(), 19).unwrap();
     let (_dir, path) = text_file("bomb.jsonl.zst", bomb);
     let error = open_file(&path).unwrap_err().to_string();
-    assert!(error.contains("unpacks to more than") || error.contains("longer than"), "{error}");
+    assert!(error.contains("times as many") || error.contains("longer than"), "{error}");
     let lines = b"{\"a\": 1}\n".repeat(1 << 20);
     let (_dir, path) = text_file("bomb.jsonl.zst", zstd::encode_all(lines.as_slice(), 19).unwrap());
     let mut roots = offline();
     roots.limits.unpacked_bytes = 1 << 20;
     let error = open(&roots, &file_spec(&path)).unwrap_err().to_string();
-    assert!(error.contains("unpacks to more than 1048576 bytes"), "{error}");
+    assert!(error.contains("at most 1048576 bytes"), "{error}");
     let mut roots = offline();
     roots.limits.ratio_from_bytes = 1 << 16;
     let error = open(&roots, &file_spec(&path)).unwrap_err().to_string();
-    assert!(error.contains("unpacks to more than 1000 times its size"), "{error}");
+    assert!(error.contains("at most 1000 times"), "{error}");
 }
 
 trait TakeBytes {
@@ -166,8 +168,8 @@ fn csv_with_quotes_and_line_ends_inside() {
     let text = "question,answer,score\n\"a, \"\"b\"\"\nc\",7,0.5\nplain,8,1.5\n";
     let (_dir, path) = text_file("t.csv", text);
     let expected = vec![
-        row(json!({"question": "a, \"b\"\nc", "answer": 7, "score": 0.5})),
-        row(json!({"question": "plain", "answer": 8, "score": 1.5})),
+        row(json!({"question": "a, \"b\"\nc", "answer": "7", "score": "0.5"})),
+        row(json!({"question": "plain", "answer": "8", "score": "1.5"})),
     ];
     assert_eq!(rows_of(&open_file(&path).unwrap()), expected);
     assert_eq!(rows_of(&open(&streaming(), &file_spec(&path)).unwrap()), expected);

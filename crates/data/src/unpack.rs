@@ -1,31 +1,35 @@
-use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
+use std::path::Path;
 
 use crate::{DataError, Limits};
 
-/// Opens a text file for reading, decompressing `.gz` and `.zst` as the name says.
-pub(crate) fn open_text(path: &Path, limits: &Limits) -> Result<Box<dyn BufRead + Send>, DataError> {
-    let file = fs_err::File::open(path).map_err(|e| DataError::file(path, e))?;
+/// Opens a text file for reading from (unpacked) byte `offset` on, decompressing `.gz` and `.zst` as the name
+/// says; what is packed has to be unpacked up to there.
+pub(crate) fn open_text(
+    path: &Path,
+    limits: &Limits,
+    offset: u64,
+) -> Result<Box<dyn BufRead + Send>, DataError> {
+    let mut file = fs_err::File::open(path).map_err(|e| DataError::file(path, e))?;
     let packed_bytes = file.metadata().map_err(|e| DataError::file(path, e))?.len();
     let capped = |unpacked: Box<dyn Read + Send>| -> Box<dyn BufRead + Send> {
         Box::new(BufReader::with_capacity(
             1 << 16,
-            Capped {
-                inner: unpacked,
-                path: path.to_owned(),
-                packed_bytes,
-                unpacked_bytes: 0,
-                limits: *limits,
-            },
+            Capped { inner: unpacked, packed_bytes, unpacked_bytes: 0, limits: *limits },
         ))
     };
-    Ok(match extension(path) {
+    let mut reader = match extension(path) {
         "gz" => capped(Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file)))),
         "zst" => {
             capped(Box::new(zstd::stream::read::Decoder::new(file).map_err(|e| DataError::file(path, e))?))
         }
-        _ => Box::new(BufReader::with_capacity(1 << 16, file)),
-    })
+        _ => {
+            file.seek(SeekFrom::Start(offset)).map_err(|e| DataError::file(path, e))?;
+            return Ok(Box::new(BufReader::with_capacity(1 << 16, file)));
+        }
+    };
+    io::copy(&mut Read::take(&mut reader, offset), &mut io::sink()).map_err(|e| DataError::file(path, e))?;
+    Ok(reader)
 }
 
 /// The last extension in lower case spelling as found in file names; empty where there is none.
@@ -36,7 +40,6 @@ pub(crate) fn extension(path: &Path) -> &str {
 /// Ends in an error where a compressed file unpacks to more than the limits allow.
 struct Capped {
     inner: Box<dyn Read + Send>,
-    path: PathBuf,
     packed_bytes: u64,
     unpacked_bytes: u64,
     limits: Limits,
@@ -50,16 +53,38 @@ impl Read for Capped {
         let too_dense = self.unpacked_bytes > self.limits.ratio_from_bytes
             && self.unpacked_bytes / self.packed_bytes.max(1) > self.limits.unpack_ratio;
         if too_much || too_dense {
-            return Err(io::Error::other(format!(
-                "{} unpacks to more than {}",
-                self.path.display(),
-                if too_much {
-                    format!("{} bytes", self.limits.unpacked_bytes)
-                } else {
-                    format!("{} times its size", self.limits.unpack_ratio)
-                }
+            return Err(io::Error::other(OverLimit::new(
+                self.unpacked_bytes,
+                self.packed_bytes,
+                &self.limits,
             )));
         }
         Ok(read)
+    }
+}
+
+/// A file that unpacks to more than the limits allow.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}, at most {limit} are read")]
+pub(crate) struct OverLimit {
+    pub(crate) what: String,
+    pub(crate) limit: String,
+}
+
+impl OverLimit {
+    pub(crate) fn new(unpacked_bytes: u64, packed_bytes: u64, limits: &Limits) -> Self {
+        if unpacked_bytes > limits.unpacked_bytes {
+            return Self {
+                what: format!("it unpacks to {unpacked_bytes} bytes or more"),
+                limit: format!("{} bytes", limits.unpacked_bytes),
+            };
+        }
+        let ratio = unpacked_bytes / packed_bytes.max(1);
+        Self {
+            what: format!(
+                "its {packed_bytes} bytes unpack to {unpacked_bytes} or more, {ratio} times as many"
+            ),
+            limit: format!("{} times as many", limits.unpack_ratio),
+        }
     }
 }
