@@ -91,6 +91,25 @@ fn validating_goes_on_after_a_bad_file() {
 }
 
 #[test]
+fn a_file_that_defines_nothing_is_not_good_and_groups_may_span_directories() {
+    let sandbox = Sandbox::new();
+    for (text, said) in [
+        (task(PROMPT).replace("task: mine\n", ""), "defines no `task`"),
+        (task(PROMPT).replace("task: mine\n", "task:\n"), "defines no `task`"),
+        (task(PROMPT) + "---\ntask: b\n", "second YAML document"),
+    ] {
+        sandbox.write("a/one.yaml", text);
+        refused(&sandbox.run(&["tasks", "validate", "a/one.yaml"]), &["one.yaml", said]);
+    }
+    sandbox.write("a/one.yaml", b"task: one\nsummary: caf\xe9\n".as_slice());
+    refused(&sandbox.run(&["tasks", "validate", "a"]), &["one.yaml:2", "UTF-8"]);
+    sandbox.write("a/one.yaml", "group: both\nmembers: [mine]\n");
+    sandbox.write("b/mine.yaml", task(PROMPT));
+    refused(&sandbox.run(&["tasks", "validate", "a"]), &["unknown task `mine`"]);
+    sandbox.ok(&["tasks", "validate", "a", "--include-path", "b"]);
+}
+
+#[test]
 fn rows() {
     refused(&eval(ROWS, "prompt: \"{{question}}\"", &[]), &["question", "q, a"]);
     refused(

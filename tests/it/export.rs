@@ -168,7 +168,20 @@ fn a_log_of_the_reference_becomes_a_run() {
     for (task, metric) in [("samples_knowledge", "acc"), ("samples_completion", "acc_norm")] {
         assert_eq!(value(&shown, task, metric), value(&document, task, metric), "{task} {metric}");
     }
-    assert_eq!(shown["mode"], "lm-eval");
+    // evalign's own log says by which rule book, with which seed and model it was made.
+    let spec = |shown: &Value| (shown["mode"].clone(), shown["seed"].clone(), shown["model"]["ref"].clone());
+    assert_eq!(spec(&shown), spec(&document));
+    assert_eq!(shown["mode"], "default");
     let wrong = other.ok(&["show", "last", "--samples", "--outcome", "wrong", "--json"]).json();
     assert!(wrong.as_array().is_some_and(|records| !records.is_empty()));
+    // The reference says nothing of the kind.
+    let results = sandbox.path().join("out/results.json");
+    let mut log: Value = serde_json::from_slice(&fs_err::read(&results).unwrap()).unwrap();
+    log["config"] =
+        json!({"model": "hf", "model_args": {"pretrained": "a/b"}, "fewshot_seed": 7, "random_seed": 0});
+    fs_err::write(&results, log.to_string()).unwrap();
+    let other = Sandbox::new();
+    other.ok(&["import", &sandbox.path().join("out").display().to_string()]);
+    let shown = other.ok(&["show", "last", "--json"]).json();
+    assert_eq!(spec(&shown), (json!("lm-eval"), json!(7), json!("local/a/b")));
 }

@@ -8,6 +8,7 @@ mod cli;
 mod disk;
 mod export;
 mod https;
+mod import;
 mod interrupt;
 mod kill;
 mod parity;

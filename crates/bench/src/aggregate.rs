@@ -178,10 +178,11 @@ pub fn request_of(run: &StoredRun) -> Result<RunRequest, RunError> {
 
 /// The result of a task whose scores are taken as they are stored, one list per document.
 pub(crate) fn logged_result(
+    mode: ScoringMode,
     spec: &TaskSpec,
     records: impl Iterator<Item = Result<SampleRecord, StoreError>>,
 ) -> Result<TaskResult, RunError> {
-    let mut tally = LeafTally::new(ScoringMode::LmEval);
+    let mut tally = LeafTally::new(mode);
     let records: Vec<SampleRecord> = records.collect::<Result<_, _>>()?;
     for records in records.chunk_by(|a, b| a.key.doc == b.key.doc) {
         let scores: Vec<_> = records.iter().flat_map(|record| record.scores.clone()).collect();

@@ -3,11 +3,11 @@
 
 mod lm_eval;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evalign_core::{RunId, RunStatus, SampleKey, SampleRecord, ScoredBy, TaskResult};
+use evalign_core::{RunId, RunSpec, RunStatus, SampleKey, SampleRecord, ScoredBy, TaskResult, TaskSpec};
 use evalign_data::{Limits, read_jsonl};
 use evalign_store::{Lease, NewRun, SampleFilter, Store, StoredRun};
 use serde_json::{Value, json};
@@ -33,11 +33,13 @@ pub struct Imported {
 
 /// Reads a directory as a run: one written by `export --format jsonl` (`run.json`, `samples.jsonl`), or
 /// `samples_*.jsonl` of lm-evaluation-harness. Where the store has a run of the same specification, only
-/// samples it lacks are added, and the results are computed again, by the task files of `catalog`.
+/// samples it lacks are added. The results are computed from the samples by the task files of `catalog`; where
+/// those are not the ones the run was scored by, the results of `run.json` are kept if they count as many
+/// samples as there are.
 ///
 /// # Errors
-/// Files that are missing or do not have the layout, samples that were scored by other rules than those the
-/// store has, a failure of the store.
+/// Files that are missing or do not have the layout (nothing is stored then), samples that were scored by other
+/// rules than those the store has, a failure of the store.
 pub fn import_run(store: &Store, dir: &Path, owner: &str, catalog: &Catalog) -> Result<Imported, RunError> {
     let path = dir.join("run.json");
     if !path.exists() {
@@ -49,15 +51,68 @@ pub fn import_run(store: &Store, dir: &Path, owner: &str, catalog: &Catalog) -> 
     let file = read_run_file(&path)?;
     let new =
         NewRun { spec: file.spec, request: file.request, samples_total: file.samples_total, fork: false };
-    let mut target = Target::open(store, &new, file.scored_by.as_ref(), owner)?;
     let samples = dir.join("samples.jsonl");
-    let rows = (1u64..).zip(read_jsonl(&samples, &Limits::default())?);
-    target.add(rows.map(|(line, row)| record(&samples, line, row?)))?;
-    target.finish(|run, fresh| match fresh {
-        // Exactly the samples these results were computed from.
-        true => Ok(file.results),
-        false => Ok(Scoreboard::of_run(run, catalog, true)?.aggregate(store, &run.id)?.results),
+    // Once to the end before anything is stored: an unusable file leaves no run behind.
+    let keys = checked_keys(&samples, &new.spec)?;
+    let mut target = Target::open(store, &new, file.scored_by.as_ref(), owner)?;
+    target.add(records(&samples)?)?;
+    target.finish(|run, fresh| match Scoreboard::of_run(run, catalog, true) {
+        Ok(board) => Ok(board.aggregate(store, &run.id)?.results),
+        Err(_) if fresh => kept_results(&path, file.results, &keys),
+        Err(error) => Err(error),
     })
+}
+
+fn records(path: &Path) -> Result<impl Iterator<Item = Result<SampleRecord, RunError>>, RunError> {
+    let rows = (1u64..).zip(read_jsonl(path, &Limits::default())?);
+    Ok(rows.map(move |(line, row)| record(path, line, row?)))
+}
+
+/// The keys of all records, after checking that each can be read, is of this run, and is there once.
+fn checked_keys(path: &Path, spec: &RunSpec) -> Result<BTreeSet<SampleKey>, RunError> {
+    let mut lines: BTreeMap<SampleKey, u64> = BTreeMap::new();
+    for (line, record) in (1u64..).zip(records(path)?) {
+        let key = record?.key;
+        let wrong =
+            |message: String| RunError::malformed(format!("{}, line {line}", path.display()), message);
+        let of_run = |task: &&TaskSpec| {
+            task.task == key.task
+                && (task.docs[0]..task.docs[1]).contains(&key.doc)
+                && key.repeat < task.repeats
+        };
+        if !spec.tasks.iter().any(|task| of_run(&task)) {
+            return Err(wrong(format!("the sample {key} is not of the run that run.json describes")));
+        }
+        if let Some(first) = lines.get(&key) {
+            return Err(wrong(format!("the sample {key} is there already, in line {first}")));
+        }
+        lines.insert(key, line);
+    }
+    Ok(lines.into_keys().collect())
+}
+
+/// Results that cannot be computed here, if they are about as many documents as there are.
+fn kept_results(
+    path: &Path,
+    results: Vec<TaskResult>,
+    keys: &BTreeSet<SampleKey>,
+) -> Result<Vec<TaskResult>, RunError> {
+    for result in results.iter().filter(|result| result.members.is_empty()) {
+        let docs: BTreeSet<u64> =
+            keys.iter().filter(|key| key.task == result.task).map(|key| key.doc).collect();
+        let there = docs.len() as u64;
+        for metric in &result.metrics {
+            let counted = metric.outcomes.total();
+            if counted != there {
+                let (task, name) = (&result.task, &metric.name);
+                let message = format!(
+                    "`{name}` of `{task}` is about {counted} documents, samples.jsonl has answers to {there}"
+                );
+                return Err(RunError::malformed(path.display(), message));
+            }
+        }
+    }
+    Ok(results)
 }
 
 fn import_log(
@@ -73,7 +128,7 @@ fn import_log(
     target.add(log.records.into_values().flatten().map(Ok))?;
     target.finish(|run, _| {
         let of_task = |task: &str| SampleFilter { task: Some(task.to_owned()), ..SampleFilter::default() };
-        let result = |spec| logged_result(spec, store.samples(&run.id, of_task(&spec.task))?);
+        let result = |spec| logged_result(run.spec.mode, spec, store.samples(&run.id, of_task(&spec.task))?);
         run.spec.tasks.iter().map(result).collect()
     })
 }
@@ -100,10 +155,8 @@ impl<'a> Target<'a> {
         let known = store.finished(&created.id)?;
         if store.run(&created.id)?.scored_by.as_ref() != scored_by {
             if !known.is_empty() {
-                return Err(RunError::ScoredOtherwise {
-                    run: created.id,
-                    what: "task file than the samples to be imported into it".to_owned(),
-                });
+                store.release(lease)?;
+                return Err(RunError::ScoresDiffer { run: created.id, rescored: scored_by.is_some() });
             }
             store.replace_scores(&lease, Vec::new(), scored_by)?;
         }

@@ -16,7 +16,7 @@ use crate::request::RunRequest;
 use crate::rows::RowSource;
 use crate::scorer::{SCORER_VERSION, Scorer};
 use crate::shots::{Pool, Shots, ShotsContext};
-use crate::task::{Catalog, Generation, OutputKind, Sampler, TaskDefinition};
+use crate::task::{Catalog, FilterPipeline, FilterStep, Generation, OutputKind, Sampler, TaskDefinition};
 
 /// A plan without its model: everything that can fail before weights are loaded has been tried.
 #[derive(Debug)]
@@ -184,16 +184,21 @@ fn check_request(request: &RunRequest) -> Result<(), BenchError> {
     };
     positive("repeats", request.repeats)?;
     positive("max-tokens", request.max_tokens)?;
-    let within = |name: &str, value: Option<f64>, range: std::ops::RangeInclusive<f64>| match value {
-        Some(value) if !range.contains(&value) => Err(BenchError::request(
-            format!("`--{name}` is {value}"),
-            format!("use a number from {} to {}", range.start(), range.end()),
-        )),
+    if request.multiturn && request.chat_template != Some(true) {
+        return Err(BenchError::request(
+            "`--multiturn` makes turns of a chat, and no chat template is applied",
+            "add `--chat-template`, or leave out `--multiturn`",
+        ));
+    }
+    let check = |name: &str, value: Option<f64>, good: fn(f64) -> bool, use_instead: &str| match value {
+        Some(value) if !good(value) => {
+            Err(BenchError::request(format!("`--{name}` is {value}"), format!("use a number {use_instead}")))
+        }
         _ => Ok(()),
     };
-    within("temperature", request.temperature, 0.0..=100.0)?;
-    within("top-p", request.top_p, f64::MIN_POSITIVE..=1.0)?;
-    within("min-p", request.min_p, 0.0..=1.0)
+    check("temperature", request.temperature, |t| (0.0..=100.0).contains(&t), "from 0 to 100")?;
+    check("top-p", request.top_p, |p| p > 0.0 && p <= 1.0, "above 0 and up to 1")?;
+    check("min-p", request.min_p, |p| (0.0..=1.0).contains(&p), "from 0 to 1")
 }
 
 /// The groups under a name, outer ones first.
@@ -287,6 +292,7 @@ pub(crate) fn apply_overrides(definition: &mut TaskDefinition, request: &RunRequ
         }
     }
     if let Some(repeats) = request.repeats {
+        tell_smaller_votes(definition, repeats, notes);
         definition.repeats = repeats;
     }
     let Some(generation) = &mut definition.generation else {
@@ -304,6 +310,22 @@ pub(crate) fn apply_overrides(definition: &mut TaskDefinition, request: &RunRequ
     generation.min_p = request.min_p.or(generation.min_p);
     if definition.repeats > 1 && generation.temperature == 0.0 {
         notes.add("repeats of greedy decoding give the same answer; set `--temperature`".to_owned(), &name);
+    }
+}
+
+/// A filter that votes over all answers keeps its name, `maj@64` for example, as it does in the reference.
+fn tell_smaller_votes(definition: &TaskDefinition, repeats: u32, notes: &mut Notes) {
+    let of_all = |filter: &&FilterPipeline| {
+        let first = filter.steps.iter().find(|step| {
+            matches!(step, FilterStep::MajorityVote | FilterStep::TakeFirst | FilterStep::TakeFirstK(_))
+        });
+        first == Some(&FilterStep::MajorityVote)
+    };
+    let meant = definition.repeats;
+    for filter in definition.filters.iter().filter(of_all).filter(|_| repeats != meant) {
+        let note =
+            format!("`{}` votes over all answers: {repeats} per document now, not {meant}", filter.name);
+        notes.add(note, &definition.name);
     }
 }
 

@@ -24,6 +24,10 @@ pub enum RunError {
     /// The stored scores come from other rules than those that would be used with them now.
     #[error("run {run} was scored by another {what}")]
     ScoredOtherwise { run: RunId, what: String },
+    /// Samples to be added to a run whose own were scored by other rules; `rescored` says whether those to be
+    /// added were scored again where they come from.
+    #[error("run {run} is in the store, scored by another task file than the samples to be imported into it")]
+    ScoresDiffer { run: RunId, rescored: bool },
     /// The model process or engine went away before all samples were answered.
     #[error("the model stopped answering after {done} of {total} samples")]
     ModelGone { run: RunId, done: u64, total: u64 },
@@ -67,6 +71,15 @@ impl Hint for RunError {
             Self::ScoredOtherwise { run, .. } => Some(format!(
                 "undo the change (task files of your own are named with `--include-path`), or score the stored \
                  answers by what is there now: `evalign rescore {run}`"
+            )),
+            Self::ScoresDiffer { run, rescored } => Some(format!(
+                "score the stored samples by the task file {}, `evalign rescore {run} --include-path DIR`, and \
+                 import again; or keep both apart by importing into another store: set EVALIGN_HOME",
+                if *rescored {
+                    "that those to be imported were scored again by"
+                } else {
+                    "the run was started with"
+                }
             )),
             Self::ModelGone { run, .. } => {
                 Some(format!("everything finished is stored; go on with `evalign resume {run}`"))

@@ -113,9 +113,25 @@ impl ActiveRun {
         Ok(self.store.release(self.lease)?)
     }
 
+    /// Whether every sample of the plan is there.
+    fn has_all(&self, plan: &Plan) -> bool {
+        plan.tasks.iter().flat_map(PlannedTask::keys).all(|key| self.finished.contains(&key))
+    }
+
+    /// A run whose samples are all there stays as it is, whatever it was scored by since.
+    fn already_complete(&self) -> Result<RunEnd, RunError> {
+        let status = RunStatus::Completed;
+        if self.store.run(&self.id)?.status != status {
+            self.store.set_status(&self.lease, status)?;
+        }
+        let failed = self.store.count_samples(&self.id, Outcome::Error)?;
+        Ok(RunEnd { run: self.id.clone(), status, resumed: true, finished: 0, failed })
+    }
+
     /// Runs everything that is not finished. On [`CancelLevel::Drain`] no further answers are taken and
     /// those that arrived are committed; on [`CancelLevel::Abort`] waiting ends at once. In both cases
-    /// the run can be resumed.
+    /// the run can be resumed. Where samples are to be added to a run that was scored again by other rules,
+    /// all of it is scored by those of the plan first.
     ///
     /// # Errors
     /// A failure of the store or of rendering, a lost lease, or a model that stops answering. A call
@@ -127,14 +143,17 @@ impl ActiveRun {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<RunEnd, RunError> {
+        if self.has_all(plan) {
+            return self.already_complete();
+        }
         let started = Instant::now();
         let before = model.timing();
-        self.store.set_status(&self.lease, RunStatus::Running)?;
         if self.store.run(&self.id)?.scored_by.is_some() {
             // Scores by other rules and those of this plan must not stand side by side.
             let scorers = plan.tasks.iter().map(|task| (task.name(), task.scorer()));
             score_again(&self.store, &self.lease, scorers, None)?;
         }
+        self.store.set_status(&self.lease, RunStatus::Running)?;
         let mut session = Session::new(self, plan, model, progress, cancel);
         let result = session.run().await;
         let finished = session.committed;

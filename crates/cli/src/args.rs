@@ -10,8 +10,8 @@ use evalign_bench::{ExportFormat, Limit};
 use evalign_core::{Dtype, ModelRef, Outcome};
 
 pub(crate) use eval::{EvalArgs, SamplingArgs};
-pub(crate) use values::{Extent, Tolerance};
-use values::{parse_dtype, parse_outcome, parse_tolerance, positive};
+pub(crate) use values::{Extent, Tolerance, parse_dtype};
+use values::{parse_outcome, parse_tolerance, positive};
 
 /// Measure language models on real benchmarks, with numbers that can be checked item by item.
 #[derive(Debug, Parser)]
@@ -277,7 +277,8 @@ pub(crate) struct RescoreArgs {
     pub(crate) run: String,
 
     /// Show only this extraction filter, one of those under `filters` in the task file. For a new one write
-    /// it there, in a task file of your own (`--include-path`).
+    /// it there, in a task file of the same name in a directory of yours (`--include-path`): it takes the
+    /// place of the one the run was started with.
     #[arg(long, value_name = "FILTER")]
     pub(crate) extractor: Option<String>,
 
@@ -308,6 +309,9 @@ pub(crate) enum TasksCommand {
         /// Task files, and directories that hold them. Files whose names begin with `_` are bases for others.
         #[arg(required_unless_present = "schema", value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Directory with other task files of your own that those to be checked name; may be repeated.
+        #[arg(long, alias = "include_path", value_name = "DIR")]
+        include_path: Vec<PathBuf>,
         /// Print the JSON Schema of task files instead.
         #[arg(long)]
         schema: bool,

@@ -9,6 +9,7 @@ mod eval;
 mod export;
 mod leaderboard;
 mod man;
+mod model_args;
 mod models;
 mod progress;
 mod quickstart;
@@ -40,7 +41,9 @@ pub(crate) fn run(command: Command, output: Output) -> Result<Verdict, Failure> 
         Command::Tasks(TasksCommand::List { all, json, include_path }) => {
             tasks::list(all, json, &include_path, output)
         }
-        Command::Tasks(TasksCommand::Validate { files, schema }) => tasks::validate(&files, schema, output),
+        Command::Tasks(TasksCommand::Validate { files, include_path, schema }) => {
+            tasks::validate(&files, &include_path, schema, output)
+        }
         Command::Models(ModelsCommand::Pull { models, file, offline }) => {
             models::pull(&models, file, offline, output)
         }

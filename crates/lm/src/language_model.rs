@@ -115,7 +115,9 @@ impl LanguageModel {
     ///
     /// An item that is empty, longer than the context or holds an unknown token is done with an
     /// [`LmError::Request`] of its own, one that exceeds the memory budget alone with an
-    /// [`LmError::Memory`], before anything is computed; the other items are answered.
+    /// [`LmError::Memory`], before anything is computed; the other items are answered. (More memory would
+    /// answer the latter too: a caller that can be started again with it had better end the call than take
+    /// the item for failed.)
     ///
     /// # Errors
     /// When computing fails, whatever the items.

@@ -23,7 +23,8 @@ pub(super) struct Log {
 
 /// Reads `samples_TASK_DATE.jsonl` files and, where there is one, `results_DATE.json`. What the log does
 /// not tell (digests of weights and tokeniser) is replaced by a digest of the log itself: such a run
-/// stands for itself and is never taken for one made here.
+/// stands for itself and is never taken for one made here. What `export --format lm-eval` adds to the
+/// reference's fields (rule book, seed, model) is taken as it says.
 pub(super) fn read(dir: &Path, samples: &[(String, PathBuf)]) -> Result<Log, RunError> {
     let summary = summary(dir)?;
     let mut records = BTreeMap::new();
@@ -34,9 +35,18 @@ pub(super) fn read(dir: &Path, samples: &[(String, PathBuf)]) -> Result<Log, Run
         records.insert(task.clone(), read_task(task, path)?);
     }
     let log = Digest::of_json(&json!(hashes));
-    let name = model_name(&summary, dir);
-    let reference: ModelRef =
-        format!("local/{name}").parse().map_err(|e| RunError::malformed(dir.display(), e))?;
+    let own = own_mode(&summary).map_err(|e| RunError::malformed(dir.display(), e))?;
+    let reference = match (own, summary.pointer("/config/model")) {
+        (Some(_), Some(model)) => plain(model),
+        _ => format!("local/{}", model_name(&summary, dir)),
+    };
+    let reference: ModelRef = reference.parse().map_err(|e| RunError::malformed(dir.display(), e))?;
+    let mode = own.unwrap_or(ScoringMode::LmEval);
+    let seed = summary.pointer(if own.is_some() { "/config/random_seed" } else { "/config/fewshot_seed" });
+    let chat = summary.pointer("/chat_template").is_some_and(Value::is_string)
+        || summary.pointer("/config/apply_chat_template") == Some(&Value::Bool(true));
+    let system = ["/system_instruction", "/config/system_instruction"];
+    let system = system.iter().find_map(|at| summary.pointer(at).and_then(Value::as_str));
     let tasks = records.iter().map(|(task, records)| task_spec(task, records, &summary, &log)).collect();
     let spec = RunSpec {
         model: ModelIdentity {
@@ -48,17 +58,24 @@ pub(super) fn read(dir: &Path, samples: &[(String, PathBuf)]) -> Result<Log, Run
             dtype: summary.pointer("/config/model_dtype").map_or_else(|| "unknown".to_owned(), plain),
             device: summary.pointer("/config/device").map_or_else(|| "unknown".to_owned(), plain),
         },
-        mode: ScoringMode::LmEval,
+        mode,
         scorer_version: 0,
-        seed: summary.pointer("/config/fewshot_seed").and_then(Value::as_u64).unwrap_or_default(),
-        chat_template: summary.pointer("/chat_template").is_some_and(Value::is_string),
-        system_instruction: summary.pointer("/system_instruction").and_then(Value::as_str).map(str::to_owned),
+        seed: seed.and_then(Value::as_u64).unwrap_or_default(),
+        chat_template: chat,
+        system_instruction: system.map(str::to_owned),
         rendered_at: None,
         tasks,
     };
     let mut request = RunRequest::new(reference, records.keys().cloned().collect());
-    request.mode = ScoringMode::LmEval;
+    request.mode = mode;
+    request.seed = spec.seed;
     Ok(Log { spec, request, records })
+}
+
+/// The rule book, where evalign wrote the log; the reference has no such field.
+fn own_mode(summary: &Value) -> Result<Option<ScoringMode>, String> {
+    let Some(compat) = summary.pointer("/config/compat") else { return Ok(None) };
+    serde_json::from_value(compat.clone()).map(Some).map_err(|_| format!("unknown rule book {compat}"))
 }
 
 /// `(task, file)` for every sample log in a directory.
@@ -142,7 +159,15 @@ fn read_task(task: &str, path: &Path) -> Result<Vec<SampleRecord>, RunError> {
         // Every filter has a line of its own; what it decided belongs to the document, and stands at its
         // first answer.
         if let Some(first) = records.first_mut() {
-            first.scores.extend(scores(&item));
+            let new: Vec<Score> = scores(&item).into_iter().chain(undecided(&row)).collect();
+            let known = |score: &Score| {
+                first.scores.iter().any(|old| old.metric == score.metric && old.filter == score.filter)
+            };
+            if let Some(twice) = new.iter().find(|score| known(score)) {
+                let (doc, filter) = (item.doc, &twice.filter);
+                return Err(malformed(format!("document {doc} is there twice under the filter `{filter}`")));
+            }
+            first.scores.extend(new);
         }
     }
     Ok(by_doc.into_values().flatten().collect())
@@ -225,4 +250,21 @@ fn scores(item: &ReferenceItem) -> Vec<Score> {
         margin: None,
     };
     item.metrics.iter().map(score).collect()
+}
+
+/// What evalign's default rule book leaves undecided: a metric that is named but has no value.
+fn undecided(row: &Row) -> Vec<Score> {
+    let filter = row.get("filter").map(plain).unwrap_or_default();
+    let metrics = row.get("metrics").and_then(Value::as_array).into_iter().flatten().map(plain);
+    let without_value = metrics.filter(|metric| row.get(metric) == Some(&Value::Null));
+    let score = |metric| Score {
+        metric,
+        filter: filter.clone(),
+        outcome: Outcome::Unscored,
+        value: None,
+        answer: None,
+        weight: None,
+        margin: None,
+    };
+    without_value.map(score).collect()
 }

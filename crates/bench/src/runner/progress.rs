@@ -18,7 +18,7 @@ pub struct Snapshot {
 
 /// Watches a run.
 pub trait Progress: Send + Sync {
-    /// After every commit, and once at the start.
+    /// After every commit, and once at the start where there is something to do.
     fn progress(&self, snapshot: &Snapshot);
 
     /// An answer has arrived and been scored.

@@ -66,6 +66,15 @@ impl Catalog {
     /// An unreadable directory, a task file that is wrong, two files of the include paths that define the
     /// same name.
     pub fn load(include_paths: &[PathBuf]) -> Result<Self, BenchError> {
+        Self::load_over(&[], include_paths)
+    }
+
+    /// As [`Catalog::load`] of `base`, with the tasks of `over` in the place of those of the same name. A
+    /// directory of `base` need not be there any more where `over` names one.
+    ///
+    /// # Errors
+    /// As [`Catalog::load`].
+    pub fn load_over(base: &[PathBuf], over: &[PathBuf]) -> Result<Self, BenchError> {
         let mut catalog = Self { entries: BTreeMap::new(), examples: Mutex::default() };
         for (name, text) in embedded::FILES {
             if name.ends_with(".yaml") && !is_base(Path::new(name)) {
@@ -75,9 +84,18 @@ impl Catalog {
                 }
             }
         }
+        let base: Vec<PathBuf> =
+            base.iter().filter(|directory| over.is_empty() || directory.exists()).cloned().collect();
+        catalog.add(&base)?;
+        catalog.add(over)?;
+        Ok(catalog)
+    }
+
+    /// Adds what directories define, in the place of what is there under the same name.
+    fn add(&mut self, directories: &[PathBuf]) -> Result<(), BenchError> {
         let mut added: BTreeMap<String, String> = BTreeMap::new();
         let mut seen = BTreeSet::new();
-        for directory in include_paths {
+        for directory in directories {
             for path in task_files(directory)? {
                 if is_base(&path) || !seen.insert(real_path(&path)) {
                     continue;
@@ -91,11 +109,11 @@ impl Catalog {
                             message: format!("`{name}` is already defined in {other}"),
                         });
                     }
-                    catalog.entries.insert(name, entry);
+                    self.entries.insert(name, entry);
                 }
             }
         }
-        Ok(catalog)
+        Ok(())
     }
 
     /// All leaf tasks by name.
@@ -354,5 +372,13 @@ pub(super) fn task_files(directory: &Path) -> Result<Vec<PathBuf>, BenchError> {
 }
 
 pub(super) fn read(path: &Path) -> Result<String, BenchError> {
-    fs_err::read_to_string(path).map_err(|source| BenchError::Read { path: path.to_owned(), source })
+    let bytes = fs_err::read(path).map_err(|source| BenchError::Read { path: path.to_owned(), source })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
+        BenchError::TaskFile {
+            at: format!("{}:{line}", path.display()),
+            message: "this is not UTF-8 text; save the file with the encoding UTF-8".to_owned(),
+        }
+    })
 }

@@ -29,13 +29,14 @@ pub fn validate(path: &Path) -> Result<Vec<String>, BenchError> {
 }
 
 /// Checks task files, and those directly in directories: each one, also after one that is wrong. Beside
-/// what [`validate`] checks, no two may define the same name, and the members of groups must exist.
+/// what [`validate`] checks, no two may define the same name, and the members of groups must exist: among the
+/// files checked, beside them, in the directories of `include`, or among the embedded ones.
 ///
 /// # Errors
-/// A directory that cannot be read, or that holds no task file.
-pub fn validate_all(paths: &[PathBuf]) -> Result<Vec<CheckedFile>, BenchError> {
+/// A directory that cannot be read, or that holds no task file; a task file of `include` that is wrong.
+pub fn validate_all(paths: &[PathBuf], include: &[PathBuf]) -> Result<Vec<CheckedFile>, BenchError> {
     let files = files_of(paths)?;
-    let mut catalog = Catalog::load(&[])?;
+    let mut catalog = Catalog::load(include)?;
     for directory in files.iter().filter_map(|file| file.parent()).collect::<BTreeSet<_>>() {
         add_neighbours(directory, &mut catalog);
     }
@@ -109,6 +110,11 @@ fn check(path: &Path) -> Result<Vec<(String, Entry)>, BenchError> {
     }
     let alone =
         Catalog { entries: define(&origin, &text)?.into_iter().collect(), examples: Mutex::default() };
+    if alone.entries.is_empty() {
+        let message = "it defines no `task`, `group` or `family`; the name of a file that is only there to be \
+                       included begins with `_`";
+        return Err(BenchError::TaskFile { at: origin.name, message: message.to_owned() });
+    }
     for name in alone.tasks().map(|task| task.name).collect::<Vec<_>>() {
         family::compile_check(&alone.task(&name)?)?;
     }

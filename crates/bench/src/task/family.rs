@@ -184,7 +184,10 @@ fn check(path: &str, task: &TaskDefinition) -> Result<(), BenchError> {
         return fail("dataset", "exactly one of `path` and `file` is needed");
     }
     if source.path.is_some() && source.split.is_none() {
-        return fail("dataset", "`split` is missing");
+        return fail(
+            "dataset",
+            "`split` is missing (`path` names a dataset of the hub; a file beside this one is `file`)",
+        );
     }
     if task.repeats == 0 {
         return fail("repeats", "must be at least 1");

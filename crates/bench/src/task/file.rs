@@ -12,7 +12,7 @@ use super::yaml::parse_yaml;
 use crate::error::BenchError;
 
 /// A task file as written. It defines a `task`, a `family` of tasks or a `group`; a file with none of
-/// them is a base for `include`. A field that is absent comes from the included file.
+/// them is a base for `include`, and its name begins with `_`. A field that is absent comes from the included file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TaskFile {

@@ -44,6 +44,10 @@ fn explain(error: &Error, spot: &Spot<'_>) -> String {
         }
         Error::SerdeUnknownField { field, expected, .. } => unknown("field", field, expected),
         Error::SerdeUnknownVariant { variant, expected, .. } => unknown("value", variant, expected),
+        Error::MultipleDocuments { .. } => {
+            "a second YAML document begins here (`---`); one file holds one: put it into a file of its own"
+                .to_owned()
+        }
         other => {
             // The place is said in front already.
             let message = other.to_string();
@@ -217,6 +221,9 @@ mod tests {
 
     #[test]
     fn what_is_no_yaml_is_refused_with_its_place() {
+        let error = refused("task: a\n---\ntask: b\n");
+        assert!(error.starts_with("t.yaml:") && error.contains("second YAML document"), "{error}");
+        assert!(!error.contains("from_str"), "{error}");
         for text in ["task: [", "prompt: \"{{q}}", "  prompt: x: y: z", "task: a\ntask: b"] {
             let error = refused(text);
             assert!(error.starts_with("t.yaml:"), "{text:?}: {error}");

@@ -191,6 +191,8 @@ fn requests_that_contradict_themselves() {
     assert!(refuse(&|r| r.repeats = Some(0)).to_string().contains("--repeats"));
     assert!(refuse(&|r| r.temperature = Some(-1.0)).to_string().contains("--temperature"));
     assert!(refuse(&|r| r.top_p = Some(f64::NAN)).to_string().contains("--top-p"));
+    assert_eq!(refuse(&|r| r.top_p = Some(2.0)).hint().as_deref(), Some("use a number above 0 and up to 1"));
+    assert!(refuse(&|r| r.multiturn = true).hint().is_some_and(|hint| hint.contains("--chat-template")));
     let both = refuse(&|r| {
         r.limit = Some(crate::Limit::Docs(1));
         r.samples = Some(crate::DocRange { start: 0, end: 1 });

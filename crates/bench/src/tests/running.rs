@@ -90,8 +90,10 @@ impl World {
         let request = serde_json::to_value(request).unwrap();
         let mut run = ActiveRun::start(&plan, request, &self.store, "test", false).unwrap();
         let end = runtime.block_on(run.drive(&plan, model, progress, &progress.cancel)).unwrap();
-        let results = self.board(&end, true).unwrap().aggregate(&self.store, &end.run).unwrap();
-        self.store.save_results(run.lease(), &json!(results)).unwrap();
+        if self.store.run(&end.run).unwrap().results.is_none() {
+            let results = self.board(&end, true).unwrap().aggregate(&self.store, &end.run).unwrap();
+            self.store.save_results(run.lease(), &json!(results)).unwrap();
+        }
         run.release().unwrap();
         end
     }

@@ -62,7 +62,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, help_heading = "Prompt", alias = "fewshot_as_multiturn", alias = "fewshot-as-multiturn")]
     pub(crate) multiturn: bool,
 
-    /// With a chat template: the system message in front of the conversation.
+    /// The system message in front of the conversation; without a chat template, text in front of the prompt.
     #[arg(long, help_heading = "Prompt", alias = "system_instruction", value_name = "TEXT")]
     pub(crate) system_instruction: Option<String>,
 

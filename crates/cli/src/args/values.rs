@@ -34,7 +34,7 @@ pub(super) fn parse_extent(text: &str) -> Result<Extent, String> {
     if text.contains("..") { text.parse().map(Extent::Range) } else { text.parse().map(Extent::First) }
 }
 
-pub(super) fn parse_dtype(text: &str) -> Result<Dtype, String> {
+pub(crate) fn parse_dtype(text: &str) -> Result<Dtype, String> {
     [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Q]
         .into_iter()
         .find(|dtype| dtype.name() == text || long_name(*dtype) == text)

@@ -45,11 +45,11 @@ fn find_in(store: Store, wanted: &str) -> Result<(Store, RunId, StoredRun), Fail
     Ok((store, id, run))
 }
 
-/// How a stored run is scored, by its own task files and those that `data` adds.
+/// How a stored run is scored: by the task files that `data` names, and by the run's own where those have
+/// none of that name.
 pub(super) fn scoreboard(run: &StoredRun, data: &DataArgs, strict: bool) -> Result<Scoreboard, Failure> {
-    let mut include = request_of(run)?.include_path;
-    include.extend(data.include_path.iter().cloned());
-    Ok(Scoreboard::of_run(run, &Catalog::load(&include)?, strict)?)
+    let catalog = Catalog::load_over(&request_of(run)?.include_path, &data.include_path)?;
+    Ok(Scoreboard::of_run(run, &catalog, strict)?)
 }
 
 pub(super) fn roots(request: &RunRequest) -> Result<DataRoots, Failure> {

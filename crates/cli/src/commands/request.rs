@@ -1,8 +1,9 @@
 use evalign_bench::RunRequest;
-use evalign_core::{ModelRef, Provider};
+use evalign_core::{Dtype, ModelRef, Provider};
 
 use crate::args::{EvalArgs, Extent, SamplingArgs};
 use crate::commands::context::{DEFAULT_MODEL, absolute};
+use crate::commands::model_args::model_args;
 use crate::output::{Failure, Output};
 
 /// What was typed, as a request.
@@ -10,7 +11,8 @@ pub(super) fn request_of(args: &EvalArgs, output: Output) -> Result<RunRequest, 
     tell_without_effect(args, output);
     let tasks: Vec<String> = args.tasks.iter().chain(&args.tasks_flag).cloned().collect();
     let sampling = with_gen_kwargs(&args.sampling)?;
-    let mut request = RunRequest::new(model_of(args)?, tasks);
+    let (model, dtype) = model_of(args, output)?;
+    let mut request = RunRequest::new(model, tasks);
     request.shots = args.shots;
     (request.limit, request.samples) = match args.limit {
         None => (None, args.samples),
@@ -32,7 +34,7 @@ pub(super) fn request_of(args: &EvalArgs, output: Output) -> Result<RunRequest, 
     request.system_instruction.clone_from(&args.system_instruction);
     request.mode = args.compat;
     request.seed = args.seed;
-    request.dtype = args.engine.dtype;
+    request.dtype = dtype;
     request.device.clone_from(&args.engine.device);
     request.memory_gib = args.engine.memory_gib;
     request.deterministic = args.engine.deterministic;
@@ -47,18 +49,24 @@ pub(super) fn request_of(args: &EvalArgs, output: Output) -> Result<RunRequest, 
     Ok(request)
 }
 
-/// `--model REF`, or lm-evaluation-harness's `--model hf --model_args pretrained=NAME`.
-fn model_of(args: &EvalArgs) -> Result<ModelRef, Failure> {
+/// `--model REF --dtype D`, or lm-evaluation-harness's `--model hf --model_args pretrained=NAME,dtype=D`.
+fn model_of(args: &EvalArgs, output: Output) -> Result<(ModelRef, Option<Dtype>), Failure> {
     let no_model = || {
         Failure::new("no model is named", format!("add `--model REF`, for example `--model {DEFAULT_MODEL}`"))
     };
     let name = args.model.as_deref().ok_or_else(no_model)?;
+    let mut dtype = args.engine.dtype;
     let mut reference: ModelRef = match (&args.model_args, name) {
-        (Some(model_args), "hf" | "huggingface") => {
-            let pretrained = model_args.split(',').find_map(|part| part.trim().strip_prefix("pretrained="));
-            let missing =
-                || Failure::new("`--model_args` names no model", "write `--model_args pretrained=NAME`");
-            format!("local/{}", pretrained.ok_or_else(missing)?).parse()?
+        (Some(text), "hf" | "huggingface") => {
+            let given = model_args(text, output)?;
+            if dtype.is_some() && given.dtype.is_some() && dtype != given.dtype {
+                return Err(Failure::new(
+                    "`--dtype` and `--model_args dtype=` differ",
+                    "leave one of them out",
+                ));
+            }
+            dtype = dtype.or(given.dtype);
+            format!("local/{}", given.name).parse()?
         }
         (Some(_), _) => {
             return Err(Failure::new(
@@ -76,7 +84,7 @@ fn model_of(args: &EvalArgs) -> Result<ModelRef, Failure> {
     {
         reference.name = absolute(path).display().to_string();
     }
-    Ok(reference)
+    Ok((reference, dtype))
 }
 
 /// `temperature=0.7,top_p=0.9,max_gen_toks=64` where the flag of its own is absent.
@@ -142,14 +150,48 @@ mod tests {
     #[test]
     fn lm_eval_spellings_mean_the_same() {
         let ours =
-            request("evalign eval gsm8k mmlu -M local/a/b --shots 5 --temperature 0.5 --max-tokens 64")
+            request("evalign eval gsm8k mmlu -M local/a/b@v1 --dtype bf16 --shots 5 --temperature 0.5 --max-tokens 64")
                 .unwrap();
         let theirs = request(
-            "evalign run --model hf --model_args pretrained=a/b,dtype=float32 --tasks gsm8k,mmlu --num_fewshot 5 \
+            "evalign run --model hf --model_args pretrained=a/b,dtype=bfloat16,revision=v1,trust_remote_code=True --tasks gsm8k,mmlu --num_fewshot 5 \
              --gen_kwargs temperature=0.5,max_gen_toks=64",
         )
         .unwrap();
         assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn no_model_argument_is_dropped_in_silence() {
+        let given = |args: &str| {
+            let line = format!("evalign eval gsm8k -M hf --model_args pretrained=a/b,{args}");
+            request(&line).map_err(|failure| match failure {
+                Failure::Error { error, hint } => format!("{error}; {}", hint.unwrap_or_default()),
+                Failure::BrokenPipe => String::new(),
+            })
+        };
+        for (args, dtype) in [
+            ("dtype=float32", Some(Dtype::F32)),
+            ("dtype=torch.float16", Some(Dtype::F16)),
+            ("dtype=auto", None),
+            ("device=cpu", None),
+        ] {
+            assert_eq!(given(args).unwrap().dtype, dtype, "{args}");
+        }
+        assert_eq!(given("revision=abc").unwrap().model.name, "a/b@abc");
+        for (args, hint) in [
+            ("tokenizer=c/d", "beside the weights"),
+            ("peft=c/d", "merge it"),
+            ("load_in_4bit=True", "--dtype q"),
+            ("max_length=512", "pretrained, revision and dtype"),
+            ("dtype=int8", "float32, bfloat16"),
+        ] {
+            let error = given(args).unwrap_err();
+            assert!(error.contains(&format!("`{args}`")) && error.contains(hint), "{error}");
+        }
+        assert!(
+            request("evalign eval gsm8k -M hf --dtype f32 --model_args pretrained=a/b,dtype=float16")
+                .is_err()
+        );
     }
 
     #[test]

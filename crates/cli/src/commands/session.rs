@@ -54,12 +54,9 @@ impl Session<'_> {
                 ActiveRun::start(plan, request, self.store, &owner, matches!(self.start, Start::Fork))?
             }
         };
-        self.tell_start(&run, plan, output);
+        self.tell_start(&run, plan, output)?;
         let end = drive(&mut run, plan, &cached(model, self.store), output)?;
-        let stored = self.store.run(&run.id)?;
-        let board = Scoreboard::of_run(&stored, self.catalog, true)?;
-        let results = board.aggregate(self.store, &run.id)?;
-        self.store.save_results(run.lease(), &json!(results))?;
+        let results = self.results(&run)?;
         run.release()?;
         if self.json {
             output.json(&results)?;
@@ -69,7 +66,21 @@ impl Session<'_> {
         Ok((self.verdict(&end, plan.total_samples(), output), results))
     }
 
-    fn tell_start(&self, run: &ActiveRun, plan: &Plan, output: Output) {
+    /// Aggregates and keeps the results. Those of a run that was scored again stand as they are: they may come
+    /// from other task files than those of this request.
+    fn results(&self, run: &ActiveRun) -> Result<RunResults, Failure> {
+        let stored = self.store.run(&run.id)?;
+        if let (Some(_), Some(kept)) = (&stored.scored_by, &stored.results) {
+            let kept: RunResults = serde_json::from_value(kept.clone()).map_err(anyhow::Error::from)?;
+            return Ok(RunResults { status: stored.status, ..kept });
+        }
+        let board = Scoreboard::of_run(&stored, self.catalog, true)?;
+        let results = board.aggregate(self.store, &run.id)?;
+        self.store.save_results(run.lease(), &json!(results))?;
+        Ok(results)
+    }
+
+    fn tell_start(&self, run: &ActiveRun, plan: &Plan, output: Output) -> Result<(), Failure> {
         let (done, total) = (run.finished(), plan.total_samples());
         let state = match (run.existed, done) {
             (false, _) => format!("{total} samples"),
@@ -77,6 +88,16 @@ impl Session<'_> {
             (true, done) => format!("going on after {done} of {total} samples"),
         };
         output.note(&format!("{} in {}: {state}", run.id, self.store.path().display()));
+        if self.store.run(&run.id)?.scored_by.is_some() {
+            output.note(if done == total {
+                "note: this run was scored again, by other rules than it was run with (`evalign rescore`); these \
+                 are its results by them"
+            } else {
+                "note: this run was scored again, by other rules than it was run with; as samples are added to \
+                 it, all are scored by those it was run with, and `evalign rescore` can be repeated afterwards"
+            });
+        }
+        Ok(())
     }
 
     fn verdict(&self, end: &RunEnd, total: u64, output: Output) -> Verdict {

