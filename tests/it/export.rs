@@ -185,3 +185,25 @@ fn a_log_of_the_reference_becomes_a_run() {
     let shown = other.ok(&["show", "last", "--json"]).json();
     assert_eq!(spec(&shown), (json!("lm-eval"), json!(7), json!("local/a/b")));
 }
+
+#[test]
+fn a_log_that_was_cut_off_is_no_finished_run() {
+    let sandbox = Sandbox::new();
+    measured(&sandbox, 3);
+    sandbox.ok(&["export", "last", "--format", "lm-eval", "--out", "out"]);
+    let out = sandbox.path().join("out").display().to_string();
+    let log = sandbox.path().join("out/samples_samples_knowledge.jsonl");
+    let text = fs_err::read_to_string(&log).unwrap();
+    let half: Vec<&str> = text.lines().take(text.lines().count() / 2).collect();
+    fs_err::write(&log, half.join("\n")).unwrap();
+    let other = Sandbox::new();
+    other.ok(&["import", &out]);
+    let run = other.ok(&["runs", "--json"]).json()[0].clone();
+    assert_eq!(run["status"], "cancelled", "{run}");
+    assert_eq!(other.ok(&["leaderboard", "--format", "json"]).json(), serde_json::json!([]));
+    fs_err::write(&log, "").unwrap();
+    let other = Sandbox::new();
+    let ran = other.run(&["import", &out]);
+    assert!(ran.status == 2 && ran.stderr.contains("holds no samples"), "{ran:?}");
+    assert_eq!(other.ok(&["runs", "--json"]).json(), serde_json::json!([]));
+}

@@ -88,10 +88,14 @@ fn checked_keys(path: &Path, spec: &RunSpec) -> Result<BTreeSet<SampleKey>, RunE
         }
         lines.insert(key, line);
     }
+    if lines.is_empty() {
+        return Err(RunError::malformed(path.display(), "holds no samples"));
+    }
     Ok(lines.into_keys().collect())
 }
 
-/// Results that cannot be computed here, if they are about as many documents as there are.
+/// Results that cannot be computed here, if they are about as many documents as there are (how many answers each
+/// document has is not compared).
 fn kept_results(
     path: &Path,
     results: Vec<TaskResult>,
@@ -122,7 +126,7 @@ fn import_log(
     owner: &str,
 ) -> Result<Imported, RunError> {
     let log = lm_eval::read(dir, samples)?;
-    let samples_total = log.records.values().map(|records| records.len() as u64).sum();
+    let samples_total = log.samples_total;
     let new = NewRun { spec: log.spec, request: json!(log.request), samples_total, fork: false };
     let mut target = Target::open(store, &new, None, owner)?;
     target.add(log.records.into_values().flatten().map(Ok))?;

@@ -69,8 +69,8 @@ impl Hint for RunError {
                 "undo the change, or start a new run with `evalign resume {run} --fork`; the stored one stays as it is"
             )),
             Self::ScoredOtherwise { run, .. } => Some(format!(
-                "undo the change (task files of your own are named with `--include-path`), or score the stored \
-                 answers by what is there now: `evalign rescore {run}`"
+                "name the task files it was scored by with `--include-path DIR`, undo a change to them, or score \
+                 the stored answers by what is there now: `evalign rescore {run}`"
             )),
             Self::ScoresDiffer { run, rescored } => Some(format!(
                 "score the stored samples by the task file {}, `evalign rescore {run} --include-path DIR`, and \

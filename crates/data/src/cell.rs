@@ -53,7 +53,13 @@ fn json_of(cell: &AnyValue<'_>) -> Result<Value, String> {
             Value::Array(items.iter().map(|item| json_of(&item)).collect::<Result<_, _>>()?)
         }
         AnyValue::Struct(_, _, fields) => object(fields.iter().map(|f| f.name().to_string()), cell)?,
-        AnyValue::StructOwned(parts) => object(parts.1.iter().map(|f| f.name().to_string()), cell)?,
+        // What a column of one row gives; `_iter_struct_av` cannot take it.
+        AnyValue::StructOwned(parts) => {
+            let (values, fields) = &**parts;
+            let cells = fields.iter().zip(values);
+            let named = cells.map(|(field, value)| Ok((field.name().to_string(), json_of(value)?)));
+            Value::Object(named.collect::<Result<_, String>>()?)
+        }
         AnyValue::Binary(bytes) => binary(bytes),
         AnyValue::BinaryOwned(bytes) => binary(bytes),
         // Texts and categories.

@@ -107,7 +107,9 @@ impl RecordReader {
                 continue;
             }
             let first_line = self.lines.line;
-            let mut state = csv::State::default().after(&out[start..]);
+            // A byte order mark is no part of the first cell.
+            let mark = if first_line == 1 && out[start..].starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+            let mut state = csv::State::default().after(&out[start + mark..]);
             while self.kind == TextKind::Csv && state == csv::State::Quoted {
                 let so_far = out.len();
                 if !self.lines.append(out, start)? {

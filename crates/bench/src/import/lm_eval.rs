@@ -19,6 +19,8 @@ pub(super) struct Log {
     pub(super) request: RunRequest,
     /// By task, in document order.
     pub(super) records: BTreeMap<String, Vec<SampleRecord>>,
+    /// As many as the log's summary says, where it says more than there are: the log was cut off then.
+    pub(super) samples_total: u64,
 }
 
 /// Reads `samples_TASK_DATE.jsonl` files and, where there is one, `results_DATE.json`. What the log does
@@ -32,7 +34,11 @@ pub(super) fn read(dir: &Path, samples: &[(String, PathBuf)]) -> Result<Log, Run
     for (task, path) in samples {
         let bytes = fs_err::read(path).map_err(|source| RunError::File { path: path.clone(), source })?;
         hashes.push(Digest::of(bytes));
-        records.insert(task.clone(), read_task(task, path)?);
+        let read = read_task(task, path)?;
+        if read.is_empty() {
+            return Err(RunError::malformed(path.display(), "holds no samples"));
+        }
+        records.insert(task.clone(), read);
     }
     let log = Digest::of_json(&json!(hashes));
     let own = own_mode(&summary).map_err(|e| RunError::malformed(dir.display(), e))?;
@@ -69,7 +75,16 @@ pub(super) fn read(dir: &Path, samples: &[(String, PathBuf)]) -> Result<Log, Run
     let mut request = RunRequest::new(reference, records.keys().cloned().collect());
     request.mode = mode;
     request.seed = spec.seed;
-    Ok(Log { spec, request, records })
+    let samples_total = records.iter().map(|(task, records)| expected(task, records, &summary)).sum();
+    Ok(Log { spec, request, records, samples_total })
+}
+
+/// Samples that a task's log should hold, by the documents its summary counts.
+fn expected(task: &str, records: &[SampleRecord], summary: &Value) -> u64 {
+    let there = records.len() as u64;
+    let repeats = records.iter().map(|record| u64::from(record.key.repeat) + 1).max().unwrap_or(1);
+    let counted = summary.get("n-samples").and_then(|counts| counts.get(task)?.get("effective")?.as_u64());
+    counted.map_or(there, |documents| there.max(documents.saturating_mul(repeats)))
 }
 
 /// The rule book, where evalign wrote the log; the reference has no such field.

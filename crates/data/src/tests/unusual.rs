@@ -1,7 +1,8 @@
 //! Whole files that are not written as most are.
 
 use polars::prelude::{
-    Column as Cells, DataFrame, DataType, IntoColumn, NamedFrom, ParquetWriter, Series, TimeUnit,
+    Column as Cells, DataFrame, DataType, IntoColumn, IntoSeries, NamedFrom, ParquetWriter, Series,
+    StructChunked, TimeUnit,
 };
 
 use super::*;
@@ -139,4 +140,29 @@ fn what_is_packed_too_densely_says_by_how_much() {
     assert!(matches!(error, DataError::TooLarge { .. }), "{error}");
     assert!(error.to_string().contains("at most 1000 times"), "{error}");
     assert!(error.hint().unwrap().contains("unpack it"), "{error}");
+}
+
+/// polars makes a column of one row a constant, whose structs are of another kind.
+#[test]
+fn a_struct_in_a_file_of_one_row_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("one.parquet");
+    let fields = [Series::new("text".into(), ["red"]), Series::new("label".into(), [7_i64])];
+    let choices = StructChunked::from_series("choices".into(), 1, fields.iter()).unwrap();
+    let mut frame = DataFrame::new(1, vec![choices.into_series().into_column()]).unwrap();
+    ParquetWriter::new(fs_err::File::create(&path).unwrap().into_file()).finish(&mut frame).unwrap();
+    for roots in [offline(), streaming()] {
+        let row = open(&roots, &file_spec(&path)).unwrap().get(0).unwrap();
+        assert_eq!(row["choices"], json!({"text": "red", "label": 7}));
+    }
+}
+
+#[test]
+fn a_byte_order_mark_stands_before_the_quotes_of_a_header() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mark.csv");
+    fs_err::write(&path, "\u{feff}\"q,\nx\",\"a\"\n1,2\n").unwrap();
+    let row = open(&offline(), &file_spec(&path)).unwrap().get(0).unwrap();
+    assert_eq!(row["q,\nx"], json!("1"));
+    assert_eq!(row["a"], json!("2"));
 }
