@@ -54,9 +54,6 @@ fn ctrl_c_keeps_what_is_finished_and_says_how_to_go_on() {
     // Resumed, it is byte for byte the run that was not interrupted.
     sandbox.ok(&["resume", "last"]);
     sandbox.ok(&["export", "last", "--format", "jsonl", "--out", "resumed"]);
-    let other = Sandbox::new();
-    let copy = other.write("model.json", fs_err::read(sandbox.path().join("model.json")).unwrap());
-    drop(copy);
     sandbox.ok(&["eval", "samples", "--model", &model, "--fork"]);
     sandbox.ok(&["export", "last", "--format", "jsonl", "--out", "whole"]);
     for file in ["run.json", "samples.jsonl"] {

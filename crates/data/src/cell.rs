@@ -1,4 +1,4 @@
-use polars::prelude::{AnyValue, DataFrame};
+use polars::prelude::{AnyValue, DataFrame, Field};
 use serde_json::{Number, Value, json};
 
 use crate::guard::guarded;
@@ -52,13 +52,12 @@ fn json_of(cell: &AnyValue<'_>) -> Result<Value, String> {
         AnyValue::List(items) => {
             Value::Array(items.iter().map(|item| json_of(&item)).collect::<Result<_, _>>()?)
         }
-        AnyValue::Struct(_, _, fields) => object(fields.iter().map(|f| f.name().to_string()), cell)?,
+        AnyValue::Struct(_, _, fields) => {
+            object(fields.iter().zip(cell._iter_struct_av()).map(|(field, value)| (field, json_of(&value))))?
+        }
         // What a column of one row gives; `_iter_struct_av` cannot take it.
         AnyValue::StructOwned(parts) => {
-            let (values, fields) = &**parts;
-            let cells = fields.iter().zip(values);
-            let named = cells.map(|(field, value)| Ok((field.name().to_string(), json_of(value)?)));
-            Value::Object(named.collect::<Result<_, String>>()?)
+            object(parts.1.iter().zip(&parts.0).map(|(field, value)| (field, json_of(value))))?
         }
         AnyValue::Binary(bytes) => binary(bytes),
         AnyValue::BinaryOwned(bytes) => binary(bytes),
@@ -74,8 +73,8 @@ fn number(value: f64) -> Value {
     Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 
-fn object(names: impl Iterator<Item = String>, cell: &AnyValue<'_>) -> Result<Value, String> {
-    let fields = names.zip(cell._iter_struct_av()).map(|(name, value)| Ok((name, json_of(&value)?)));
+fn object<'a>(cells: impl Iterator<Item = (&'a Field, Result<Value, String>)>) -> Result<Value, String> {
+    let fields = cells.map(|(field, value)| Ok((field.name().to_string(), value?)));
     fields.collect::<Result<_, String>>().map(Value::Object)
 }
 
