@@ -23,13 +23,21 @@ impl Digest {
         Self::of(canonical_json(value))
     }
 
+    /// [`Digest::of_json`] of a type whose JSON is canonical as it comes, at a tenth of the cost: its fields
+    /// are declared in alphabetical order and it holds no unsorted maps. The type's tests have to hold that.
+    #[must_use]
+    pub fn of_canonical(value: &impl Serialize) -> Self {
+        Self::of(serde_json::to_vec(value).unwrap_or_default())
+    }
+
     /// From the 32 bytes a hasher returned.
     #[must_use]
     pub fn from_raw(raw: &[u8]) -> Self {
-        use fmt::Write as _;
-        let mut hex = String::with_capacity(64);
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut hex = String::with_capacity(2 * raw.len());
         for byte in raw {
-            let _ = write!(hex, "{byte:02x}");
+            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
         }
         Self(hex)
     }

@@ -13,24 +13,32 @@
 mod digest;
 mod hint;
 mod ids;
+mod latency;
 mod model_ref;
 mod outcome;
+mod repeats;
 mod request;
 mod results;
 mod run;
 mod sample;
 mod seed;
+mod sensitivity;
+mod variant;
 
 pub use digest::{Digest, canonical_json};
 pub use hint::Hint;
 pub use ids::{RunId, SampleKey};
+pub use latency::{Latency, LatencySummary, Percentiles};
 pub use model_ref::{ModelRef, ModelRefError, Provider};
 pub use outcome::{Outcome, OutcomeCounts, Score};
+pub use repeats::{AtK, RepeatResult};
 pub use request::{
     ChoiceLogLikelihood, FinishReason, GenerateParams, Message, Output, Prompt, Request, RequestKind,
-    Response, Role, TokenLogprob, Usage,
+    Response, Role, Spent, TokenLogprob, Usage,
 };
 pub use results::{Estimate, MetricResult, ModelSummary, RunResults, Seconds, TaskResult};
 pub use run::{Dtype, ModelIdentity, RunSpec, RunStatus, ScoredBy, ScoringMode, SpecDifference, TaskSpec};
 pub use sample::SampleRecord;
 pub use seed::sample_seed;
+pub use sensitivity::{OptionOrderResult, PerturbationResult, VariantScore};
+pub use variant::Variant;

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::SampleKey;
+use crate::{Latency, SampleKey};
 
 /// Who speaks in a chat message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -128,6 +128,9 @@ pub enum Output {
         finish: FinishReason,
         #[serde(skip_serializing_if = "Option::is_none", default)]
         logprobs: Option<Vec<TokenLogprob>>,
+        /// What a reasoning model thought before it answered. Never scored.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        reasoning: Option<String>,
     },
     Perplexity {
         /// Natural logarithm, summed over all tokens.
@@ -170,28 +173,58 @@ pub struct Usage {
     pub prompt_tokens: u64,
     /// Prompt tokens really pushed through the model after sharing prefixes and cached answers.
     pub computed_prompt_tokens: u64,
+    /// Reasoning included.
     pub generated_tokens: u64,
+    /// Of `prompt_tokens`, those the server had in its own prompt cache (and may charge less for).
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub cached_prompt_tokens: u64,
+    /// Of `generated_tokens`, those spent on reasoning.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub reasoning_tokens: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
-        self.prompt_tokens += other.prompt_tokens;
-        self.computed_prompt_tokens += other.computed_prompt_tokens;
-        self.generated_tokens += other.generated_tokens;
+        let sum = |a: &mut u64, b: u64| *a = a.saturating_add(b);
+        sum(&mut self.prompt_tokens, other.prompt_tokens);
+        sum(&mut self.computed_prompt_tokens, other.computed_prompt_tokens);
+        sum(&mut self.generated_tokens, other.generated_tokens);
+        sum(&mut self.cached_prompt_tokens, other.cached_prompt_tokens);
+        sum(&mut self.reasoning_tokens, other.reasoning_tokens);
     }
+}
+
+/// What was spent on a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Those that failed included.
+    pub requests: u64,
+    /// Prompt and generated tokens, as far as the server says how many there were.
+    pub tokens: u64,
+    /// As far as prices are known.
+    pub usd: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Response {
     pub output: Output,
     /// `computed_prompt_tokens` is only known for a whole batch when prefixes are shared; the local
-    /// engine attributes each computed token to the first request that needed it.
-    pub usage: Usage,
+    /// engine attributes each computed token to the first request that needed it. `None` where a server
+    /// does not say: not known is not nothing.
+    pub usage: Option<Usage>,
     /// Tokens cut from the left of the prompt because it was longer than the context. 0 normally.
     pub truncated_tokens: u64,
     /// Answered from the response cache.
     #[serde(default)]
     pub cached: bool,
+    /// Known of servers only, and not of cached answers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency: Option<Latency>,
 }
 
 #[cfg(test)]
@@ -209,8 +242,12 @@ mod tests {
         let text = Output::Perplexity { sum: f64::NEG_INFINITY, tokens: 3 };
         assert_eq!(refused(text), "log-likelihood of the text is -inf");
         let token = TokenLogprob { token: "x".to_owned(), logprob: f64::NEG_INFINITY };
-        let text =
-            Output::Text { text: "x".to_owned(), finish: FinishReason::Stop, logprobs: Some(vec![token]) };
+        let text = Output::Text {
+            text: "x".to_owned(),
+            finish: FinishReason::Stop,
+            logprobs: Some(vec![token]),
+            reasoning: None,
+        };
         assert_eq!(refused(text), "log-probability of token 0 (\"x\") is -inf");
     }
 }

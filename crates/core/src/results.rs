@@ -1,6 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, OutcomeCounts, RunId, Usage};
+use crate::{
+    Digest, LatencySummary, OptionOrderResult, OutcomeCounts, PerturbationResult, RepeatResult, RunId, Usage,
+};
 
 /// A measured number. It is never shown without `n`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,4 +90,19 @@ pub struct RunResults {
     pub results: Vec<TaskResult>,
     pub usage: Usage,
     pub seconds: Seconds,
+    /// What all answers cost together. Absent where the price of any is not known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cost_usd: Option<f64>,
+    /// How long a server took. Absent where no answer came from one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency: Option<LatencySummary>,
+    /// What several answers to each document say, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub repeats: Vec<RepeatResult>,
+    /// What the order of options does to scores, where it was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub option_order: Vec<OptionOrderResult>,
+    /// What perturbed prompts do to scores, where they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub perturbations: Vec<PerturbationResult>,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Digest, ModelRef};
+use crate::{Digest, ModelRef, Variant};
 
 /// How weights are held in memory and computed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,6 +85,17 @@ pub struct TaskSpec {
     pub docs: [u64; 2],
     /// Generation parameters after command-line overrides; `null` for log-likelihood tasks.
     pub generation: Value,
+    /// Asked in another way than the task file says. `task` then is [`Variant::task_name`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub variant: Option<Variant>,
+}
+
+impl TaskSpec {
+    /// The name of the task file's task.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        self.variant.map_or(self.task.as_str(), |_| Variant::base_task(&self.task))
+    }
 }
 
 /// Everything that determines a run's numbers. Two runs with equal specs are the same run.

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Digest, Output, Request, SampleKey, Score, Usage};
+use crate::{Digest, Latency, Output, Request, SampleKey, Score, Usage};
 
 /// Everything kept of one finished sample: enough to read it, re-score it and export it without the
 /// model or the dataset.
@@ -29,4 +29,19 @@ pub struct SampleRecord {
     /// Tokens cut from the left of the prompt.
     #[serde(default)]
     pub truncated_tokens: u64,
+    /// How long a server took.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency: Option<Latency>,
+    /// Requests to a server that it took, failed ones included. 0 where none was asked: for a model in
+    /// this process, or an answer from the cache.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub requests: u32,
+    /// What the answer cost by the run's price table. Absent where no price is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cost_usd: Option<f64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }

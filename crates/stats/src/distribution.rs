@@ -134,7 +134,7 @@ fn incomplete_beta(a: f64, b: f64, x: f64) -> Option<f64> {
 
 /// ln Gamma(x) for x > 0: the recurrence lifts x above 12, then Stirling's series (Abramowitz & Stegun
 /// 6.1.41) is exact to double precision.
-fn ln_gamma(x: f64) -> f64 {
+pub(crate) fn ln_gamma(x: f64) -> f64 {
     let (mut shifted, mut product) = (x, 1.0);
     while shifted < 12.0 {
         product *= shifted;
