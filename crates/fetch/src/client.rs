@@ -50,6 +50,12 @@ impl<'a> Call<'a> {
     }
 }
 
+/// To be called before a client is built: reqwest is compiled without a choice of its own.
+pub(crate) fn choose_cryptography() {
+    // An error means that the process has chosen already: as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 impl HttpClient {
     pub(crate) fn new(config: &HubConfig) -> Self {
         Self { token: config.sendable_token().cloned(), config: config.clone(), client: OnceLock::new() }
@@ -61,8 +67,7 @@ impl HttpClient {
 
     fn client(&self) -> Result<&Client, FetchError> {
         let built = self.client.get_or_init(|| {
-            // An error means that the process has chosen its cryptography already: as good.
-            let _ = rustls::crypto::ring::default_provider().install_default();
+            choose_cryptography();
             let deadlines = &self.config.deadlines;
             let mut builder = Client::builder()
                 .user_agent(concat!("evalign/", env!("CARGO_PKG_VERSION")))

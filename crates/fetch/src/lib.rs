@@ -19,6 +19,7 @@
 //!
 //! This crate does not know what is inside the files: it chooses them by name and never reads weights.
 
+mod api;
 mod blocking;
 mod builtin;
 mod cache;
@@ -37,6 +38,7 @@ mod retry;
 mod selection;
 mod wheel;
 
+pub use api::{ApiBase, network_error, retry_after, shown_text};
 pub use blocking::block_on;
 pub use builtin::{BUILT_INS, BuiltIn, BuiltInFile};
 pub use config::{Deadlines, Home, HubConfig};
@@ -49,5 +51,5 @@ pub use models::{
 pub use names::{Repo, RepoKind, RepoPath, Revision};
 pub use progress::{Event, Progress, silent};
 pub use redact::Secret;
-pub use retry::RetryPolicy;
+pub use retry::{Jitter, RetryPolicy};
 pub use wheel::Pip;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use reqwest::Url;
+use reqwest::header::HeaderValue;
 
 /// Longest text of a server or a child process that is repeated in an error.
 const MAX_TEXT_CHARS: usize = 300;
@@ -21,6 +22,21 @@ impl Secret {
 
     pub(crate) fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The secret behind a prefix (`Bearer `), as a header whose value nothing prints. `None` where it
+    /// holds characters that no header can carry.
+    #[must_use]
+    pub fn header(&self, prefix: &str) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(&format!("{prefix}{}", self.0)).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    /// A digest to tell secrets apart by, which does not lead back to them.
+    #[must_use]
+    pub fn digest(&self) -> evalign_core::Digest {
+        evalign_core::Digest::of(format!("evalign secret\0{}", self.0))
     }
 }
 

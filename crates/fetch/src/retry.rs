@@ -1,6 +1,7 @@
 //! When to try again, and how long to wait before.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -39,10 +40,13 @@ impl RetryPolicy {
 
     /// Wait after the `failures`-th failure in a row (1 is the first).
     pub(crate) fn delay(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
-        self.delay_with(failures, retry_after, random_fraction())
+        self.wait(failures, retry_after, Jitter::from_os().draw())
     }
 
-    fn delay_with(&self, failures: u32, retry_after: Option<Duration>, fraction: f64) -> Duration {
+    /// Wait after the `failures`-th failure in a row (1 is the first), where the server asked for
+    /// `retry_after` and `fraction` was drawn from [0, 1).
+    #[must_use]
+    pub fn wait(&self, failures: u32, retry_after: Option<Duration>, fraction: f64) -> Duration {
         let doubled = self.base.saturating_mul(1u32 << failures.saturating_sub(1).min(16));
         let backoff = doubled.min(self.cap).mul_f64(fraction);
         match retry_after {
@@ -63,11 +67,34 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
     Some(Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO))
 }
 
-/// A number in [0, 1) from the standard library's per-process random keys: enough to keep clients
-/// that failed together from returning together.
-fn random_fraction() -> f64 {
-    let bits = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+/// Draws that spread waits, so that requests that failed together do not come back together: SplitMix64
+/// (Steele, Lea and Flood 2014).
+#[derive(Debug)]
+pub struct Jitter(Mutex<u64>);
+
+impl Jitter {
+    /// The same draws for the same seed, for tests.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self(Mutex::new(seed))
+    }
+
+    /// Other draws in every process.
+    #[must_use]
+    pub fn from_os() -> Self {
+        Self::seeded(std::collections::hash_map::RandomState::new().build_hasher().finish())
+    }
+
+    /// In [0, 1).
+    #[must_use]
+    pub fn draw(&self) -> f64 {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
 }
 
 #[cfg(test)]
@@ -96,7 +123,7 @@ mod tests {
     fn waits_grow_up_to_their_caps() {
         let policy = RetryPolicy::default();
         let ms = |failures, after: Option<u64>, fraction| {
-            policy.delay_with(failures, after.map(Duration::from_secs), fraction).as_millis()
+            policy.wait(failures, after.map(Duration::from_secs), fraction).as_millis()
         };
         assert_eq!(ms(1, None, 1.0), 500);
         assert_eq!(ms(3, None, 1.0), 2000);
@@ -104,6 +131,14 @@ mod tests {
         assert_eq!(ms(40, None, 1.0), 20_000);
         assert_eq!(ms(1, Some(3), 1.0), 3000);
         assert_eq!(ms(1, Some(100_000), 1.0), 120_000);
-        assert!((0..1000).all(|_| (0.0..1.0).contains(&random_fraction())));
+    }
+
+    #[test]
+    fn draws_are_even_and_differ_between_processes() {
+        let jitter = Jitter::seeded(7);
+        let draws: Vec<f64> = (0..1000).map(|_| jitter.draw()).collect();
+        assert!(draws.iter().all(|draw| (0.0..1.0).contains(draw)));
+        assert!((draws.iter().sum::<f64>() / 1000.0 - 0.5).abs() < 0.05);
+        assert_ne!(Jitter::from_os().draw().to_bits(), Jitter::from_os().draw().to_bits());
     }
 }

@@ -1,11 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use evalign_core::{Digest, GenerateParams, ModelIdentity, Prompt, Request, RequestKind, Response, Seconds};
+use evalign_core::{
+    Digest, GenerateParams, Message, ModelIdentity, Prompt, Provider, Request, RequestKind, Response, Role,
+    Seconds,
+};
 use evalign_lm::DateTime;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use crate::model::{Capabilities, Model, TokenCount};
+use crate::model::{Capabilities, Intake, Model, TokenCount};
 use crate::replies::Replies;
 
 /// Raised when the way requests become tokens, or what a response means, changes.
@@ -15,12 +18,20 @@ const KEY_VERSION: u32 = 2;
 /// that is empty.
 pub trait ResponseCache: Send + Sync {
     fn get(&self, key: &Digest) -> Option<Response>;
+    /// [`ResponseCache::get`] for many, where that is faster together.
+    fn get_all(&self, keys: &[Digest]) -> Vec<Option<Response>> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
     fn put(&self, key: &Digest, response: &Response);
 }
 
 impl<C: ResponseCache + ?Sized> ResponseCache for std::sync::Arc<C> {
     fn get(&self, key: &Digest) -> Option<Response> {
         (**self).get(key)
+    }
+
+    fn get_all(&self, keys: &[Digest]) -> Vec<Option<Response>> {
+        (**self).get_all(keys)
     }
 
     fn put(&self, key: &Digest, response: &Response) {
@@ -52,37 +63,124 @@ impl ResponseCache for MemoryCache {
 pub fn cache_key(identity: &ModelIdentity, clock: Option<DateTime>, kind: &RequestKind) -> Digest {
     let (request, prompt) = match kind {
         RequestKind::LogLikelihood { context, continuations } => {
-            (json!({"log_likelihood": continuations}), Some(context))
+            (KeyRequest::LogLikelihood(continuations), Some(context))
         }
-        RequestKind::Generate { prompt, params } => (json!({"generate": effective(params)}), Some(prompt)),
-        RequestKind::Perplexity { text } => (json!({"perplexity": text}), None),
+        RequestKind::Generate { prompt, params } => {
+            (KeyRequest::Generate(KeyParams::of(params)), Some(prompt))
+        }
+        RequestKind::Perplexity { text } => (KeyRequest::Perplexity(text), None),
     };
     let (template, clock) = match prompt {
         Some(Prompt::Chat(_)) => (identity.chat_template.as_ref(), clock),
         Some(Prompt::Text(_)) | None => (None, None),
     };
-    Digest::of_json(&json!({
-        "version": [json!(KEY_VERSION), json!(env!("CARGO_PKG_VERSION"))],
-        "provider": identity.reference.provider,
-        "weights": identity.weights,
-        "tokenizer": identity.tokenizer,
-        "chat_template": template,
-        "clock": clock.map(|time| time.to_string()),
-        "adapter": identity.adapter,
-        "dtype": identity.dtype,
-        "device": identity.device,
-        "prompt": prompt,
-        "request": request,
-    }))
+    Digest::of_canonical(&Key {
+        adapter: identity.adapter.as_ref(),
+        chat_template: template,
+        clock: clock.map(|time| time.to_string()),
+        device: &identity.device,
+        dtype: &identity.dtype,
+        prompt: prompt.map(KeyPrompt::of),
+        provider: identity.reference.provider,
+        request,
+        tokenizer: &identity.tokenizer,
+        version: (KEY_VERSION, env!("CARGO_PKG_VERSION")),
+        weights: &identity.weights,
+    })
 }
 
-/// Without what has no effect in greedy decoding (see [`GenerateParams`]).
-fn effective(params: &GenerateParams) -> Value {
-    let mut params = params.clone();
-    if params.temperature == 0.0 {
-        params = GenerateParams { top_p: None, top_k: None, min_p: None, seed: 0, ..params };
+/// What a key is the digest of. Its canonical JSON is its JSON: fields stand in alphabetical order, here and
+/// in everything below. That makes a key cheap, and there is one for every request.
+#[derive(Serialize)]
+struct Key<'a> {
+    adapter: Option<&'a Digest>,
+    chat_template: Option<&'a Digest>,
+    clock: Option<String>,
+    device: &'a str,
+    dtype: &'a str,
+    prompt: Option<KeyPrompt<'a>>,
+    provider: Provider,
+    request: KeyRequest<'a>,
+    tokenizer: &'a Digest,
+    version: (u32, &'static str),
+    weights: &'a Digest,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum KeyPrompt<'a> {
+    Text(&'a str),
+    Chat(Vec<KeyMessage<'a>>),
+}
+
+#[derive(Serialize)]
+struct KeyMessage<'a> {
+    content: &'a str,
+    role: Role,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum KeyRequest<'a> {
+    LogLikelihood(&'a [String]),
+    Generate(KeyParams<'a>),
+    Perplexity(&'a str),
+}
+
+#[derive(Serialize)]
+struct KeyParams<'a> {
+    logprobs: bool,
+    max_tokens: u32,
+    min_p: Option<f64>,
+    repetition_penalty: Option<f64>,
+    seed: u64,
+    stop: &'a [String],
+    temperature: f64,
+    top_k: Option<u32>,
+    top_p: Option<f64>,
+}
+
+impl<'a> KeyPrompt<'a> {
+    fn of(prompt: &'a Prompt) -> Self {
+        match prompt {
+            Prompt::Text(text) => Self::Text(text),
+            Prompt::Chat(messages) => Self::Chat(
+                messages
+                    .iter()
+                    .map(|Message { role, content }| KeyMessage { content, role: *role })
+                    .collect(),
+            ),
+        }
     }
-    json!(params)
+}
+
+impl<'a> KeyParams<'a> {
+    /// Without what has no effect in greedy decoding (see [`GenerateParams`]).
+    fn of(params: &'a GenerateParams) -> Self {
+        let GenerateParams {
+            max_tokens,
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            repetition_penalty,
+            stop,
+            seed,
+            logprobs,
+        } = params;
+        let drawn = *temperature != 0.0;
+        Self {
+            logprobs: *logprobs,
+            max_tokens: *max_tokens,
+            min_p: min_p.filter(|_| drawn),
+            repetition_penalty: *repetition_penalty,
+            seed: if drawn { *seed } else { 0 },
+            stop,
+            temperature: *temperature,
+            top_k: top_k.filter(|_| drawn),
+            top_p: top_p.filter(|_| drawn),
+        }
+    }
 }
 
 /// Answers from a cache what was answered before by the same model. A model without an answer is asked;
@@ -129,11 +227,16 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
         let mut found = Vec::new();
         let mut missing = Vec::new();
         let mut asked = Vec::new();
-        for (index, request) in requests.into_iter().enumerate() {
-            let key = cache_key(self.identity(), self.clock(), &request.kind);
-            if let Some(mut response) = self.cache.get(&key) {
+        let key = |request: &Request| cache_key(self.identity(), self.clock(), &request.kind);
+        let keys: Vec<Digest> = requests.iter().map(key).collect();
+        let known = self.cache.get_all(&keys);
+        for (index, ((request, key), known)) in requests.into_iter().zip(keys).zip(known).enumerate() {
+            if let Some(mut response) = known {
                 response.cached = true;
-                response.usage.computed_prompt_tokens = 0;
+                if let Some(usage) = &mut response.usage {
+                    usage.computed_prompt_tokens = 0;
+                }
+                response.latency = None;
                 found.push((index, Ok(response)));
             } else {
                 let wanted = match &request.kind {
@@ -152,7 +255,9 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
             let Some((index, key, wanted)) = missing.get(position) else { return (usize::MAX, result) };
             if let Ok(response) = &result
                 && response.truncated_tokens == 0
-                && wanted.is_none_or(|wanted| response.usage.prompt_tokens + wanted <= room)
+                && wanted
+                    .zip(response.usage)
+                    .is_none_or(|(wanted, usage)| usage.prompt_tokens.saturating_add(wanted) <= room)
             {
                 cache.put(key, response);
             }
@@ -161,7 +266,87 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
         answers.preceded_by(found)
     }
 
+    fn intake(&self) -> Intake {
+        self.model.intake()
+    }
+
+    fn wind_down(&self) -> bool {
+        self.model.wind_down()
+    }
+
     fn timing(&self) -> Seconds {
         self.model.timing()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.model.notes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evalign_core::ModelRef;
+    use serde_json::json;
+
+    use super::*;
+
+    fn identity() -> ModelIdentity {
+        ModelIdentity {
+            reference: "openai/m".parse::<ModelRef>().unwrap(),
+            weights: Digest::of("weights"),
+            tokenizer: Digest::of("tokenizer"),
+            chat_template: Some(Digest::of("template")),
+            adapter: None,
+            dtype: "unknown".to_owned(),
+            device: "http://h/v1 \"quoted\"".to_owned(),
+        }
+    }
+
+    fn key_in_words(
+        prompt: &serde_json::Value,
+        template: Option<&Digest>,
+        request: &serde_json::Value,
+    ) -> Digest {
+        let identity = identity();
+        Digest::of_json(&json!({
+            "version": [json!(KEY_VERSION), json!(env!("CARGO_PKG_VERSION"))],
+            "provider": identity.reference.provider, "weights": identity.weights,
+            "tokenizer": identity.tokenizer, "chat_template": template, "clock": null, "adapter": null,
+            "dtype": identity.dtype, "device": identity.device, "prompt": prompt, "request": request,
+        }))
+    }
+
+    /// Keys are on users' disks: how they are computed may change, what comes out may not.
+    #[test]
+    fn keys_are_digests_of_canonical_json() {
+        let key = |kind: &RequestKind| cache_key(&identity(), None, kind);
+        let context = Prompt::Text("ü\n\"".to_owned());
+        let asked = RequestKind::LogLikelihood { context, continuations: vec![" A".to_owned()] };
+        let wanted = json!({"log_likelihood": [" A"]});
+        assert_eq!(key(&asked), key_in_words(&json!({"text": "ü\n\""}), None, &wanted));
+
+        let prompt = Prompt::Chat(vec![Message { role: Role::User, content: "hi".to_owned() }]);
+        let drawn = GenerateParams {
+            temperature: 0.7,
+            top_p: Some(0.9),
+            top_k: Some(5),
+            min_p: Some(0.05),
+            repetition_penalty: Some(1.1),
+            stop: vec!["\n".to_owned()],
+            seed: u64::MAX,
+            ..GenerateParams::default()
+        };
+        let greedy = GenerateParams { temperature: 0.0, ..drawn.clone() };
+        let without_effect =
+            GenerateParams { top_p: None, top_k: None, min_p: None, seed: 0, ..greedy.clone() };
+        let chat = json!({"chat": [{"role": "user", "content": "hi"}]});
+        for (params, counted) in [(drawn.clone(), drawn), (greedy, without_effect)] {
+            let asked = RequestKind::Generate { prompt: prompt.clone(), params };
+            let wanted =
+                key_in_words(&chat, identity().chat_template.as_ref(), &json!({"generate": counted}));
+            assert_eq!(key(&asked), wanted);
+        }
+        let asked = RequestKind::Perplexity { text: "t".to_owned() };
+        assert_eq!(key(&asked), key_in_words(&json!(null), None, &json!({"perplexity": "t"})));
     }
 }

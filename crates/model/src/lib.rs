@@ -1,8 +1,9 @@
 //! Models as the rest of evalign sees them: text in, log-likelihoods or text out.
 //!
 //! The one seam is the [`Model`] trait. Behind it are providers ([`Local`] for the engine in this
-//! process, [`Scripted`] for tests) and decorators ([`Cached`]); [`load`] turns a [`ModelRef`] into the
-//! right one.
+//! process, [`OpenAi`] for servers, [`Scripted`] for tests) and decorators ([`Cached`]); [`load`] turns a
+//! [`ModelRef`] into the right one. A server is asked one [`Call`] at a time, through decorators of its
+//! own ([`Split`], [`Retrying`], [`Limited`], [`Budgeted`], [`Deadlined`]), and [`Remote`] makes a model of it.
 //!
 //! The one decision: requests are submitted as whole sets and answered in any order. A set is what lets
 //! the local engine compute a prompt that thousands of requests share only once; any order is what lets
@@ -18,20 +19,44 @@
 //!
 //! This crate knows nothing of tasks, runs or storage.
 
+mod budget;
 mod cached;
+mod call;
+mod deadline;
 mod error;
+mod fused;
+mod limit;
 mod load;
 mod local;
 mod model;
+mod openai;
+mod price;
+mod remote;
 mod replies;
+mod retry;
 mod scripted;
+mod split;
 
+pub use budget::{Budget, BudgetLimits, Budgeted};
 pub use cached::{Cached, MemoryCache, ResponseCache, cache_key};
-pub use error::{ErrorKind, ModelError};
+pub use call::Call;
+pub use deadline::Deadlined;
+pub use error::{ErrorKind, ModelError, ServerError, TransportFailure};
 pub use evalign_core::ModelRef;
+pub use evalign_fetch::{Jitter, RetryPolicy};
 pub use evalign_lm::{DateTime, DeviceSpec};
+pub use fused::{Fuse, Fused};
+pub use limit::{Concurrency, Limited, Limiter, Limiters};
 pub use load::{LoadOptions, load};
 pub use local::{Local, LocalOptions, OverlongPrompt};
-pub use model::{Capabilities, Model, TokenCount};
-pub use replies::{Replies, Reply, ReplySender};
+pub use model::{Capabilities, Intake, Model, TokenCount};
+pub use openai::{
+    CallDeadlines, Embeddings, ModelSettings, Needs, OpenAi, OpenAiOptions, Parameter, ServerKind,
+    SystemRole, TokenLimit,
+};
+pub use price::{Price, PriceTable};
+pub use remote::{Remote, RemoteProfile};
+pub use replies::{Replies, Reply, ReplySender, Room};
+pub use retry::Retrying;
 pub use scripted::Scripted;
+pub use split::Split;

@@ -2,13 +2,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use evalign_core::{Dtype, ModelRef, Provider};
-use evalign_fetch::{Models, Progress, block_on};
+use evalign_fetch::{Jitter, Models, Progress, RetryPolicy, block_on};
 use evalign_lm::{DateTime, DeviceSpec};
 
+use crate::budget::{Budget, Budgeted};
+use crate::deadline::Deadlined;
 use crate::error::ModelError;
+use crate::fused::{Fuse, Fused};
+use crate::limit::{Concurrency, Limited, Limiters};
 use crate::local::{Local, LocalOptions, OverlongPrompt};
 use crate::model::Model;
+use crate::openai::{OpenAi, OpenAiOptions};
+use crate::remote::{Remote, RemoteProfile, runtime};
+use crate::retry::Retrying;
 use crate::scripted::Scripted;
+use crate::split::Split;
+
+/// Calls that are started before the first is answered, at least; see [`RemoteProfile::started`].
+const STARTED: usize = 1024;
 
 /// How to load whatever model is named. The default: the CPU in f32, every core, nothing cut.
 #[derive(Clone, Debug, Default)]
@@ -20,10 +31,18 @@ pub struct LoadOptions {
     pub memory_gib: Option<f64>,
     pub threads: Option<usize>,
     pub overlong: OverlongPrompt,
-    /// Neither hub nor package index is asked.
+    /// Neither hub nor package index is asked. Of a model server it says nothing: naming one is asking it.
     pub offline: bool,
     /// What a chat template takes for the present: [`Model::clock`] of an earlier time. `None`: today.
     pub now: Option<DateTime>,
+    /// How a model on a server is reached.
+    pub openai: OpenAiOptions,
+    pub concurrency: Concurrency,
+    /// The limits on concurrency that other models of this process keep to.
+    pub limiters: Limiters,
+    pub retry: RetryPolicy,
+    /// What may be spent on a server. `None`: it is not limited, nor known afterwards.
+    pub budget: Option<Arc<Budget>>,
 }
 
 /// Loads the model that a reference names. Blocks until it is ready (a local model takes seconds, one
@@ -52,15 +71,56 @@ pub fn load(
             Ok(Arc::new(Local::load(reference, &path, &local)?))
         }
         Provider::Scripted => Ok(Arc::new(Scripted::load(Path::new(&reference.name))?)),
-        Provider::Openai => Err(ModelError::Unsupported {
-            model: reference.to_string(),
-            what: "this version measures local models only".to_owned(),
-            hint: Some(
-                "name a model file, directory or hub model, for example `local/smollm2-135m-instruct`"
-                    .to_owned(),
-            ),
-        }),
+        Provider::Openai => remote(reference, options),
     }
+}
+
+/// A model on a server, in its decorators: a call waits for a slot, is admitted by the budget, and has a
+/// deadline in all; a call that failed in passing gives its slot back while it waits for the next try. What
+/// takes several requests is split outside of all that, so that each of them is one call.
+fn remote(reference: &ModelRef, options: &LoadOptions) -> Result<Arc<dyn Model>, ModelError> {
+    let openai = wait_for(OpenAi::connect(reference, &options.openai))?;
+    let mut notes = openai.notes();
+    if options.overlong == OverlongPrompt::CutLeft {
+        notes.push(
+            "prompts that are too long for the server are refused by it, not cut from the left: only it can count tokens"
+                .to_owned(),
+        );
+    }
+    let limited = match options.concurrency {
+        Concurrency::Auto => 0,
+        Concurrency::Fixed(limit) => usize::try_from(limit.get()).unwrap_or(usize::MAX),
+    };
+    let profile = RemoteProfile {
+        identity: openai.identity(),
+        context_length: openai.context_length(),
+        capabilities: openai.capabilities(),
+        notes,
+        started: STARTED.max(limited.saturating_mul(2)),
+    };
+    let limiter = options.limiters.of(openai.account().as_str(), options.concurrency);
+    let (place, total) = (profile.identity.device.clone(), openai.deadlines().total);
+    let fuse = Arc::new(Fuse::default());
+    let many_prompts = openai.takes_many_prompts();
+    let budget = options.budget.clone().unwrap_or_default();
+    let call = Budgeted::new(Deadlined::new(openai, place, total), budget);
+    let call = Limited::new(Fused::new(call, fuse.clone()), limiter);
+    let call = Retrying::new(call, options.retry.clone(), Jitter::from_os());
+    Ok(if many_prompts {
+        Arc::new(Remote::new(call, profile, fuse))
+    } else {
+        Arc::new(Remote::new(Split::new(call), profile, fuse))
+    })
+}
+
+/// Waits for a server, from inside of an async runtime or outside.
+fn wait_for<T: Send>(future: impl Future<Output = Result<T, ModelError>> + Send) -> Result<T, ModelError> {
+    let runtime = runtime()?;
+    // A thread of its own: tokio forbids blocking on one of its own.
+    std::thread::scope(|scope| match scope.spawn(|| runtime.block_on(future)).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 fn local_options(options: &LoadOptions) -> Result<LocalOptions, ModelError> {

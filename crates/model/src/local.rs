@@ -98,6 +98,7 @@ impl Model for Local {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             log_likelihood: true,
+            chat_log_likelihood: self.model.chat_template().is_some(),
             generate: true,
             perplexity: true,
             chat: self.model.chat_template().is_some(),

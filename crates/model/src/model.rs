@@ -8,7 +8,10 @@ use crate::replies::Replies;
 /// What a model can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
+    /// Answers [`RequestKind::LogLikelihood`] after [`Prompt::Text`].
     pub log_likelihood: bool,
+    /// Answers [`RequestKind::LogLikelihood`] after [`Prompt::Chat`].
+    pub chat_log_likelihood: bool,
     pub generate: bool,
     pub perplexity: bool,
     /// Takes [`Prompt::Chat`].
@@ -21,6 +24,15 @@ pub struct Capabilities {
 pub struct TokenCount {
     /// Tokens of the prompt, and of the continuations to be scored, as if nothing were shared.
     pub prompt: u64,
+}
+
+/// How a model likes to be given its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// Requests to submit together.
+    pub together: usize,
+    /// The next ones are wanted when no more than this many are unanswered.
+    pub ahead: usize,
 }
 
 /// A language model that answers sets of requests.
@@ -52,8 +64,26 @@ pub trait Model: Send + Sync {
     /// at once can share work.
     fn submit(&self, requests: Vec<Request>) -> Replies;
 
+    /// How a long list of requests is best handed over. By default in large sets, one when the other is
+    /// answered: within a set the local engine shares the work of common prompt beginnings.
+    fn intake(&self) -> Intake {
+        Intake { together: 16_384, ahead: 0 }
+    }
+
+    /// Nothing more is wanted of this model but what is being answered at this moment: those replies still
+    /// come, the others end early. `false` where nothing is lost by dropping the replies instead, which is
+    /// everywhere but where answers are paid for.
+    fn wind_down(&self) -> bool {
+        false
+    }
+
     /// Time spent so far by this model: loading, reading prompts, generating. Zero for servers.
     fn timing(&self) -> Seconds;
+
+    /// What the user should know about how this model is asked, one sentence each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 impl<M: Model + ?Sized> Model for Arc<M> {
@@ -85,7 +115,19 @@ impl<M: Model + ?Sized> Model for Arc<M> {
         (**self).submit(requests)
     }
 
+    fn intake(&self) -> Intake {
+        (**self).intake()
+    }
+
+    fn wind_down(&self) -> bool {
+        (**self).wind_down()
+    }
+
     fn timing(&self) -> Seconds {
         (**self).timing()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        (**self).notes()
     }
 }

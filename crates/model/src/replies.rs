@@ -84,6 +84,20 @@ impl ReplySender {
         }
     }
 
+    /// [`ReplySender::send`] for async code, in two steps: waits while the caller has enough to do, and
+    /// what comes back takes one answer. Cancel-safe.
+    pub async fn room(&self) -> ControlFlow<(), Room<'_>> {
+        match self.0.reserve().await {
+            Ok(permit) => ControlFlow::Continue(Room(permit)),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// Waits until the caller has dropped its [`Replies`].
+    pub async fn cancelled(&self) {
+        self.0.closed().await;
+    }
+
     /// The caller has dropped its [`Replies`].
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
@@ -93,5 +107,15 @@ impl ReplySender {
     /// `Break` when it [is cancelled](ReplySender::is_cancelled).
     pub(crate) fn still_wanted(&self) -> ControlFlow<()> {
         if self.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// Room for one answer; see [`ReplySender::room`].
+#[derive(Debug)]
+pub struct Room<'a>(mpsc::Permit<'a, Reply>);
+
+impl Room<'_> {
+    pub fn send(self, reply: Reply) {
+        self.0.send(reply);
     }
 }

@@ -14,7 +14,7 @@ use evalign_core::{
 };
 use serde_json::json;
 
-use crate::error::ModelError;
+use crate::error::{ErrorKind, ModelError};
 use crate::model::{Capabilities, Model, TokenCount};
 use crate::replies::{Replies, ReplySender};
 use script::{FaultKind, Script};
@@ -94,7 +94,14 @@ impl Model for Scripted {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { log_likelihood: true, generate: true, perplexity: true, chat: true, completion: true }
+        Capabilities {
+            log_likelihood: true,
+            chat_log_likelihood: true,
+            generate: true,
+            perplexity: true,
+            chat: true,
+            completion: true,
+        }
     }
 
     fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {
@@ -135,9 +142,17 @@ impl Shared {
         while !replies.is_cancelled()
             && let Some((index, request)) = next()
         {
-            if replies.send(index, self.answer(&request)).is_break() {
+            if replies.send(index, self.answer_patiently(&request)).is_break() {
                 return;
             }
+        }
+    }
+
+    /// A passing failure is asked once more, as providers of servers do: who submits requests does not.
+    fn answer_patiently(&self, request: &Request) -> Result<Response, ModelError> {
+        match self.answer(request) {
+            Err(error) if error.kind() == ErrorKind::Retryable => self.answer(request),
+            result => result,
         }
     }
 

@@ -184,9 +184,11 @@ fn generated(output: GenerateOutput, prompt_tokens: u64, truncated_tokens: u64) 
         prompt_tokens,
         computed_prompt_tokens: output.computed_tokens,
         generated_tokens: output.ids.len() as u64,
+        ..Usage::default()
     };
-    let output = Output::Text { text: output.text, finish: output.finish, logprobs: output.logprobs };
-    Response { output, usage, truncated_tokens, cached: false }
+    let output =
+        Output::Text { text: output.text, finish: output.finish, logprobs: output.logprobs, reasoning: None };
+    Response { output, usage: Some(usage), truncated_tokens, cached: false, latency: None }
 }
 
 fn perplexity(output: PerplexityOutput) -> Response {
@@ -194,13 +196,15 @@ fn perplexity(output: PerplexityOutput) -> Response {
         prompt_tokens: output.tokens,
         computed_prompt_tokens: output.computed_tokens,
         generated_tokens: 0,
+        ..Usage::default()
     };
     let tokens = u32::try_from(output.tokens).unwrap_or(u32::MAX);
     Response {
         output: Output::Perplexity { sum: output.sum, tokens },
-        usage,
+        usage: Some(usage),
         truncated_tokens: 0,
         cached: false,
+        latency: None,
     }
 }
 
@@ -275,13 +279,15 @@ impl ScoreReply {
     fn response(&self) -> Response {
         Response {
             output: Output::LogLikelihood { choices: self.choices.iter().copied().flatten().collect() },
-            usage: Usage {
+            usage: Some(Usage {
                 prompt_tokens: self.prompt_tokens,
                 computed_prompt_tokens: self.computed,
                 generated_tokens: 0,
-            },
+                ..Usage::default()
+            }),
             truncated_tokens: self.truncated,
             cached: false,
+            latency: None,
         }
     }
 }

@@ -31,8 +31,9 @@ pub(super) fn answer(script: &Script, kind: &RequestKind) -> Result<Response, Mo
         }
     };
     let prompt_tokens = prompt_tokens(kind);
-    let usage = Usage { prompt_tokens, computed_prompt_tokens: prompt_tokens, generated_tokens };
-    Ok(Response { output, usage, truncated_tokens: 0, cached: false })
+    let usage =
+        Usage { prompt_tokens, computed_prompt_tokens: prompt_tokens, generated_tokens, ..Usage::default() };
+    Ok(Response { output, usage: Some(usage), truncated_tokens: 0, cached: false, latency: None })
 }
 
 /// A token is a word. Every continuation costs the prompt again, as if nothing were shared.
@@ -135,5 +136,5 @@ fn generated(text: &str, params: &GenerateParams) -> (Output, u64) {
         logprob: -made_up_number(&["logprob", piece]) / 8.0,
     };
     let logprobs = params.logprobs.then(|| pieces[..kept].iter().map(logprob).collect());
-    (Output::Text { text: pieces[..kept].concat(), finish, logprobs }, kept as u64)
+    (Output::Text { text: pieces[..kept].concat(), finish, logprobs, reasoning: None }, kept as u64)
 }

@@ -121,8 +121,8 @@ fn what_was_answered_is_not_asked_again() {
             (Ok(before), Ok(after)) => {
                 assert_eq!(before.output, after.output);
                 assert!(!before.cached && after.cached);
-                assert_eq!(after.usage.computed_prompt_tokens, 0);
-                assert_eq!(after.usage.prompt_tokens, before.usage.prompt_tokens);
+                assert_eq!(after.usage.unwrap().computed_prompt_tokens, 0);
+                assert_eq!(after.usage.unwrap().prompt_tokens, before.usage.unwrap().prompt_tokens);
             }
             (Err(_), Err(_)) => {}
             other => panic!("{other:?}"),
@@ -171,7 +171,14 @@ impl Model for Constant {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { log_likelihood: true, generate: true, perplexity: true, chat: true, completion: true }
+        Capabilities {
+            log_likelihood: true,
+            chat_log_likelihood: true,
+            generate: true,
+            perplexity: true,
+            chat: true,
+            completion: true,
+        }
     }
 
     fn count_tokens(&self, _: &RequestKind) -> Option<TokenCount> {
@@ -196,9 +203,10 @@ impl Model for Constant {
 
 /// Whether the answer to this request, with so many tokens in its prompt and so many cut, is kept.
 fn is_kept(kind: &RequestKind, prompt_tokens: u64, truncated_tokens: u64) -> bool {
-    let output = Output::Text { text: "x".to_owned(), finish: FinishReason::Stop, logprobs: None };
+    let output =
+        Output::Text { text: "x".to_owned(), finish: FinishReason::Stop, logprobs: None, reasoning: None };
     let usage = Usage { prompt_tokens, ..Usage::default() };
-    let answer = Response { output, usage, truncated_tokens, cached: false };
+    let answer = Response { output, usage: Some(usage), truncated_tokens, cached: false, latency: None };
     let model = Arc::new(Constant { identity: identity(), answer, asked: AtomicUsize::new(0) });
     let cached = Cached::new(model.clone(), Arc::new(MemoryCache::default()));
     for _ in 0..2 {

@@ -13,12 +13,11 @@ fn error(reference: &str, options: &LoadOptions) -> evalign_model::ModelError {
 #[test]
 fn what_this_version_cannot_run_is_said() {
     let options = LoadOptions { offline: true, ..LoadOptions::default() };
-    for reference in ["openai/gpt-4o-mini", "local/m.gguf+adapter=dir"] {
-        let error = error(reference, &options);
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.to_string().starts_with(reference));
-        assert!(error.hint().is_some());
-    }
+    let reference = "local/m.gguf+adapter=dir";
+    let adapter = error(reference, &options);
+    assert_eq!(adapter.kind(), ErrorKind::Unavailable);
+    assert!(adapter.to_string().starts_with(reference));
+    assert!(adapter.hint().is_some());
     let memory = LoadOptions { memory_gib: Some(-1.0), ..options };
     assert!(error("local/m.gguf", &memory).to_string().contains("GiB"));
 }

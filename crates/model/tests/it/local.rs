@@ -51,7 +51,10 @@ fn a_mixed_set_is_answered_completely() {
     assert!(!text(answers[4].as_ref().unwrap()).is_empty());
     assert!(matches!(answers[5], Err(ModelError::Request(_))));
     for (kind, answer) in kinds.iter().zip(&answers).take(5) {
-        assert_eq!(model.count_tokens(kind).unwrap().prompt, answer.as_ref().unwrap().usage.prompt_tokens);
+        assert_eq!(
+            model.count_tokens(kind).unwrap().prompt,
+            answer.as_ref().unwrap().usage.unwrap().prompt_tokens
+        );
     }
     let time = model.timing();
     assert!(time.load > 0.0 && time.prefill > 0.0 && time.decode > 0.0, "{time:?}");
@@ -77,7 +80,8 @@ fn shared_prompts_are_computed_once() {
     let Some(model) = model() else { return };
     let shared = "The same long introduction stands before each of these questions. ".repeat(4);
     let kinds = (0..8).map(|n| choices(&format!("{shared}Question {n}:"), &[" yes", " no"])).collect();
-    let usage: Vec<_> = ask(&*model, kinds).into_iter().map(|answer| answer.unwrap().usage).collect();
+    let usage: Vec<_> =
+        ask(&*model, kinds).into_iter().map(|answer| answer.unwrap().usage.unwrap()).collect();
     let prompt: u64 = usage.iter().map(|usage| usage.prompt_tokens).sum();
     let computed: u64 = usage.iter().map(|usage| usage.computed_prompt_tokens).sum();
     println!("{computed} of {prompt} tokens computed");

@@ -6,4 +6,8 @@ mod cached;
 mod common;
 mod loading;
 mod local;
+mod openai;
+mod openai_fields;
+mod openai_probe;
+mod openai_split;
 mod scripted;

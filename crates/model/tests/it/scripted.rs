@@ -95,10 +95,11 @@ fn faults_hit_the_same_requests_every_time() {
     assert!((5..40).contains(&once.len()), "{}", once.len());
     assert_eq!(once, failed(&json!({"fault": {"every": 10}, "concurrency": 8})));
 
-    let (_dir, model) = scripted(&json!({"fault": {"every": 10, "kind": "temporary"}}));
-    let first = ask(&model, kinds());
-    assert_eq!(first.iter().filter(|answer| answer.is_err()).count(), once.len());
+    let script = json!({"fault": {"every": 10, "kind": "temporary"}, "count_file": "asked.txt"});
+    let (dir, model) = scripted(&script);
     assert!(ask(&model, kinds()).iter().all(Result::is_ok), "a temporary fault passes");
+    let asked = fs_err::read_to_string(dir.path().join("asked.txt")).unwrap();
+    assert_eq!(asked.lines().count(), 200 + once.len(), "and is asked about once more");
 }
 
 #[test]
