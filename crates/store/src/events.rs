@@ -11,7 +11,8 @@ use crate::store::Store;
 pub struct Event {
     /// 1, 2, 3, ... within the run.
     pub id: u64,
-    /// `run.created`, `run.status`, `sample.completed`, `run.results`, `scores.replaced`.
+    /// `run.created`, `run.status`, `sample.completed`, `run.results`, `scores.replaced`,
+    /// `samples.reopened`.
     pub kind: String,
     pub body: Value,
     /// Unix time in milliseconds.
@@ -32,8 +33,20 @@ pub(crate) fn append(
              RETURNING last_event",
         )?
         .query_row([run_seq, now_ms], |row| row.get(0))?;
+    insert(db, run_seq, id, kind, &body.to_string(), now_ms)
+}
+
+/// Writes an event whose number, the run's next, the caller has taken. `body` is JSON.
+pub(crate) fn insert(
+    db: &Connection,
+    run_seq: i64,
+    id: i64,
+    kind: &str,
+    body: &str,
+    now_ms: i64,
+) -> Result<(), Failure> {
     db.prepare_cached("INSERT INTO events (run, id, kind, body, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![run_seq, id, kind, body.to_string(), now_ms])?;
+        .execute(params![run_seq, id, kind, body, now_ms])?;
     Ok(())
 }
 

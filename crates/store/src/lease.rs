@@ -48,7 +48,7 @@ impl Lease {
         }
     }
 
-    fn lost(&self) -> Failure {
+    pub(crate) fn lost(&self) -> Failure {
         StoreError::LeaseLost { run: self.run.clone() }.into()
     }
 }

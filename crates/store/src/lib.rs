@@ -32,7 +32,10 @@ mod readers;
 mod runs;
 mod samples;
 mod schema;
+mod scores;
+mod spending;
 mod store;
+mod sums;
 mod writer;
 
 pub use error::{Fault, StoreError};
@@ -41,4 +44,6 @@ pub use lease::Lease;
 pub use runs::{CreatedRun, NewRun, StoredRun};
 pub use samples::{Commit, SampleFilter, Samples};
 pub use schema::SCHEMA_VERSION;
+pub use scores::SampleScores;
+pub use spending::Spending;
 pub use store::{Clock, Store, StoreOptions};

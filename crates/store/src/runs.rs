@@ -1,4 +1,4 @@
-use evalign_core::{Digest, RunId, RunSpec, RunStatus, ScoredBy, Seconds, Usage};
+use evalign_core::{Digest, RunId, RunSpec, RunStatus, ScoredBy, Seconds, Spent, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,6 +43,10 @@ pub struct StoredRun {
     pub samples_done: u64,
     /// Sum over all committed samples.
     pub usage: Usage,
+    /// What all sessions spent on a server. Samples that were asked again count as often as they were asked,
+    /// and answers from the cache not at all. Of a session that was killed, what its samples took, and what
+    /// it last noted ([`Store::note_spent`]).
+    pub spent: Spent,
     /// Sum over all sessions that worked on the run.
     pub seconds: Seconds,
     /// Aggregated from exactly the samples and scores that are stored; absent where there are later ones.
@@ -54,7 +58,9 @@ pub struct StoredRun {
 }
 
 const COLUMNS: &str = "id, spec_digest, fork, spec, request, status, samples_total, samples_done, \
-     prompt_tokens, computed_tokens, generated_tokens, \
+     prompt_tokens, computed_tokens, generated_tokens, cached_tokens, reasoning_tokens, \
+     max(requests, noted_requests) AS requests, max(paid_tokens, noted_tokens) AS paid_tokens, \
+     max(cost_usd, noted_usd) AS cost_usd, \
      load_seconds, prefill_seconds, decode_seconds, total_seconds, results, scored_by, created_ms, \
      updated_ms";
 
@@ -180,6 +186,31 @@ impl Store {
         })
     }
 
+    /// Notes what was spent on the run in all, earlier sessions included. Samples add what they took as they
+    /// are committed; this is also about requests that became no sample. What is known to be spent never
+    /// gets less.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], [`StoreError::Record`] for an amount that is no number, or a database failure.
+    pub fn note_spent(&self, lease: &Lease, spent: Spent) -> Result<(), StoreError> {
+        if !spent.usd.is_finite() {
+            return Err(unreadable(format!("run {}", lease.run()), format!("cost is {}", spent.usd)));
+        }
+        let lease = lease.clone();
+        // More than any account holds.
+        let most = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let (requests, tokens) = (most(spent.requests), most(spent.tokens));
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            db.prepare_cached(
+                "UPDATE runs SET noted_requests = max(noted_requests, ?2), noted_tokens = max(noted_tokens, ?3),
+                 noted_usd = max(noted_usd, ?4) WHERE seq = ?1",
+            )?
+            .execute(params![lease.seq(), requests, tokens, spent.usd])?;
+            Ok(())
+        })
+    }
+
     /// Keeps the aggregated results, replacing earlier ones. They stay until a sample is added or scored
     /// again, or the run goes on: results are never older than what they were computed from.
     ///
@@ -247,6 +278,13 @@ fn stored_run(row: &Row<'_>) -> Result<StoredRun, Failure> {
             prompt_tokens: number("prompt_tokens")?,
             computed_prompt_tokens: number("computed_tokens")?,
             generated_tokens: number("generated_tokens")?,
+            cached_prompt_tokens: number("cached_tokens")?,
+            reasoning_tokens: number("reasoning_tokens")?,
+        },
+        spent: Spent {
+            requests: number("requests")?,
+            tokens: number("paid_tokens")?,
+            usd: row.get("cost_usd")?,
         },
         seconds: Seconds {
             load: row.get("load_seconds")?,

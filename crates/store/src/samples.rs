@@ -5,6 +5,8 @@ use std::task::{Context, Poll};
 
 use evalign_core::{Outcome, Output, RunId, SampleKey, SampleRecord, Score, ScoredBy};
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::oneshot;
 
@@ -13,6 +15,7 @@ use crate::events;
 use crate::lease::Lease;
 use crate::runs::{clear_results, json, parse, signed, unsigned};
 use crate::store::Store;
+use crate::sums::Sums;
 
 /// Records fetched at a time by [`Samples`].
 const PAGE: u64 = 256;
@@ -51,10 +54,7 @@ impl Store {
         match Row::of(record) {
             Ok(row) => {
                 let (lease, now) = (lease.clone(), self.now_ms());
-                Commit(self.writer().submit(move |db| {
-                    lease.check(db)?;
-                    row.insert(db, lease.seq(), now)
-                }))
+                Commit(self.writer().submit(move |db, sums| row.insert(db, &lease, sums, now)))
             }
             Err(error) => {
                 let (reply, answer) = oneshot::channel();
@@ -73,7 +73,9 @@ impl Store {
         let (lease, now) = (lease.clone(), self.now_ms());
         self.writer().write(move |db| {
             lease.check(db)?;
-            rows.iter().try_for_each(|row| row.insert(db, lease.seq(), now))
+            let mut sums = Sums::default();
+            rows.iter().try_for_each(|row| row.insert(db, &lease, &mut sums, now))?;
+            sums.write(db)
         })
     }
 
@@ -99,6 +101,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSuchRun`] or a database failure, here or from the iterator.
     pub fn samples(&self, run: &RunId, filter: SampleFilter) -> Result<Samples, StoreError> {
+        self.parts(run, filter)
+    }
+
+    /// [`Store::samples`], of each record only what `R` has of it: what is not read costs next to nothing.
+    ///
+    /// # Errors
+    /// As [`Store::samples`].
+    pub fn parts<R: DeserializeOwned>(
+        &self,
+        run: &RunId,
+        filter: SampleFilter,
+    ) -> Result<Samples<R>, StoreError> {
         let seq = self.run_seq(run)?;
         let left = filter.limit.unwrap_or(u64::MAX);
         Ok(Samples { store: self.clone(), seq, filter, left, page: VecDeque::new() })
@@ -144,6 +158,29 @@ impl Store {
         })
     }
 
+    /// Forgets the samples whose call failed, so that they are asked again: their number. What was
+    /// spent on them stays spent.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], or a database failure.
+    pub fn reopen_failed(&self, lease: &Lease) -> Result<u64, StoreError> {
+        let (lease, now) = (lease.clone(), self.now_ms());
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            let failed = db
+                .prepare_cached("DELETE FROM samples WHERE run = ?1 AND outcomes & ?2 <> 0")?
+                .execute(params![lease.seq(), bit(Outcome::Error)])?;
+            if failed == 0 {
+                return Ok(0);
+            }
+            db.prepare_cached("UPDATE runs SET samples_done = samples_done - ?2 WHERE seq = ?1")?
+                .execute(params![lease.seq(), i64::try_from(failed).unwrap_or(i64::MAX)])?;
+            clear_results(db, lease.seq())?;
+            events::append(db, lease.seq(), "samples.reopened", &json!({"samples": failed}), now)?;
+            Ok(failed as u64)
+        })
+    }
+
     /// How many samples of a run have a score of this outcome.
     ///
     /// # Errors
@@ -168,18 +205,18 @@ impl Store {
     }
 }
 
-/// Iterates over stored samples; see [`Store::samples`].
+/// Iterates over stored samples, or parts of them; see [`Store::samples`].
 #[derive(Debug)]
-pub struct Samples {
+pub struct Samples<R = SampleRecord> {
     store: Store,
     seq: i64,
     filter: SampleFilter,
     /// Samples still to be returned under the filter's limit.
     left: u64,
-    page: VecDeque<SampleRecord>,
+    page: VecDeque<R>,
 }
 
-impl Samples {
+impl<R: DeserializeOwned> Samples<R> {
     fn fetch(&mut self) -> Result<(), StoreError> {
         let outcome = self.filter.outcome.map_or(0, bit);
         let (task, doc, repeat) = match &self.filter.after {
@@ -188,7 +225,7 @@ impl Samples {
             None => ("", -1, -1),
         };
         let limit = i64::try_from(self.left.min(PAGE)).unwrap_or(0);
-        let page = self.store.read(|db| {
+        let (page, last) = self.store.read(|db| {
             let mut query = db.prepare_cached(
                 r#"SELECT task, doc, "repeat", record FROM samples
                    WHERE run = ?1 AND (?2 IS NULL OR task = ?2) AND (?3 = 0 OR outcomes & ?3 <> 0)
@@ -197,27 +234,28 @@ impl Samples {
             )?;
             let mut rows =
                 query.query(params![self.seq, self.filter.task, outcome, task, doc, repeat, limit])?;
-            let mut page = VecDeque::new();
+            let (mut page, mut last) = (VecDeque::new(), None);
             while let Some(row) = rows.next()? {
-                let key = || {
+                let what = || {
                     let task: String = row.get(0).unwrap_or_default();
                     format!("sample {task}[{}]", row.get::<_, i64>(1).unwrap_or_default())
                 };
-                page.push_back(parse::<SampleRecord>(row.get_ref(3)?.as_str().map_err(as_sqlite)?, key)?);
+                page.push_back(parse::<R>(row.get_ref(3)?.as_str().map_err(as_sqlite)?, what)?);
+                last = Some(SampleKey { task: row.get(0)?, doc: unsigned(row.get(1)?), repeat: row.get(2)? });
             }
-            Ok(page)
+            Ok((page, last))
         })?;
         self.left = if page.is_empty() { 0 } else { self.left - page.len() as u64 };
-        if let Some(last) = page.back() {
-            self.filter.after = Some(last.key.clone());
+        if last.is_some() {
+            self.filter.after = last;
         }
         self.page = page;
         Ok(())
     }
 }
 
-impl Iterator for Samples {
-    type Item = Result<SampleRecord, StoreError>;
+impl<R: DeserializeOwned> Iterator for Samples<R> {
+    type Item = Result<R, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.is_empty()
@@ -237,8 +275,20 @@ struct Row {
     doc: i64,
     outcomes: i64,
     record: String,
-    tokens: [i64; 3],
-    event: serde_json::Value,
+    /// As in the table of runs: prompt, computed, generated, cached, reasoning; requests, paid tokens.
+    counts: [i64; 7],
+    cost_usd: f64,
+    /// The body of its event, as JSON.
+    event: String,
+}
+
+/// What those who watch a run are told of a sample.
+#[derive(Serialize)]
+struct Completed<'a> {
+    task: &'a str,
+    doc: u64,
+    repeat: u32,
+    outcome: Option<&'a Outcome>,
 }
 
 impl Row {
@@ -253,22 +303,39 @@ impl Row {
             outcomes.push(if record.error.is_some() { Outcome::Error } else { Outcome::Unscored });
         }
         let SampleKey { task, doc, repeat } = &record.key;
-        let tokens = |count: u64| signed(count, "token count", what);
+        let count = |count: u64| signed(count, "count", what);
+        let usage = &record.usage;
+        if let Some(cost) = record.cost_usd.filter(|cost| !cost.is_finite()) {
+            return Err(StoreError::Record { what: what(), detail: format!("cost is {cost}") });
+        }
         Ok(Self {
             doc: doc_index(&record.key)?,
             outcomes: outcomes.iter().fold(0, |set, outcome| set | bit(*outcome)),
             record: json(record, what)?,
-            tokens: [
-                tokens(record.usage.prompt_tokens)?,
-                tokens(record.usage.computed_prompt_tokens)?,
-                tokens(record.usage.generated_tokens)?,
+            counts: [
+                count(usage.prompt_tokens)?,
+                count(usage.computed_prompt_tokens)?,
+                count(usage.generated_tokens)?,
+                count(usage.cached_prompt_tokens)?,
+                count(usage.reasoning_tokens)?,
+                i64::from(record.requests),
+                // An answer from the cache is not paid for again.
+                if record.requests > 0 {
+                    count(usage.prompt_tokens.saturating_add(usage.generated_tokens))?
+                } else {
+                    0
+                },
             ],
-            event: json!({"task": task, "doc": doc, "repeat": repeat, "outcome": outcomes.first()}),
+            cost_usd: record.cost_usd.unwrap_or(0.0),
+            event: json(&Completed { task, doc: *doc, repeat: *repeat, outcome: outcomes.first() }, what)?,
             key: record.key.clone(),
         })
     }
 
-    fn insert(&self, db: &Connection, run: i64, now_ms: i64) -> Result<(), Failure> {
+    /// What the run's row has to say of it is left in `sums`.
+    fn insert(&self, db: &Connection, lease: &Lease, sums: &mut Sums, now_ms: i64) -> Result<(), Failure> {
+        let event = sums.add(db, lease, &self.counts, self.cost_usd, now_ms)?;
+        let run = lease.seq();
         let inserted = db
             .prepare_cached(
                 r#"INSERT INTO samples (run, task, doc, "repeat", outcomes, record)
@@ -282,13 +349,7 @@ impl Row {
             }
             .into());
         }
-        db.prepare_cached(
-            "UPDATE runs SET samples_done = samples_done + 1, prompt_tokens = prompt_tokens + ?2,
-             computed_tokens = computed_tokens + ?3, generated_tokens = generated_tokens + ?4 WHERE seq = ?1",
-        )?
-        .execute(params![run, self.tokens[0], self.tokens[1], self.tokens[2]])?;
-        clear_results(db, run)?;
-        events::append(db, run, "sample.completed", &self.event, now_ms)
+        events::insert(db, run, event, "sample.completed", &self.event, now_ms)
     }
 
     fn update(&self, db: &Connection, run: i64) -> Result<(), Failure> {

@@ -7,7 +7,8 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::error::{Failure, Fault, StoreError};
 
 /// Version `n` is reached by running the first `n` of these.
-const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema/v1.sql"), include_str!("schema/v2.sql"), include_str!("schema/v3.sql")];
 
 /// The schema version this build reads and writes (SQLite's `user_version`).
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -118,6 +119,10 @@ fn prepare(db: &mut Connection, path: &Path) -> Result<(), Failure> {
     // FULL flushes the log at every commit: an acknowledged sample survives a power failure.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", "ON")?;
+    // KiB, negative as SQLite wants it: the inner pages of all tables and the last leaves stay in memory.
+    db.pragma_update(None, "cache_size", -16_384)?;
+    // Pages. Entries of the response cache lie anywhere, so the fewer checkpoints, the fewer writes.
+    db.pragma_update(None, "wal_autocheckpoint", 4000)?;
     if found < SCHEMA_VERSION {
         migrate(db)?;
     }

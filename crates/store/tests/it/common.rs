@@ -121,8 +121,16 @@ pub(crate) fn record(key: SampleKey, outcome: Outcome, text: &str) -> SampleReco
         }),
         error: None,
         scores: vec![score(outcome)],
-        usage: Usage { prompt_tokens: 10, computed_prompt_tokens: 4, generated_tokens: 1 },
+        usage: Usage {
+            prompt_tokens: 10,
+            computed_prompt_tokens: 4,
+            generated_tokens: 1,
+            ..Usage::default()
+        },
         truncated_tokens: 0,
+        latency: None,
+        requests: 0,
+        cost_usd: None,
         key,
     }
 }

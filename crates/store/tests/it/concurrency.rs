@@ -30,6 +30,39 @@ fn what_was_submitted_before_the_end_is_stored() {
     assert_eq!(Store::open(dir.path()).unwrap().finished(&run).unwrap().len(), 300);
 }
 
+/// Samples that come together share a transaction. One that is refused there is refused alone: the others
+/// are stored once, and are counted once.
+#[test]
+fn a_refused_sample_costs_its_neighbours_nothing() {
+    let dir = memory_dir();
+    let store = Store::open(dir.path()).unwrap();
+    let run = store.create_run(&new_run(1)).unwrap().id;
+    let lease = store.lease(&run, "test", TTL).unwrap();
+    let commit = |doc| store.commit_sample(&lease, &record(key("t", doc, 0), Outcome::Correct, "x"));
+    block_on(commit(7)).unwrap();
+    let before = store.run(&run).unwrap();
+    // Every seventh is there already.
+    let commits: Vec<_> = (0..100).map(|doc| (doc, commit(if doc % 7 == 0 { 7 } else { doc }))).collect();
+    let mut stored = 1;
+    for (doc, commit) in commits {
+        match (doc % 7, block_on(commit)) {
+            (0, Err(error)) => assert!(error.to_string().contains("already stored"), "{error}"),
+            (0, Ok(())) => panic!("sample 7 was stored twice"),
+            (_, result) => {
+                result.unwrap();
+                stored += 1;
+            }
+        }
+    }
+    let after = store.run(&run).unwrap();
+    assert_eq!((after.samples_done, store.finished(&run).unwrap().len() as u64), (stored, stored));
+    assert_eq!(after.usage.prompt_tokens, before.usage.prompt_tokens * stored);
+    let events = store.events(&run, 0, 1000).unwrap();
+    let told = events.iter().filter(|event| event.kind == "sample.completed").count() as u64;
+    assert_eq!(told, stored);
+    assert!(events.iter().zip(1..).all(|(event, id)| event.id == id), "events are numbered without gaps");
+}
+
 /// Not a benchmark with a threshold (disks differ): prints what group commit gains here.
 #[test]
 fn commits_of_many_samples_share_a_flush() {

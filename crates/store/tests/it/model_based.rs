@@ -21,6 +21,8 @@ struct Run {
     results: Option<Value>,
     sessions: u32,
     samples: BTreeMap<SampleKey, SampleRecord>,
+    /// Samples ever committed, those that were reopened included.
+    asked: u64,
     events: u64,
     token: u64,
     held: Option<Held>,
@@ -93,7 +95,8 @@ impl World {
             66..69 => self.vanish(),
             69..74 => self.clock.advance(Duration::from_millis(self.rng.below(20_000))),
             74..80 => self.change_run(),
-            80..83 => self.rescore(),
+            80..82 => self.rescore(),
+            82..83 => self.reopen_failed(),
             83..88 => self.cache(),
             88..99 => self.read_one_run(),
             _ => match self.rng.below(4) {
@@ -122,6 +125,7 @@ impl World {
             results: None,
             sessions: 0,
             samples: BTreeMap::new(),
+            asked: 0,
             events: 1,
             token: 0,
             held: None,
@@ -200,6 +204,7 @@ impl World {
         assert_eq!(answer.is_ok(), current && all_new, "{answer:?}");
         if answer.is_ok() {
             self.runs[run].events += samples.len() as u64;
+            self.runs[run].asked += samples.len() as u64;
             self.runs[run].samples = fresh;
             self.runs[run].results = None;
             self.count("commit all");
@@ -218,6 +223,7 @@ impl World {
             self.runs[run].samples.insert(sample.key.clone(), sample);
             self.runs[run].results = None;
             self.runs[run].events += 1;
+            self.runs[run].asked += 1;
             self.count("commit");
         }
     }
@@ -302,6 +308,22 @@ impl World {
         }
     }
 
+    fn reopen_failed(&mut self) {
+        let Some((owner, run, current)) = self.pick_owner() else { return };
+        let answer = self.store().reopen_failed(&self.owners[owner].lease);
+        assert_eq!(answer.is_ok(), current);
+        if let Ok(reopened) = answer {
+            let before = self.runs[run].samples.len() as u64;
+            self.runs[run].samples.retain(|_, sample| sample.scores[0].outcome != Outcome::Error);
+            assert_eq!(reopened, before - self.runs[run].samples.len() as u64);
+            if reopened > 0 {
+                self.runs[run].results = None;
+                self.runs[run].events += 1;
+            }
+            self.count("reopen failed");
+        }
+    }
+
     fn cache(&mut self) {
         let key = self.rng.below(50);
         let digest = Digest::of(key.to_le_bytes());
@@ -311,10 +333,12 @@ impl World {
                     text: format!("{}", self.rng.next()),
                     finish: FinishReason::Length,
                     logprobs: None,
+                    reasoning: None,
                 },
-                usage: Usage::default(),
+                usage: Some(Usage::default()),
                 truncated_tokens: 3,
                 cached: false,
+                latency: None,
             };
             self.store().cache_put(&digest, &response).unwrap();
             self.cache.entry(key).or_insert(response);
@@ -381,9 +405,10 @@ impl World {
             let samples = account.samples.len() as u64;
             assert_eq!(stored.samples_done, samples);
             let usage = Usage {
-                prompt_tokens: 10 * samples,
-                computed_prompt_tokens: 4 * samples,
-                generated_tokens: samples,
+                prompt_tokens: 10 * account.asked,
+                computed_prompt_tokens: 4 * account.asked,
+                generated_tokens: account.asked,
+                ..Usage::default()
             };
             assert_eq!(stored.usage, usage);
             assert!(store.finished(&account.id).unwrap().iter().eq(account.samples.keys()));

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use evalign_core::{
-    ChoiceLogLikelihood, Digest, FinishReason, Outcome, Output, Response, RunStatus, ScoredBy, Seconds, Usage,
+    ChoiceLogLikelihood, Digest, FinishReason, Outcome, Output, Response, RunStatus, SampleRecord, ScoredBy,
+    Seconds, Spent, Usage,
 };
 use evalign_store::{SampleFilter, StoreError};
 use serde_json::json;
@@ -92,8 +93,38 @@ fn samples_come_back_whole_in_order_and_filtered() {
     assert_eq!(stored.samples_done, 700);
     assert_eq!(
         stored.usage,
-        Usage { prompt_tokens: 7000, computed_prompt_tokens: 2800, generated_tokens: 700 }
+        Usage {
+            prompt_tokens: 7000,
+            computed_prompt_tokens: 2800,
+            generated_tokens: 700,
+            ..Usage::default()
+        }
     );
+}
+
+#[test]
+fn scores_are_read_without_the_rest() {
+    let (dir, clock) = (memory_dir(), TestClock::default());
+    let store = clock.open(dir.path());
+    let run = store.create_run(&new_run(1)).unwrap().id;
+    let lease = store.lease(&run, "test", TTL).unwrap();
+    let records: Vec<_> = (0..300)
+        .map(|n| {
+            record(key(if n % 2 == 0 { "a" } else { "b" }, n / 4, (n / 2 % 2) as u32), Outcome::Wrong, "x")
+        })
+        .collect();
+    store.commit_samples(&lease, &records).unwrap();
+    let found = store.scores(&run, "b").unwrap();
+    let mut expected: Vec<_> = records.iter().filter(|record| record.key.task == "b").collect();
+    expected.sort_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(found.len(), 150);
+    for (found, record) in found.iter().zip(expected) {
+        assert_eq!(
+            (&found.key, &found.doc_hash, &found.scores),
+            (&record.key, &record.doc_hash, &record.scores)
+        );
+    }
+    assert_eq!(store.scores(&run, "c").unwrap(), []);
 }
 
 #[test]
@@ -216,10 +247,16 @@ fn the_cache_keeps_the_first_response() {
     let (dir, clock) = (memory_dir(), TestClock::default());
     let store = clock.open(dir.path());
     let response = |text: &str| Response {
-        output: Output::Text { text: text.to_owned(), finish: FinishReason::Stop, logprobs: None },
-        usage: Usage::default(),
+        output: Output::Text {
+            text: text.to_owned(),
+            finish: FinishReason::Stop,
+            logprobs: None,
+            reasoning: None,
+        },
+        usage: Some(Usage::default()),
         truncated_tokens: 0,
         cached: false,
+        latency: None,
     };
     assert_eq!(store.cache_get(&Digest::of("k")).unwrap(), None);
     store.cache_put(&Digest::of("k"), &response("one")).unwrap();
@@ -229,4 +266,57 @@ fn the_cache_keeps_the_first_response() {
     let store = clock.open(dir.path());
     assert_eq!(store.cache_get(&Digest::of("k")).unwrap(), Some(response("one")));
     assert_eq!(store.cache_get(&Digest::of("l")).unwrap(), Some(response("three")));
+    let together = store.cache_get_all(&["l", "none", "k"].map(Digest::of)).unwrap();
+    assert_eq!(together, [Some(response("three")), None, Some(response("one"))]);
+}
+
+#[test]
+fn what_servers_charge_for_is_summed() {
+    let (dir, clock) = (memory_dir(), TestClock::default());
+    let store = clock.open(dir.path());
+    let run = store.create_run(&new_run(1)).unwrap().id;
+    let lease = store.lease(&run, "test", TTL).unwrap();
+    let usage = Usage {
+        prompt_tokens: 10,
+        cached_prompt_tokens: 6,
+        generated_tokens: 5,
+        reasoning_tokens: 2,
+        ..Usage::default()
+    };
+    let latency = |total_ms| evalign_core::Latency { total_ms, first_token_ms: Some(1.0), attempts: 3 };
+    let plain = |doc| record(key("t", doc, 0), Outcome::Correct, "x");
+    let paid = |doc, total_ms| SampleRecord {
+        usage,
+        latency: Some(latency(total_ms)),
+        requests: 3,
+        cost_usd: Some(0.25),
+        ..plain(doc)
+    };
+    let from_cache = SampleRecord { usage, cost_usd: Some(0.0), ..plain(2) };
+    let failed = SampleRecord {
+        output: None,
+        usage: Usage::default(),
+        requests: 5,
+        ..record(key("t", 3, 0), Outcome::Error, "x")
+    };
+    store.commit_samples(&lease, &[paid(1, 7.0), paid(0, 9.0), from_cache, failed]).unwrap();
+    let stored = store.run(&run).unwrap();
+    assert_eq!((stored.usage.cached_prompt_tokens, stored.usage.reasoning_tokens), (18, 6));
+    let sums = Spent { requests: 11, tokens: 30, usd: 0.5 };
+    assert_eq!(stored.spent, sums);
+    // What became no sample; and nothing is ever taken back.
+    let noted = Spent { requests: 15, tokens: 0, usd: 0.75 };
+    store.note_spent(&lease, noted).unwrap();
+    assert_eq!(store.run(&run).unwrap().spent, Spent { tokens: 30, ..noted });
+    store.note_spent(&lease, sums).unwrap();
+    assert_eq!(store.run(&run).unwrap().spent.requests, 15);
+    assert!(store.note_spent(&lease, Spent { usd: f64::NAN, ..noted }).is_err());
+    let spending = store.spending(&run).unwrap();
+    assert_eq!(spending.latencies, [latency(9.0), latency(7.0)]);
+    assert_eq!(spending.cost_usd, Some(0.5), "what failed has no price");
+    // One answer without a price, and the sum is not known.
+    store.commit_samples(&lease, &[plain(4)]).unwrap();
+    assert_eq!(store.spending(&run).unwrap().cost_usd, None);
+    assert_eq!(store.reopen_failed(&lease).unwrap(), 1);
+    assert_eq!((store.run(&run).unwrap().samples_done, store.run(&run).unwrap().spent.requests), (4, 15));
 }
