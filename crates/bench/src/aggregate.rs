@@ -1,20 +1,26 @@
 //! From scored samples to numbers with their uncertainty.
 
+mod calibration;
 mod estimate;
 mod group;
 mod leaf;
+mod repeats;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use evalign_core::{
-    Digest, ModelSummary, Output, RunId, RunResults, RunSpec, SampleRecord, Score, ScoredBy, ScoringMode,
-    TaskResult, TaskSpec,
+    Digest, LatencySummary, ModelSummary, Output, Provider, RunId, RunResults, RunSpec, SampleRecord, Score,
+    ScoredBy, ScoringMode, TaskResult, TaskSpec,
 };
-use evalign_store::{SampleFilter, Store, StoreError, StoredRun};
+use evalign_store::{SampleFilter, Spending, Store, StoreError, StoredRun};
 use serde_json::json;
 
+pub(crate) use crate::aggregate::calibration::{CalibrationTally, DEFAULT_BINS};
+pub(crate) use crate::aggregate::estimate::{Aggregation, LEVEL, clustered_estimate, estimate, share};
 use crate::aggregate::group::group_result;
 use crate::aggregate::leaf::LeafTally;
+use crate::aggregate::repeats::RepeatTally;
+use crate::generated_choice;
 use crate::plan::plan_groups;
 use crate::scorer::SCORER_VERSION;
 use crate::{Catalog, PlannedGroup, RunError, RunRequest, Scorer, TaskDefinition};
@@ -23,10 +29,10 @@ use crate::{Catalog, PlannedGroup, RunError, RunRequest, Scorer, TaskDefinition}
 /// nor datasets.
 #[derive(Debug)]
 pub struct Scoreboard {
-    mode: ScoringMode,
+    pub(crate) mode: ScoringMode,
     /// In the order of the run's tasks.
     pub(crate) leaves: Vec<Leaf>,
-    groups: Vec<PlannedGroup>,
+    pub(crate) groups: Vec<PlannedGroup>,
     scored_by: ScoredBy,
 }
 
@@ -34,8 +40,32 @@ pub struct Scoreboard {
 pub(crate) struct Leaf {
     /// As the run's own, but for version and protocol where it is scored by other rules than it was run by.
     pub(crate) spec: TaskSpec,
+    /// As this variant of the task is asked.
+    pub(crate) definition: TaskDefinition,
     pub(crate) scorer: Scorer,
 }
+
+impl Leaf {
+    /// There is one answer to a document, and its scores are all that results come from.
+    fn is_counted(&self) -> bool {
+        self.spec.repeats == 1 && self.scorer.choosing_metric().is_none()
+    }
+
+    fn samples(&self) -> SampleFilter {
+        SampleFilter { task: Some(self.spec.task.clone()), ..SampleFilter::default() }
+    }
+}
+
+/// The part of a record that is read where scores are counted and nothing else.
+#[derive(serde::Deserialize)]
+struct Counted {
+    #[serde(default)]
+    truncated_tokens: u64,
+    scores: Vec<Score>,
+}
+
+/// Takes a document: its records in repeat order, and the scores to aggregate.
+pub(crate) type Visit<'a> = dyn FnMut(&[SampleRecord], &[Score]) -> Result<(), RunError> + 'a;
 
 impl Scoreboard {
     /// The scoreboard of a run from the task files as they are now.
@@ -52,14 +82,16 @@ impl Scoreboard {
         let mut leaves = Vec::new();
         let mut definitions = BTreeMap::new();
         for spec in &run.spec.tasks {
-            let definition = catalog.task(&spec.task)?.for_mode(run.spec.mode);
+            let definition = catalog.task(spec.base())?.for_mode(run.spec.mode).asked_as(spec.variant)?;
+            let definition = generated_choice::asked_for(definition, &request)?;
             let digest = definition.digest();
             if strict && stored.definitions.get(&spec.task) != Some(&digest) {
                 return Err(changed(format!("definition of `{}`", spec.task)));
             }
             let scorer = Scorer::new(&definition, run.spec.mode, spec.repeats)?;
-            leaves.push(Leaf { spec: scored_spec(&run.spec, spec, &definition, &digest), scorer });
+            let spec = scored_spec(&run.spec, spec, &definition, &digest);
             definitions.insert(spec.task.clone(), digest);
+            leaves.push(Leaf { spec, definition, scorer });
         }
         let mut groups = Vec::new();
         for name in &request.tasks {
@@ -87,71 +119,133 @@ impl Scoreboard {
     pub fn aggregate(&self, store: &Store, id: &RunId) -> Result<RunResults, RunError> {
         let run = store.run(id)?;
         let mut leaves = Vec::with_capacity(self.leaves.len());
-        for leaf in &self.leaves {
+        let mut repeats = Vec::new();
+        // Variants are no results of their own: they are compared with the plain task below.
+        for leaf in self.leaves.iter().filter(|leaf| leaf.spec.variant.is_none()) {
             let mut tally = LeafTally::new(self.mode);
-            self.each_document(store, id, leaf, &mut |records, scores| tally.add(records, scores))?;
+            if leaf.is_counted() {
+                for part in store.parts::<Counted>(id, leaf.samples())? {
+                    let Counted { truncated_tokens, scores } = part?;
+                    tally.count(u64::from(truncated_tokens > 0), &scores);
+                }
+                leaves.push((&leaf.spec, tally));
+                continue;
+            }
+            let mut several = RepeatTally::new(self.mode);
+            self.each_document(store, id, leaf, &mut |records, scores| {
+                tally.add(records, scores);
+                tally.add_forecast(&leaf.scorer, records)?;
+                if leaf.spec.repeats > 1 {
+                    several.add(records);
+                }
+                Ok(())
+            })?;
+            repeats.extend(several.results(&leaf.spec));
             leaves.push((&leaf.spec, tally));
         }
         let mut results: Vec<TaskResult> =
             self.groups.iter().map(|group| group_result(group, &leaves, self.mode)).collect();
         results.extend(leaves.iter().map(|(spec, tally)| tally.result(spec)));
-        Ok(run_results(run, results))
+        let option_order = crate::option_order::measure(self, store, id)?;
+        let perturbations = crate::perturb::measure(self, store, &run)?;
+        let plain = run_results(store, run, results)?;
+        Ok(RunResults { repeats, option_order, perturbations, ..plain })
     }
 
-    /// Calls `visit` for every document of a task in order, with its records in repeat order and the
-    /// scores to aggregate.
+    /// Whatever has a number of its own, with the leaf tasks under it: the groups, then these leaves.
+    pub(crate) fn groups_and<'a>(
+        &'a self,
+        leaves: impl Iterator<Item = &'a str> + 'a,
+    ) -> impl Iterator<Item = (&'a str, Vec<&'a str>)> + 'a {
+        let members = |group: &'a PlannedGroup| group.leaves.iter().map(String::as_str).collect();
+        let groups = self.groups.iter().map(move |group| (group.name.as_str(), members(group)));
+        groups.chain(leaves.map(|leaf| (leaf, vec![leaf])))
+    }
+
+    /// Calls `visit` for every document of a task in order.
     pub(crate) fn each_document(
         &self,
         store: &Store,
         id: &RunId,
         leaf: &Leaf,
-        visit: &mut dyn FnMut(&[SampleRecord], &[Score]),
+        visit: &mut Visit<'_>,
     ) -> Result<(), RunError> {
-        let filter = SampleFilter { task: Some(leaf.spec.task.clone()), ..SampleFilter::default() };
         let mut records: Vec<SampleRecord> = Vec::new();
-        for record in store.samples(id, filter)? {
+        for record in store.samples(id, leaf.samples())? {
             let record = record?;
             if records.first().is_some_and(|first| first.key.doc != record.key.doc) {
-                visit(&records, &document_scores(leaf, &records)?);
+                visit(&records, &document_scores(leaf, &records)?)?;
                 records.clear();
             }
             records.push(record);
         }
         if !records.is_empty() {
-            visit(&records, &document_scores(leaf, &records)?);
+            visit(&records, &document_scores(leaf, &records)?)?;
         }
         Ok(())
     }
 }
 
-/// The results of a run as it stands in the store.
-pub(crate) fn run_results(run: StoredRun, results: Vec<TaskResult>) -> RunResults {
-    RunResults {
+/// The results of a run as it stands in the store, without measures over several answers to an item.
+pub(crate) fn run_results(
+    store: &Store,
+    run: StoredRun,
+    results: Vec<TaskResult>,
+) -> Result<RunResults, RunError> {
+    // Nobody bills or times what is computed in this process.
+    let spending = match run.spec.model.reference.provider {
+        Provider::Openai => store.spending(&run.id)?,
+        Provider::Local | Provider::Scripted => Spending::default(),
+    };
+    Ok(RunResults {
         run_id: run.id,
         status: run.status,
-        model: ModelSummary {
-            reference: run.spec.model.reference.to_string(),
-            digest: run.spec.model.weights,
-            dtype: run.spec.model.dtype,
-            device: run.spec.model.device,
-        },
+        model: summary(&run.spec),
         mode: run.spec.mode,
         seed: run.spec.seed,
         results,
         usage: run.usage,
         seconds: run.seconds,
+        cost_usd: spending.cost_usd,
+        latency: LatencySummary::of(&spending.latencies),
+        repeats: Vec::new(),
+        option_order: Vec::new(),
+        perturbations: Vec::new(),
+    })
+}
+
+/// The model as results show it.
+pub(crate) fn summary(spec: &RunSpec) -> ModelSummary {
+    ModelSummary {
+        reference: spec.model.reference.to_string(),
+        digest: spec.model.weights.clone(),
+        dtype: spec.model.dtype.clone(),
+        device: spec.model.device.clone(),
     }
 }
 
-/// What a task's results are called when its answers are scored by this definition. Answers of one protocol
-/// scored again are comparable with each other, but not with any that were asked for by the new definition:
-/// it may ask something else.
+/// What a task's results are called when its answers are scored by this definition.
 fn scored_spec(run: &RunSpec, spec: &TaskSpec, definition: &TaskDefinition, digest: &Digest) -> TaskSpec {
-    if *digest == spec.definition && run.scorer_version == SCORER_VERSION {
+    let protocol = scored_protocol(run, spec, digest, SCORER_VERSION);
+    if protocol == spec.protocol {
         return spec.clone();
     }
-    let rules = json!({"asked": spec.protocol, "scored_by": digest, "scorer_version": SCORER_VERSION});
-    TaskSpec { version: definition.version.clone(), protocol: Digest::of_json(&rules), ..spec.clone() }
+    TaskSpec { version: definition.version.clone(), protocol, ..spec.clone() }
+}
+
+/// Answers of one protocol scored again are comparable with each other, but not with any that were asked for
+/// by the new definition: it may ask something else.
+pub(crate) fn scored_protocol(
+    run: &RunSpec,
+    spec: &TaskSpec,
+    definition: &Digest,
+    scorer_version: u32,
+) -> Digest {
+    if *definition == spec.definition && run.scorer_version == scorer_version {
+        return spec.protocol.clone();
+    }
+    let rules = json!({"asked": spec.protocol, "scored_by": definition, "scorer_version": scorer_version});
+    Digest::of_json(&rules)
 }
 
 /// The scores of one document: the stored ones, or, where several answers are voted on, computed from
@@ -191,8 +285,14 @@ pub(crate) fn logged_result(
     Ok(tally.result(spec))
 }
 
-/// What makes two numbers comparable, for a group: the protocols of its leaves.
-fn group_protocol(leaves: &[(&TaskSpec, &LeafTally)]) -> Digest {
-    let parts: Vec<_> = leaves.iter().map(|(spec, _)| (spec.task.as_str(), spec.protocol.as_str())).collect();
-    Digest::of_json(&json!(parts))
+/// What makes two numbers over several leaf tasks comparable: the protocols of these; of one leaf, its own.
+pub(crate) fn joint_protocol<'a>(leaves: impl IntoIterator<Item = &'a TaskSpec>) -> Digest {
+    let leaves: Vec<&TaskSpec> = leaves.into_iter().collect();
+    match leaves[..] {
+        [only] => only.protocol.clone(),
+        _ => {
+            let parts: Vec<_> = leaves.iter().map(|spec| (&spec.task, spec.protocol.as_str())).collect();
+            Digest::of_json(&json!(parts))
+        }
+    }
 }

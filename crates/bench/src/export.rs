@@ -1,7 +1,7 @@
 //! Runs as files: in lm-evaluation-harness's layout, as complete JSONL (which [`crate::import_run`]
 //! reads back), and as a parquet table.
 //!
-//! None of them holds the run's id, times or counts of computed tokens, which depend on how a run came
+//! None of them holds the run's id, times, costs or counts of computed tokens, which depend on how a run came
 //! about and not on what it measured: a run that was killed and resumed exports the same bytes as one
 //! that was not.
 
@@ -11,7 +11,10 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use evalign_core::{RunId, RunResults, SampleRecord, ScoredBy, TaskResult};
+use evalign_core::{
+    OptionOrderResult, PerturbationResult, RepeatResult, RunId, RunResults, SampleRecord, ScoredBy,
+    TaskResult,
+};
 use evalign_data::JsonlWriter;
 use evalign_store::{SampleFilter, Store, StoredRun};
 use serde::{Deserialize, Serialize};
@@ -61,6 +64,12 @@ pub(crate) struct RunFile {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) scored_by: Option<ScoredBy>,
     pub(crate) results: Vec<TaskResult>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) repeats: Vec<RepeatResult>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) option_order: Vec<OptionOrderResult>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) perturbations: Vec<PerturbationResult>,
 }
 
 /// Writes a run into `out` (created if it is not there) and returns the files written.
@@ -94,16 +103,32 @@ fn jsonl(store: &Store, run: &StoredRun, results: RunResults, out: &Path) -> Res
     let file = RunFile {
         evalign_run: LAYOUT,
         spec: run.spec.clone(),
-        request: run.request.clone(),
+        request: portable_request(&run.request),
         samples_total: run.samples_total,
         prompt_tokens: results.usage.prompt_tokens,
         generated_tokens: results.usage.generated_tokens,
         scored_by: run.scored_by.clone(),
         results: results.results,
+        repeats: results.repeats,
+        option_order: results.option_order,
+        perturbations: results.perturbations,
     };
     let path = out.join("run.json");
     write_json(&path, &json!(file))?;
     Ok(vec![path, samples])
+}
+
+/// A request without what decides how fast a run gets done and how far, and not what it measures.
+fn portable_request(request: &Value) -> Value {
+    let mut request = request.clone();
+    if let Some(fields) = request.as_object_mut() {
+        for field in
+            ["max_concurrency", "max_retries", "budget_requests", "budget_tokens", "budget_usd", "prices"]
+        {
+            fields.shift_remove(field);
+        }
+    }
+    request
 }
 
 /// A record without what depends on the course of the run.
@@ -111,6 +136,12 @@ fn portable(record: &SampleRecord) -> Value {
     let mut value = json!(record);
     if let Some(usage) = value.get_mut("usage").and_then(Value::as_object_mut) {
         usage.shift_remove("computed_prompt_tokens");
+        usage.shift_remove("cached_prompt_tokens");
+    }
+    if let Some(record) = value.as_object_mut() {
+        for field in ["latency", "requests", "cost_usd"] {
+            record.shift_remove(field);
+        }
     }
     value
 }

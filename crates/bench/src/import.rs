@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evalign_core::{RunId, RunSpec, RunStatus, SampleKey, SampleRecord, ScoredBy, TaskResult, TaskSpec};
+use evalign_core::{
+    RunId, RunResults, RunSpec, RunStatus, SampleKey, SampleRecord, ScoredBy, TaskResult, TaskSpec,
+};
 use evalign_data::{Limits, read_jsonl};
 use evalign_store::{Lease, NewRun, SampleFilter, Store, StoredRun};
 use serde_json::{Value, json};
@@ -57,8 +59,13 @@ pub fn import_run(store: &Store, dir: &Path, owner: &str, catalog: &Catalog) -> 
     let mut target = Target::open(store, &new, file.scored_by.as_ref(), owner)?;
     target.add(records(&samples)?)?;
     target.finish(|run, fresh| match Scoreboard::of_run(run, catalog, true) {
-        Ok(board) => Ok(board.aggregate(store, &run.id)?.results),
-        Err(_) if fresh => kept_results(&path, file.results, &keys),
+        Ok(board) => board.aggregate(store, &run.id),
+        Err(_) if fresh => Ok(RunResults {
+            repeats: file.repeats,
+            option_order: file.option_order,
+            perturbations: file.perturbations,
+            ..run_results(store, run.clone(), kept_results(&path, file.results, &keys)?)?
+        }),
         Err(error) => Err(error),
     })
 }
@@ -133,7 +140,8 @@ fn import_log(
     target.finish(|run, _| {
         let of_task = |task: &str| SampleFilter { task: Some(task.to_owned()), ..SampleFilter::default() };
         let result = |spec| logged_result(run.spec.mode, spec, store.samples(&run.id, of_task(&spec.task))?);
-        run.spec.tasks.iter().map(result).collect()
+        let results = run.spec.tasks.iter().map(result).collect::<Result<_, _>>()?;
+        run_results(store, run.clone(), results)
     })
 }
 
@@ -190,7 +198,7 @@ impl<'a> Target<'a> {
     /// all samples are from this import.
     fn finish(
         self,
-        results: impl FnOnce(&StoredRun, bool) -> Result<Vec<TaskResult>, RunError>,
+        results: impl FnOnce(&StoredRun, bool) -> Result<RunResults, RunError>,
     ) -> Result<Imported, RunError> {
         let run = self.store.run(&self.id)?;
         let complete = run.samples_done >= run.samples_total;
@@ -200,7 +208,7 @@ impl<'a> Target<'a> {
             self.store.set_status(&self.lease, status)?;
             let run = self.store.run(&self.id)?;
             match results(&run, self.known.is_empty()) {
-                Ok(results) => self.store.save_results(&self.lease, &json!(run_results(run, results)))?,
+                Ok(results) => self.store.save_results(&self.lease, &json!(results))?,
                 Err(error) => no_results = Some(error),
             }
         }

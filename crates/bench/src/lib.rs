@@ -14,13 +14,23 @@
 //! and draws indices. This crate does no network of its own and knows nothing of HTTP.
 
 mod aggregate;
+mod breakdown;
+mod calibration;
+mod compare;
+mod contamination;
+mod detectable;
 mod document;
 mod error;
 mod export;
 mod filter;
+mod generated_choice;
 mod import;
+mod leaderboard;
 mod metric;
 mod number;
+mod option_order;
+mod paired;
+mod perturb;
 mod plan;
 mod planned;
 mod prompt;
@@ -32,22 +42,35 @@ mod resume;
 mod rows;
 mod run_error;
 mod runner;
+mod scored;
 mod scorer;
 mod shots;
 pub mod task;
 mod template;
+mod variant;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
 pub use aggregate::{Scoreboard, request_of};
+pub use breakdown::{Breakdown, BreakdownGroup, BreakdownOptions, BreakdownResult};
+pub use calibration::{CalibrationOptions, Reliability, ReliabilityBin};
+pub use compare::{
+    CLUSTER_BY_SUBJECT, CompareOptions, ComparedRun, Comparison, ProtocolDifference, RunComparison, compare,
+};
+pub use contamination::{Contamination, Corpus, DirtyItem, FEWEST_WORDS, NGRAM_WORDS, SplitResult};
+pub use detectable::{Detectable, detectable};
 pub use error::BenchError;
 pub use export::{ExportFormat, export_run};
 pub use import::{Imported, import_run};
+pub use leaderboard::{Board, BoardBlock, BoardQuery, BoardRow, Gap, leaderboard};
+pub use option_order::OptionOrder;
+pub use paired::{Agreement, Difference, LeftOut, McNemarP, PairedTest, lower_is_better};
+pub use perturb::{DEFAULT_TYPO_RATE, Perturbation};
 pub use plan::{Draft, Plan, PlannedGroup, draft, plan};
 pub use planned::{PlannedSample, PlannedTask};
-pub use request::{DEFAULT_SEED, DocRange, Limit, RunRequest};
+pub use request::{DEFAULT_MAX_RETRIES, DEFAULT_SEED, DocRange, Limit, RunRequest};
 pub use rescore::{Rescored, rescore};
 pub use resume::check_resume;
 pub use run_error::RunError;

@@ -62,15 +62,10 @@ pub(crate) struct Pick {
 /// `np.argmax` over log-likelihood divided by length (1 for `acc`, Unicode characters for `acc_norm`,
 /// UTF-8 bytes for `acc_bytes`; the choice without its delimiter). Ties go to the first, and so does NaN.
 pub(crate) fn pick(metric: MetricName, choices: &[String], answers: &[ChoiceLogLikelihood]) -> Option<Pick> {
-    let length = |choice: &String| match metric {
-        MetricName::AccNorm => choice.chars().count() as f64,
-        MetricName::AccBytes => choice.len() as f64,
-        _ => 1.0,
-    };
     let scored: Vec<(f64, f64)> = choices
         .iter()
         .zip(answers)
-        .map(|(choice, answer)| (answer.sum / length(choice), length(choice)))
+        .map(|(choice, answer)| (choice_value(metric, choice, answer), length(metric, choice)))
         .collect();
     let mut best = 0;
     for (i, (value, _)) in scored.iter().enumerate() {
@@ -89,6 +84,19 @@ pub(crate) fn pick(metric: MetricName, choices: &[String], answers: &[ChoiceLogL
     };
     let margin = scored.iter().enumerate().filter_map(distance).min_by(f64::total_cmp);
     Some(Pick { choice: best, margin: margin.filter(|margin| margin.is_finite()) })
+}
+
+/// The log-likelihood of a choice as a metric compares it: divided by the choice's length.
+pub(crate) fn choice_value(metric: MetricName, choice: &str, answer: &ChoiceLogLikelihood) -> f64 {
+    answer.sum / length(metric, choice)
+}
+
+fn length(metric: MetricName, choice: &str) -> f64 {
+    match metric {
+        MetricName::AccNorm => choice.chars().count() as f64,
+        MetricName::AccBytes => choice.len() as f64,
+        _ => 1.0,
+    }
 }
 
 /// `len(re.split(r"\s+", text))`: parts between runs of white space, empty ones at the ends included.

@@ -1,22 +1,29 @@
 //! From a request to a plan: tasks resolved, rows found, worked examples decided, everything hashed.
 
+mod check;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
-use evalign_core::{Digest, GenerateParams, RunSpec, ScoringMode, TaskSpec};
+use evalign_core::{Digest, GenerateParams, RunSpec, ScoringMode, TaskSpec, Variant};
 use evalign_data::DataRoots;
-use evalign_model::Model;
+use evalign_model::{Model, Needs};
 use serde_json::{Value, json};
 
 use crate::document::Reader;
 use crate::error::BenchError;
+use crate::generated_choice;
+use crate::plan::check::{check_capabilities, check_request};
 use crate::planned::PlannedTask;
 use crate::prompt::PromptStyle;
 use crate::request::RunRequest;
 use crate::rows::RowSource;
 use crate::scorer::{SCORER_VERSION, Scorer};
 use crate::shots::{Pool, Shots, ShotsContext};
-use crate::task::{Catalog, FilterPipeline, FilterStep, Generation, OutputKind, Sampler, TaskDefinition};
+use crate::task::{
+    Catalog, FilterPipeline, FilterStep, Generation, MetricName, OutputKind, Sampler, TaskDefinition,
+};
+use crate::variant::{self, Rewriter};
 
 /// A plan without its model: everything that can fail before weights are loaded has been tried.
 #[derive(Debug)]
@@ -70,8 +77,16 @@ pub fn draft(request: &RunRequest, catalog: &Catalog, roots: &DataRoots) -> Resu
     let mut notes = Notes::default();
     let mut tasks = Vec::with_capacity(names.len());
     for name in &names {
-        tasks.push(plan_task(request, catalog, roots, name, &mut notes)?);
+        let plain = plan_task(request, catalog, roots, (name, None), &mut notes)?;
+        let variants = variant::wanted(request, plain.definition(), &mut notes);
+        tasks.push(plain);
+        for variant in variants {
+            // What there is to say about the task was said.
+            let unsaid = &mut Notes::default();
+            tasks.push(plan_task(request, catalog, roots, (name, Some(variant)), unsaid)?);
+        }
     }
+    variant::check_applies(request, &tasks)?;
     Ok(Draft { tasks, groups, notes: notes.into_lines(), request: request.clone() })
 }
 
@@ -80,6 +95,27 @@ impl Draft {
     #[must_use]
     pub fn total_samples(&self) -> u64 {
         self.tasks.iter().map(PlannedTask::len).sum()
+    }
+
+    /// In which ways a model will be asked.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let chat = self.request.chat_template.unwrap_or(false);
+        let asks = |output| self.tasks.iter().any(|task| task.definition().output == output);
+        let log_likelihood = asks(OutputKind::MultipleChoice);
+        let writes = |task: &&PlannedTask| task.definition().output == OutputKind::GenerateUntil;
+        let mut generate: Vec<GenerateParams> = Vec::new();
+        for task in self.tasks.iter().filter(writes) {
+            if !generate.contains(&task.params) {
+                generate.push(task.params.clone());
+            }
+        }
+        Needs {
+            chat: chat && (asks(OutputKind::GenerateUntil) || log_likelihood),
+            completion: !chat,
+            log_likelihood,
+            generate,
+        }
     }
 
     /// Completes the plan for a model, after checking that the model can be asked what the tasks ask.
@@ -100,6 +136,7 @@ impl Draft {
                     .to_owned(),
             );
         }
+        notes.extend(model.notes());
         let spec = RunSpec {
             model: identity,
             mode: self.request.mode,
@@ -141,66 +178,6 @@ pub fn plan(
     draft(request, catalog, roots)?.bind(model)
 }
 
-fn check_capabilities(task: &PlannedTask, model: &dyn Model, chat: bool) -> Result<(), BenchError> {
-    let can = model.capabilities();
-    let (able, what) = match task.definition().output {
-        OutputKind::MultipleChoice => (can.log_likelihood, "give the likelihood of an answer"),
-        OutputKind::GenerateUntil => (can.generate, "generate text"),
-        OutputKind::Perplexity => (can.perplexity, "give the likelihood of a text"),
-    };
-    let name = &model.identity().reference;
-    if !able {
-        return Err(BenchError::request(
-            format!("task `{}`: the model {name} cannot {what}", task.name()),
-            "choose a task that the model can answer; of MMLU, `mmlu_generative` needs only generated text",
-        ));
-    }
-    match (chat, can.chat, can.completion) {
-        (true, false, _) => Err(BenchError::request(
-            format!("the model {name} has no chat template"),
-            "run it with `--no-chat-template`",
-        )),
-        (false, _, false) => Err(BenchError::request(
-            format!("the model {name} takes only chats, no plain text"),
-            "run it with `--chat-template`",
-        )),
-        (true, true, _) | (false, _, true) => Ok(()),
-    }
-}
-
-fn check_request(request: &RunRequest) -> Result<(), BenchError> {
-    if request.tasks.is_empty() {
-        return Err(BenchError::request("no task is named", "name one; `evalign tasks list` shows all"));
-    }
-    if request.limit.is_some() && request.samples.is_some() {
-        return Err(BenchError::request(
-            "`--limit` and `--samples` exclude each other",
-            "`--limit 10` is `--samples 0..10`",
-        ));
-    }
-    let positive = |name: &str, value: Option<u32>| match value {
-        Some(0) => Err(BenchError::request(format!("`--{name}` is 0"), "use 1 or more, or leave it out")),
-        _ => Ok(()),
-    };
-    positive("repeats", request.repeats)?;
-    positive("max-tokens", request.max_tokens)?;
-    if request.multiturn && request.chat_template != Some(true) {
-        return Err(BenchError::request(
-            "`--multiturn` makes turns of a chat, and no chat template is applied",
-            "add `--chat-template`, or leave out `--multiturn`",
-        ));
-    }
-    let check = |name: &str, value: Option<f64>, good: fn(f64) -> bool, use_instead: &str| match value {
-        Some(value) if !good(value) => {
-            Err(BenchError::request(format!("`--{name}` is {value}"), format!("use a number {use_instead}")))
-        }
-        _ => Ok(()),
-    };
-    check("temperature", request.temperature, |t| (0.0..=100.0).contains(&t), "from 0 to 100")?;
-    check("top-p", request.top_p, |p| p > 0.0 && p <= 1.0, "above 0 and up to 1")?;
-    check("min-p", request.min_p, |p| (0.0..=1.0).contains(&p), "from 0 to 1")
-}
-
 /// The groups under a name, outer ones first.
 pub(crate) fn plan_groups(
     catalog: &Catalog,
@@ -228,22 +205,27 @@ fn plan_task(
     request: &RunRequest,
     catalog: &Catalog,
     roots: &DataRoots,
-    name: &str,
+    (name, variant): (&str, Option<Variant>),
     notes: &mut Notes,
 ) -> Result<PlannedTask, BenchError> {
-    let mut definition = catalog.task(name)?.for_mode(request.mode);
+    let definition = catalog.task(name)?.for_mode(request.mode).asked_as(variant)?;
+    let mut definition = generated_choice::asked_for(definition, request)?;
+    if definition.metrics.iter().any(|metric| metric.name == MetricName::AccGenerated) {
+        let what = "asked for as a letter to write; `acc_generated` is not comparable with `acc`";
+        notes.add(what.to_owned(), name);
+    }
     let digest = definition.digest();
     apply_overrides(&mut definition, request, notes);
     let directory = catalog.directory(name);
     let rows = RowSource::evaluated(&definition, directory, roots)?;
     let pool = shots_pool(&definition, directory, roots)?;
-    assemble(request, definition, digest, (rows, pool), notes)
+    assemble(request, (definition, variant), digest, (rows, pool), notes)
 }
 
 /// Puts a task together from its definition (overrides applied) and its rows.
 pub(crate) fn assemble(
     request: &RunRequest,
-    definition: TaskDefinition,
+    (definition, variant): (TaskDefinition, Option<Variant>),
     digest: Digest,
     (rows, pool): (RowSource, Pool),
     notes: &mut Notes,
@@ -256,6 +238,7 @@ pub(crate) fn assemble(
         Pool::Rows(_) | Pool::Examples(_) => None,
     };
     let dataset = Digest::of_json(&json!({ "rows": rows.digest(), "shots": shots_digest }));
+    let rewriter = variant.map(|variant| Rewriter::new(&definition, variant, request)).transpose()?;
     let source = &definition.dataset;
     let context = ShotsContext {
         task: &name,
@@ -265,7 +248,7 @@ pub(crate) fn assemble(
         same_split: source.shots_split == source.split && source.shots_file == source.file,
     };
     let task = PlannedTask {
-        spec: task_spec(request, &definition, digest, dataset, docs),
+        spec: task_spec(request, &definition, (variant, rewriter.as_ref()), digest, dataset, docs),
         reader: Reader::new(&definition)?,
         shots: Shots::new(&definition.shots, count, pool, &context)?,
         style: style(request, &definition),
@@ -275,6 +258,7 @@ pub(crate) fn assemble(
         rendered_shots: Mutex::new(HashMap::new()),
         definition,
         rows,
+        rewriter,
     };
     task.check_first()?;
     Ok(task)
@@ -396,6 +380,7 @@ fn params(generation: Option<&Generation>) -> GenerateParams {
 fn task_spec(
     request: &RunRequest,
     definition: &TaskDefinition,
+    (variant, rewriter): (Option<Variant>, Option<&Rewriter>),
     digest: Digest,
     dataset: Digest,
     docs: [u64; 2],
@@ -408,7 +393,7 @@ fn task_spec(
         ScoringMode::LmEval => "lm-eval",
         ScoringMode::Default => "per-document",
     };
-    let protocol = Digest::of_json(&json!({
+    let mut protocol = json!({
         "definition": digest,
         "dataset": dataset,
         "mode": request.mode.name(),
@@ -421,9 +406,14 @@ fn task_spec(
         "chat_template": request.chat_template.unwrap_or(false),
         "multiturn": request.multiturn,
         "system_instruction": request.system_instruction,
-    }));
+    });
+    // Absent for the plain task, so that its protocol is the same with and without variants beside it.
+    if let (Some(rewriter), Some(fields)) = (rewriter, protocol.as_object_mut()) {
+        fields.insert("variant".to_owned(), rewriter.protocol());
+    }
+    let protocol = Digest::of_json(&protocol);
     TaskSpec {
-        task: definition.name.clone(),
+        task: variant.map_or_else(|| definition.name.clone(), |variant| variant.task_name(&definition.name)),
         version: definition.version.clone(),
         definition: digest,
         dataset,
@@ -432,6 +422,7 @@ fn task_spec(
         repeats: definition.repeats,
         docs,
         generation,
+        variant,
     }
 }
 
@@ -440,7 +431,7 @@ fn task_spec(
 pub(crate) struct Notes(BTreeMap<String, Vec<String>>);
 
 impl Notes {
-    fn add(&mut self, note: String, task: &str) {
+    pub(crate) fn add(&mut self, note: String, task: &str) {
         self.0.entry(note).or_default().push(task.to_owned());
     }
 

@@ -14,6 +14,7 @@ use crate::rows::RowSource;
 use crate::scorer::Scorer;
 use crate::shots::Shots;
 use crate::task::{OutputKind, TaskDefinition};
+use crate::variant::Rewriter;
 
 /// A leaf task of a plan.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct PlannedTask {
     pub(crate) params: GenerateParams,
     pub(crate) seed: u64,
     pub(crate) scorer: Scorer,
+    /// How rows are changed where the task is asked in another way.
+    pub(crate) rewriter: Option<Rewriter>,
     /// Rendered examples by index in the pool; most documents share some.
     pub(crate) rendered_shots: Mutex<HashMap<u32, Arc<[Turn; 2]>>>,
 }
@@ -194,7 +197,11 @@ impl PlannedTask {
 
     fn document(&self, doc: u64) -> Result<Document, BenchError> {
         let row = self.rows.get(&self.spec.task, doc)?;
-        self.reader.document(row).map_err(|error| self.row_error(doc, error))
+        let document = self.reader.document(row).map_err(|error| self.row_error(doc, error))?;
+        let Some(rewriter) = &self.rewriter else { return Ok(document) };
+        let mut row = document.row;
+        rewriter.rewrite(doc, &mut row).map_err(|error| self.row_error(doc, error))?;
+        Ok(Reader::processed(&row))
     }
 
     fn prompt(&self, doc: u64, document: &Document) -> Result<Prompt, BenchError> {

@@ -3,7 +3,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use evalign_core::{Dtype, ModelRef, ScoringMode};
+use evalign_model::ServerKind;
 use serde::{Deserialize, Serialize};
+
+use crate::option_order::OptionOrder;
+use crate::perturb::Perturbation;
 
 /// Everything `evalign eval` and `POST /v1/runs` accept. What is absent is decided by the task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +49,15 @@ pub struct RunRequest {
     /// Which rule book: evalign's own, or lm-evaluation-harness bug for bug.
     #[serde(default, rename = "compat")]
     pub mode: ScoringMode,
+    /// In which orders lettered options are asked.
+    #[serde(default)]
+    pub option_order: OptionOrder,
+    /// Also ask the questions perturbed, in these ways.
+    #[serde(default)]
+    pub perturb: Vec<Perturbation>,
+    /// Share of the question's letters that typos replace; absent: [`crate::DEFAULT_TYPO_RATE`].
+    #[serde(default)]
+    pub typo_rate: Option<f64>,
     /// Seeds the choice of worked examples and sampling. 1234 is the reference's few-shot seed.
     #[serde(default = "default_seed")]
     pub seed: u64,
@@ -58,13 +71,34 @@ pub struct RunRequest {
     pub deterministic: bool,
     #[serde(default)]
     pub base_url: Option<String>,
+    /// The software or service behind the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerKind>,
+    /// File with settings for a model on a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_settings: Option<PathBuf>,
+    /// Answers of a server come as streams, which shows the time to the first token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
+    /// Multiple choice is asked for as text: another measurement, with metrics of another name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub generated_choices: bool,
     /// Requests in flight; absent lets the provider find out.
     #[serde(default)]
     pub max_concurrency: Option<u32>,
+    /// How often a request that fails in passing is asked again.
+    #[serde(default = "default_max_retries")]
+    pub max_retries: u32,
     #[serde(default)]
     pub budget_tokens: Option<u64>,
     #[serde(default)]
     pub budget_usd: Option<f64>,
+    /// Requests to the server, those that fail included.
+    #[serde(default)]
+    pub budget_requests: Option<u64>,
+    /// File with the prices of models.
+    #[serde(default)]
+    pub prices: Option<PathBuf>,
     #[serde(default)]
     pub data_root: Option<PathBuf>,
     #[serde(default)]
@@ -75,6 +109,13 @@ pub struct RunRequest {
 
 /// Seed of a run that names none.
 pub const DEFAULT_SEED: u64 = 1234;
+
+/// How often a run that says nothing asks again.
+pub const DEFAULT_MAX_RETRIES: u32 = 4;
+
+fn default_max_retries() -> u32 {
+    DEFAULT_MAX_RETRIES
+}
 
 fn default_seed() -> u64 {
     DEFAULT_SEED
@@ -100,15 +141,25 @@ impl RunRequest {
             multiturn: false,
             system_instruction: None,
             mode: ScoringMode::Default,
+            option_order: OptionOrder::AsGiven,
+            perturb: Vec::new(),
+            typo_rate: None,
             seed: DEFAULT_SEED,
             dtype: None,
             device: None,
             memory_gib: None,
             deterministic: false,
             base_url: None,
+            server: None,
+            model_settings: None,
+            stream: false,
+            generated_choices: false,
             max_concurrency: None,
+            max_retries: DEFAULT_MAX_RETRIES,
             budget_tokens: None,
             budget_usd: None,
+            budget_requests: None,
+            prices: None,
             data_root: None,
             include_path: Vec::new(),
             offline: false,

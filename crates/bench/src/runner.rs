@@ -3,39 +3,28 @@
 
 mod cancel;
 mod progress;
+mod session;
 mod work;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use evalign_core::{
-    Digest, Outcome, Prompt, Request, Response, RunId, RunStatus, SampleKey, SampleRecord, Seconds, Usage,
-};
-use evalign_model::{ErrorKind, Model, ModelError, ResponseCache};
-use evalign_store::{Commit, Lease, NewRun, Store, StoreError};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use evalign_core::{Digest, Outcome, Response, RunId, RunStatus, SampleKey, Seconds};
+use evalign_model::{Budget, Model, Price, ResponseCache};
+use evalign_store::{Lease, NewRun, Store, StoreError};
 
 pub use cancel::{Cancel, CancelLevel};
 pub use progress::{Progress, Silent, Snapshot};
+pub(crate) use session::no_number;
 
 use crate::rescore::score_again;
-use crate::runner::work::Work;
-use crate::{Plan, PlannedSample, PlannedTask, RunError};
+use crate::runner::session::Session;
+use crate::{Plan, PlannedTask, RunError};
 
 /// How long a lease is good for without being renewed. A process that was suspended longer loses the
 /// run to the next one that asks.
 const LEASE_TTL: Duration = Duration::from_secs(60);
-
-/// Samples whose requests are rendered and handed to the model together. Large, because the local
-/// engine shares the work of common prompt beginnings over everything it is given at once.
-const WINDOW: usize = 16_384;
-
-/// Submissions in which a request that failed in passing is asked before its failure is recorded.
-const ATTEMPTS: u32 = 3;
-
-/// Commits that may wait for the disk before the next answer is taken.
-const COMMITS_IN_FLIGHT: usize = 512;
 
 /// How a run ended. Its samples are in the store either way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +35,8 @@ pub struct RunEnd {
     pub resumed: bool,
     /// Samples finished in this session.
     pub finished: u64,
+    /// Of these, answered from the response cache.
+    pub from_cache: u64,
     /// Samples of the whole run whose call failed for good, earlier sessions included.
     pub failed: u64,
 }
@@ -57,6 +48,8 @@ pub struct ActiveRun {
     /// The spec had a run already.
     pub existed: bool,
     finished: BTreeSet<SampleKey>,
+    price: Option<Price>,
+    budget: Option<Arc<Budget>>,
     lease: Lease,
     store: Store,
 }
@@ -91,7 +84,36 @@ impl ActiveRun {
     fn open(id: &RunId, store: &Store, owner: &str, existed: bool) -> Result<Self, RunError> {
         let lease = store.lease(id, owner, LEASE_TTL)?;
         let finished = store.finished(id)?;
-        Ok(Self { id: id.clone(), existed, finished, lease, store: store.clone() })
+        Ok(Self { id: id.clone(), existed, finished, price: None, budget: None, lease, store: store.clone() })
+    }
+
+    /// What the model's tokens cost: stored with each sample.
+    pub fn set_price(&mut self, price: Option<Price>) {
+        self.price = price;
+    }
+
+    /// Where what is spent on the model is counted: stored with the run, earlier sessions included.
+    pub fn set_budget(&mut self, budget: Option<Arc<Budget>>) {
+        self.budget = budget;
+    }
+
+    /// Stores what was spent so far, whether it became samples or not.
+    fn note_spent(&self) -> Result<(), StoreError> {
+        match &self.budget {
+            Some(budget) => self.store.note_spent(&self.lease, budget.spent()),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets the samples whose call failed, so that they are asked again. Everything else stays as it
+    /// is. Returns their number.
+    ///
+    /// # Errors
+    /// A lost lease, or a failure of the store.
+    pub fn reopen_failed(&mut self) -> Result<u64, RunError> {
+        let reopened = self.store.reopen_failed(&self.lease)?;
+        self.finished = self.store.finished(&self.id)?;
+        Ok(reopened)
     }
 
     /// Samples finished before this session.
@@ -125,11 +147,11 @@ impl ActiveRun {
             self.store.set_status(&self.lease, status)?;
         }
         let failed = self.store.count_samples(&self.id, Outcome::Error)?;
-        Ok(RunEnd { run: self.id.clone(), status, resumed: true, finished: 0, failed })
+        Ok(RunEnd { run: self.id.clone(), status, resumed: true, finished: 0, from_cache: 0, failed })
     }
 
-    /// Runs everything that is not finished. On [`CancelLevel::Drain`] no further answers are taken and
-    /// those that arrived are committed; on [`CancelLevel::Abort`] waiting ends at once. In both cases
+    /// Runs everything that is not finished. On [`CancelLevel::Drain`] nothing more is asked, and
+    /// what was answered is committed; on [`CancelLevel::Abort`] waiting ends at once. In both cases
     /// the run can be resumed. Where samples are to be added to a run that was scored again by other rules,
     /// all of it is scored by those of the plan first.
     ///
@@ -156,7 +178,7 @@ impl ActiveRun {
         self.store.set_status(&self.lease, RunStatus::Running)?;
         let mut session = Session::new(self, plan, model, progress, cancel);
         let result = session.run().await;
-        let finished = session.committed;
+        let (finished, from_cache) = (session.committed, session.from_cache);
         let after = model.timing();
         let seconds = Seconds {
             // Loading happened before the session and counts once.
@@ -171,298 +193,15 @@ impl ActiveRun {
             Err(_) => RunStatus::Failed,
         };
         let noted = self
-            .store
-            .add_session(&self.lease, seconds)
+            .note_spent()
+            .and_then(|()| self.store.add_session(&self.lease, seconds))
             .and_then(|()| self.store.set_status(&self.lease, status));
         let status = result?;
         noted?;
         let failed = self.store.count_samples(&self.id, Outcome::Error)?;
-        Ok(RunEnd { run: self.id.clone(), status, resumed: !self.finished.is_empty(), finished, failed })
+        let resumed = !self.finished.is_empty();
+        Ok(RunEnd { run: self.id.clone(), status, resumed, finished, from_cache, failed })
     }
-}
-
-/// One pass over the pending samples.
-struct Session<'a> {
-    run: &'a ActiveRun,
-    plan: &'a Plan,
-    model: &'a dyn Model,
-    progress: &'a dyn Progress,
-    cancel: &'a Cancel,
-    commits: FuturesUnordered<Pending>,
-    renewed: Instant,
-    started: Instant,
-    work_done: f64,
-    work_total: f64,
-    committed: u64,
-    failed: u64,
-    usage: Usage,
-}
-
-/// A sample on its way to the disk.
-struct Pending {
-    commit: Commit,
-    work: f64,
-    usage: Usage,
-    failed: bool,
-}
-
-impl Future for Pending {
-    type Output = (Result<(), StoreError>, f64, Usage, bool);
-
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.commit)
-            .poll(context)
-            .map(|result| (result, self.work, self.usage, self.failed))
-    }
-}
-
-/// A rendered sample waiting for its answer.
-struct Asked<'a> {
-    task: &'a PlannedTask,
-    sample: PlannedSample,
-    work: f64,
-}
-
-/// How a submission ended.
-enum Submitted<'a> {
-    /// All were answered; these failed in passing.
-    Answered {
-        again: Vec<Asked<'a>>,
-    },
-    Cancelled,
-}
-
-impl<'a> Session<'a> {
-    fn new(
-        run: &'a ActiveRun,
-        plan: &'a Plan,
-        model: &'a dyn Model,
-        progress: &'a dyn Progress,
-        cancel: &'a Cancel,
-    ) -> Self {
-        Self {
-            run,
-            plan,
-            model,
-            progress,
-            cancel,
-            commits: FuturesUnordered::new(),
-            renewed: Instant::now(),
-            started: Instant::now(),
-            work_done: 0.0,
-            work_total: 0.0,
-            committed: 0,
-            failed: 0,
-            usage: Usage::default(),
-        }
-    }
-
-    async fn run(&mut self) -> Result<RunStatus, RunError> {
-        let pending: Vec<(&PlannedTask, SampleKey)> = self
-            .plan
-            .tasks
-            .iter()
-            .flat_map(|task| task.keys().map(move |key| (task, key)))
-            .filter(|(_, key)| !self.run.finished.contains(key))
-            .collect();
-        self.report();
-        let windows = pending.len().div_ceil(WINDOW);
-        for (index, window) in pending.chunks(WINDOW).enumerate() {
-            let asked = self.render(window)?;
-            // Later windows are taken to be as much work as this one.
-            let work: f64 = asked.iter().map(|a| a.work).sum();
-            self.work_total = self.work_done + work * (windows - index) as f64;
-            if !self.ask(asked).await? {
-                self.flush().await?;
-                return Ok(RunStatus::Cancelled);
-            }
-        }
-        self.flush().await?;
-        Ok(RunStatus::Completed)
-    }
-
-    fn render(&self, window: &[(&'a PlannedTask, SampleKey)]) -> Result<Vec<Asked<'a>>, RunError> {
-        let mut asked = Vec::with_capacity(window.len());
-        for (task, key) in window {
-            let mut sample = task.sample_by_key(key)?;
-            if let Some(prompt @ Prompt::Chat(_)) = sample.prompt()
-                && let Some(text) = self.model.render(prompt)
-            {
-                sample.set_rendered_prompt(&text);
-            }
-            asked.push(Asked { task, sample, work: 0.0 });
-        }
-        let work = Work::of(asked.iter().map(|a| &a.sample.request.kind));
-        for (asked, work) in asked.iter_mut().zip(work) {
-            asked.work = work;
-        }
-        Ok(asked)
-    }
-
-    /// Asks for the samples, and again for those that failed in passing. False when cancelled.
-    async fn ask(&mut self, asked: Vec<Asked<'a>>) -> Result<bool, RunError> {
-        let mut asked = asked;
-        for attempt in 1..=ATTEMPTS {
-            let again = match self.submit(asked, attempt == ATTEMPTS).await? {
-                Submitted::Answered { again } => again,
-                Submitted::Cancelled => return Ok(false),
-            };
-            if again.is_empty() {
-                break;
-            }
-            tracing::warn!(samples = again.len(), attempt, "asking again after passing failures");
-            asked = again;
-        }
-        Ok(true)
-    }
-
-    /// One submission: every answer is scored and committed as it arrives.
-    async fn submit(&mut self, asked: Vec<Asked<'a>>, last: bool) -> Result<Submitted<'a>, RunError> {
-        let mut unanswered = asked.len();
-        let requests: Vec<Request> = asked.iter().map(|a| a.sample.request.clone()).collect();
-        let mut asked: Vec<Option<Asked<'a>>> = asked.into_iter().map(Some).collect();
-        let mut again = Vec::new();
-        let mut replies = self.model.submit(requests);
-        while unanswered > 0 {
-            let reply = tokio::select! {
-                biased;
-                level = self.cancel.raised() => {
-                    // Dropping the replies tells the model to stop.
-                    drop(replies);
-                    if level == CancelLevel::Abort {
-                        self.commits.clear();
-                    }
-                    return Ok(Submitted::Cancelled);
-                }
-                Some(done) = self.commits.next(), if !self.commits.is_empty() => {
-                    self.note(done)?;
-                    continue;
-                }
-                reply = replies.next(), if self.commits.len() < COMMITS_IN_FLIGHT => reply,
-                () = tokio::time::sleep(LEASE_TTL / 4) => {
-                    self.renew()?;
-                    continue;
-                }
-            };
-            self.renew()?;
-            let Some((index, result)) = reply else {
-                self.flush().await?;
-                let done = self.run.finished() + self.committed;
-                return Err(RunError::ModelGone {
-                    run: self.run.id.clone(),
-                    done,
-                    total: self.plan.total_samples(),
-                });
-            };
-            let Some(sample) = asked.get_mut(index).and_then(Option::take) else { continue };
-            unanswered -= 1;
-            match result {
-                Err(error) if error.kind() == ErrorKind::Unavailable => {
-                    self.flush().await?;
-                    return Err(error.into());
-                }
-                Err(error) if error.kind() == ErrorKind::Retryable && !last => again.push(sample),
-                result => self.commit(sample, result)?,
-            }
-        }
-        // The model books its time after the last answer; the end of the replies says that it has.
-        while replies.next().await.is_some() {}
-        Ok(Submitted::Answered { again })
-    }
-
-    fn commit(&mut self, asked: Asked<'_>, result: Result<Response, ModelError>) -> Result<(), RunError> {
-        let record = record(asked.task, asked.sample, result)?;
-        let failed = record.output.is_none();
-        let commit = self.run.store.commit_sample(&self.run.lease, &record);
-        self.progress.sample(&record);
-        self.commits.push(Pending { commit, work: asked.work, usage: record.usage, failed });
-        Ok(())
-    }
-
-    fn note(
-        &mut self,
-        (result, work, usage, failed): (Result<(), StoreError>, f64, Usage, bool),
-    ) -> Result<(), RunError> {
-        result?;
-        self.committed += 1;
-        self.failed += u64::from(failed);
-        self.work_done += work;
-        self.usage += usage;
-        self.report();
-        Ok(())
-    }
-
-    /// Waits until everything that was answered is on disk.
-    async fn flush(&mut self) -> Result<(), RunError> {
-        while let Some(done) = self.commits.next().await {
-            self.note(done)?;
-        }
-        Ok(())
-    }
-
-    fn renew(&mut self) -> Result<(), RunError> {
-        if self.renewed.elapsed() > LEASE_TTL / 4 {
-            self.run.store.renew(&self.run.lease, LEASE_TTL)?;
-            self.renewed = Instant::now();
-        }
-        Ok(())
-    }
-
-    fn report(&self) {
-        let elapsed = self.started.elapsed();
-        let remaining = (self.work_done > 0.0 && self.work_total >= self.work_done)
-            .then(|| elapsed.mul_f64((self.work_total - self.work_done) / self.work_done));
-        self.progress.progress(&Snapshot {
-            done: self.run.finished() + self.committed,
-            total: self.plan.total_samples(),
-            failed: self.failed,
-            usage: self.usage,
-            elapsed,
-            remaining,
-        });
-    }
-}
-
-/// The record of an answered (or failed) sample, scored.
-fn record(
-    task: &PlannedTask,
-    sample: PlannedSample,
-    result: Result<Response, ModelError>,
-) -> Result<SampleRecord, RunError> {
-    let (output, error, usage, truncated_tokens) = match result {
-        // The tokens were spent, but nothing can be decided by such an answer, nor can it be stored.
-        Ok(response) => match response.output.check_finite() {
-            Ok(()) => (Some(response.output), None, response.usage, response.truncated_tokens),
-            Err(what) => (None, Some(no_number(&what)), response.usage, response.truncated_tokens),
-        },
-        Err(error) => (None, Some(error.to_string()), Usage::default(), 0),
-    };
-    let scores = match &output {
-        Some(output) => task.scorer().score(&sample.doc, output)?,
-        None => task.scorer().failed(),
-    };
-    Ok(SampleRecord {
-        key: sample.key,
-        doc: sample.doc,
-        doc_hash: sample.doc_hash,
-        request: sample.request,
-        prompt_hash: sample.prompt_hash,
-        target: sample.target,
-        target_hash: sample.target_hash,
-        output,
-        error,
-        scores,
-        usage,
-        truncated_tokens,
-    })
-}
-
-/// The error of a sample whose answer holds something else than numbers where numbers belong.
-pub(crate) fn no_number(what: &str) -> String {
-    format!("the model's answer cannot be scored: {what}")
 }
 
 /// The response cache of a store, for [`evalign_model::Cached`].
@@ -474,6 +213,13 @@ impl ResponseCache for StoreCache {
         self.0.cache_get(key).unwrap_or_else(|error| {
             tracing::warn!(%error, "the response cache cannot be read");
             None
+        })
+    }
+
+    fn get_all(&self, keys: &[Digest]) -> Vec<Option<Response>> {
+        self.0.cache_get_all(keys).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the response cache cannot be read");
+            vec![None; keys.len()]
         })
     }
 

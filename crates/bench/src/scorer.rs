@@ -1,6 +1,8 @@
 //! From a document and the model's outputs to scores. Pure: it needs neither the dataset nor the model,
 //! so that stored samples can be scored again.
 
+mod forecast;
+
 use evalign_core::{ChoiceLogLikelihood, FinishReason, Outcome, Output, Score, ScoringMode};
 use serde_json::Value;
 

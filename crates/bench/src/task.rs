@@ -6,6 +6,7 @@ mod definition;
 mod embedded;
 mod family;
 mod file;
+mod robustness;
 mod yaml;
 
 pub use catalog::{Catalog, GroupDefinition, TaskSummary};
@@ -19,3 +20,4 @@ pub(crate) use embedded::{EmbeddedRows, embedded_rows};
 #[cfg(test)]
 pub(crate) use family::compile_check;
 pub use file::{TaskFile, task_schema};
+pub use robustness::{OptionsDefinition, Paraphrase};

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod prompts;
+mod robustness;
 mod running;
 mod scoring;
 mod selection;
@@ -61,7 +62,7 @@ fn planned(
         Pool::Rows(source(shots))
     };
     let digest = definition.digest();
-    assemble(request, definition, digest, (source(evaluated), pool), &mut notes)
+    assemble(request, (definition, None), digest, (source(evaluated), pool), &mut notes)
 }
 
 fn embedded(name: &str) -> TaskDefinition {

@@ -140,6 +140,7 @@ pub fn verify(
                 results[index] = Some(compare(item, records, scores, options.tolerance));
             }
         }
+        Ok(())
     })?;
     for (item, result) in items.iter().zip(results) {
         let Some(result) = result else {

@@ -31,6 +31,7 @@ mod records;
 mod source;
 mod spec;
 mod table;
+mod texts;
 mod time;
 mod unpack;
 
@@ -41,6 +42,7 @@ pub use jsonl::read_jsonl;
 pub use limits::Limits;
 pub use spec::{ColumnEquals, DataRoots, DatasetSpec, OpenFiles};
 pub use table::{Column, ColumnKind, JsonlWriter, ParquetTable, write_jsonl, write_parquet};
+pub use texts::{TextCounts, TextPart, holds_texts, read_texts};
 
 /// One row: field names in the order of the file's columns, values as JSON.
 pub type Row = serde_json::Map<String, serde_json::Value>;

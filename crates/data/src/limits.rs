@@ -15,6 +15,13 @@ pub struct Limits {
     pub memory_bytes: u64,
 }
 
+impl Limits {
+    /// Bytes of a parquet file that are decoded together: several blocks fit in memory.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        (self.memory_bytes / 8).max(1 << 16)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -123,6 +123,15 @@ impl ParquetFile {
 
     /// The rows of a block as one contiguous frame.
     pub(crate) fn read(&self, block: &GroupBlock) -> Result<DataFrame, DataError> {
+        self.decode(block, self.positions.clone())
+    }
+
+    /// One column of a block: `column` counts in [`ParquetFile::columns`].
+    pub(crate) fn read_column(&self, block: &GroupBlock, column: usize) -> Result<DataFrame, DataError> {
+        self.decode(block, self.positions.get(column).copied().into_iter().collect())
+    }
+
+    fn decode(&self, block: &GroupBlock, positions: Vec<usize>) -> Result<DataFrame, DataError> {
         let path = &self.path;
         decoding(path, || {
             // The reader walks over all groups that it knows of.
@@ -131,7 +140,7 @@ impl ParquetFile {
             let metadata = FileMetadata { num_rows, row_groups: groups, ..(*self.metadata).clone() };
             let mut reader = ParquetReader::new(file(path)?)
                 .with_slice(Some((block.start, block.rows)))
-                .with_projection(Some(self.positions.clone()))
+                .with_projection(Some(positions))
                 // On this thread: see `guarded`.
                 .read_parallel(ParallelStrategy::None);
             reader.set_metadata(Arc::new(metadata));

@@ -165,7 +165,7 @@ impl Source {
     fn open_parquet(&mut self) -> Result<(), DataError> {
         let files: Vec<ParquetFile> =
             self.files.iter().map(|f| ParquetFile::open(f, &self.limits)).collect::<Result<_, _>>()?;
-        let block_bytes = blocks::parquet_bytes(&self.limits);
+        let block_bytes = self.limits.block_bytes();
         for (index, file) in files.iter().enumerate() {
             self.same_columns(&file.path, file.columns.clone())?;
             self.unread.extend(file.unread.iter().cloned());

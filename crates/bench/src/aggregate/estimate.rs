@@ -1,14 +1,16 @@
 use evalign_core::{Estimate, ScoringMode};
 use evalign_stats::{
-    Bootstrap, mean, mean_stderr, normal_interval, t_interval, weighted_mean, wilson_interval,
+    Bootstrap, clustered_stderr, mean, mean_stderr, normal_interval, proportion_stderr, student_t_quantile,
+    t_interval, weighted_mean, wilson_interval,
 };
 
-const LEVEL: f64 = 0.95;
-const RESAMPLES: u32 = 1000;
+/// Confidence of all intervals of results.
+pub(crate) const LEVEL: f64 = 0.95;
+pub(super) const RESAMPLES: u32 = 1000;
 
 /// How per-document values become one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Aggregation {
+pub(crate) enum Aggregation {
     Mean,
     /// exp of the weighted mean of nats per word or byte.
     Perplexity,
@@ -17,7 +19,7 @@ pub(super) enum Aggregation {
 }
 
 impl Aggregation {
-    pub(super) fn of(metric: &str) -> Self {
+    pub(crate) fn of(metric: &str) -> Self {
         match metric {
             "word_perplexity" | "byte_perplexity" => Self::Perplexity,
             "bits_per_byte" => Self::BitsPerByte,
@@ -40,7 +42,7 @@ impl Aggregation {
 /// Means: sample standard error; Wilson's interval where all values are 0 or 1, else Student's t.
 /// Perplexities: bootstrap over documents (the reference gives no standard error, and under its rule
 /// book neither do we).
-pub(super) fn estimate(aggregation: Aggregation, pairs: &[(f64, f64)], mode: ScoringMode) -> Estimate {
+pub(crate) fn estimate(aggregation: Aggregation, pairs: &[(f64, f64)], mode: ScoringMode) -> Estimate {
     let n = pairs.len() as u64;
     let values: Vec<f64> = pairs.iter().map(|(value, _)| *value).collect();
     if aggregation == Aggregation::Mean {
@@ -62,6 +64,45 @@ pub(super) fn estimate(aggregation: Aggregation, pairs: &[(f64, f64)], mode: Sco
         aggregation.apply(&drawn)
     });
     Estimate { value, stderr: spread.map(|s| s.stderr), ci95: spread.map(|s| s.interval), n }
+}
+
+/// As [`estimate`], where values with the same cluster are not independent: the standard error of a mean is
+/// Miller's (arXiv 2411.00640, eq. 4), its interval Student's with clusters - 1 degrees of freedom, inside
+/// [0, 1] for values that are. Without a second cluster neither is known. Perplexities are estimated as
+/// without clusters.
+pub(crate) fn clustered_estimate<C: Ord>(
+    aggregation: Aggregation,
+    pairs: &[(f64, f64)],
+    clusters: &[C],
+    mode: ScoringMode,
+) -> Estimate {
+    if aggregation != Aggregation::Mean {
+        return estimate(aggregation, pairs, mode);
+    }
+    let values: Vec<f64> = pairs.iter().map(|(value, _)| *value).collect();
+    let share = values.iter().all(|value| (0.0..=1.0).contains(value));
+    let value = mean(&values);
+    let stderr = clustered_stderr(&values, clusters);
+    let mut distinct: Vec<&C> = clusters.iter().collect();
+    distinct.sort();
+    distinct.dedup();
+    let freedom = distinct.len().saturating_sub(1) as f64;
+    let ci95 = value.zip(stderr).filter(|(_, stderr)| *stderr > 0.0).and_then(|(value, stderr)| {
+        let half = student_t_quantile(0.5 + LEVEL / 2.0, freedom)? * stderr;
+        let [low, high] = [value - half, value + half];
+        Some(if share { [low.max(0.0), high.min(1.0)] } else { [low, high] })
+    });
+    Estimate { value, stderr, ci95, n: values.len() as u64 }
+}
+
+/// A share of all items, with Wilson's interval; nothing over nothing.
+pub(crate) fn share(successes: u64, n: u64) -> Estimate {
+    Estimate {
+        value: (n > 0).then(|| successes as f64 / n as f64),
+        stderr: proportion_stderr(successes, n),
+        ci95: wilson_interval(successes, n, LEVEL),
+        n,
+    }
 }
 
 /// A group's estimate. Where it is a share of all samples, Wilson's interval of that share (which knows

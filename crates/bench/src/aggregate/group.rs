@@ -1,6 +1,7 @@
 use evalign_core::{MetricResult, OutcomeCounts, ScoringMode, TaskResult, TaskSpec};
 use evalign_stats::{combined_stderr, pooled_stderr, unweighted_mean_stderr, weighted_mean};
 
+use super::calibration::CalibrationTally;
 use super::estimate::{Aggregation, group_estimate};
 use super::leaf::{LeafMetric, LeafTally, bounds};
 use crate::PlannedGroup;
@@ -32,12 +33,22 @@ pub(super) fn group_result(
     TaskResult {
         task: group.name.clone(),
         version: group.version.clone(),
-        protocol: super::group_protocol(&members),
+        protocol: super::joint_protocol(members.iter().map(|(spec, _)| *spec)),
         shots: members.iter().map(|(spec, _)| spec.shots).max().unwrap_or(0),
         truncated_prompts: members.iter().map(|(_, tally)| tally.truncated_prompts()).sum(),
         members: group.members.clone(),
-        metrics: metrics.collect(),
+        metrics: metrics.chain(calibration(&members, group.weight_by_size)).collect(),
     }
+}
+
+/// Over all items of the group together: errors of leaves with few items are mostly noise, and so is
+/// their mean. A group in which every leaf counts equally has none.
+fn calibration(members: &[(&TaskSpec, &LeafTally)], weight_by_size: bool) -> Vec<MetricResult> {
+    let mut pooled = CalibrationTally::default();
+    for (_, tally) in members.iter().filter(|_| weight_by_size) {
+        pooled.merge(tally.calibration());
+    }
+    pooled.metrics()
 }
 
 fn metric(
@@ -118,6 +129,7 @@ mod tests {
             repeats: 1,
             docs: [0, values.len() as u64],
             generation: serde_json::Value::Null,
+            variant: None,
         };
         let mut tally = LeafTally::new(mode);
         for value in values {

@@ -3,7 +3,10 @@ use evalign_core::{
 };
 use indexmap::IndexMap;
 
+use super::calibration::CalibrationTally;
 use super::estimate::{Aggregation, estimate};
+use crate::error::BenchError;
+use crate::scorer::Scorer;
 
 /// A multiple-choice item is fragile when a change of this much in one log-likelihood could flip it.
 const FRAGILE_MARGIN: f64 = 1e-3;
@@ -16,6 +19,7 @@ pub(super) struct LeafTally {
     truncated_prompts: u64,
     /// By metric and filter, in the order of the definition.
     metrics: IndexMap<(String, String), Tally>,
+    calibration: CalibrationTally,
 }
 
 /// One metric under one filter.
@@ -37,17 +41,45 @@ pub(super) struct LeafMetric {
 
 impl LeafTally {
     pub(super) fn new(mode: ScoringMode) -> Self {
-        Self { mode, documents: 0, truncated_prompts: 0, metrics: IndexMap::new() }
+        Self {
+            mode,
+            documents: 0,
+            truncated_prompts: 0,
+            metrics: IndexMap::new(),
+            calibration: CalibrationTally::default(),
+        }
     }
 
     /// `records` are the answers to one document, `scores` what is to be counted for it.
     pub(super) fn add(&mut self, records: &[SampleRecord], scores: &[Score]) {
+        self.count(records.iter().filter(|r| r.truncated_tokens > 0).count() as u64, scores);
+    }
+
+    /// A document, how many of its prompts were cut, and what is to be counted for it.
+    pub(super) fn count(&mut self, truncated_prompts: u64, scores: &[Score]) {
         self.documents += 1;
-        self.truncated_prompts += records.iter().filter(|r| r.truncated_tokens > 0).count() as u64;
+        self.truncated_prompts += truncated_prompts;
         for score in scores {
             let tally = self.metrics.entry((score.metric.clone(), score.filter.clone())).or_default();
             tally.add(score);
         }
+    }
+
+    /// What the answer to one document says about the model's calibration; the reference knows no such
+    /// metric.
+    pub(super) fn add_forecast(
+        &mut self,
+        scorer: &Scorer,
+        records: &[SampleRecord],
+    ) -> Result<(), BenchError> {
+        match self.mode {
+            ScoringMode::Default => self.calibration.add(scorer, records),
+            ScoringMode::LmEval => Ok(()),
+        }
+    }
+
+    pub(super) fn calibration(&self) -> &CalibrationTally {
+        &self.calibration
     }
 
     /// Documents with at least one answer.
@@ -91,7 +123,7 @@ impl LeafTally {
             shots: spec.shots,
             truncated_prompts: self.truncated_prompts,
             members: Vec::new(),
-            metrics: metrics.collect(),
+            metrics: metrics.chain(self.calibration.metrics()).collect(),
         }
     }
 }

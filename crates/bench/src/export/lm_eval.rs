@@ -55,15 +55,12 @@ fn write_filter(
     filter: &str,
     writer: &mut JsonlWriter,
 ) -> Result<(), RunError> {
-    let mut failed = None;
     board.each_document(store, &run.id, leaf, &mut |records, scores| {
-        if failed.is_none()
-            && let Some(line) = line(records, scores, filter)
-        {
-            failed = writer.push(&line).err();
+        if let Some(line) = line(records, scores, filter) {
+            writer.push(&line)?;
         }
-    })?;
-    failed.map_or(Ok(()), |error| Err(error.into()))
+        Ok(())
+    })
 }
 
 /// One line, fields and their order as the reference has them. `None` for a document without an answer, or

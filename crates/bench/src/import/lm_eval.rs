@@ -157,6 +157,7 @@ fn task_spec(task: &str, records: &[SampleRecord], summary: &Value, log: &Digest
         repeats: records.iter().map(|record| record.key.repeat + 1).max().unwrap_or(1),
         docs: [docs.clone().min().unwrap_or(0), docs.max().map_or(0, |last| last + 1)],
         generation: Value::Null,
+        variant: None,
     }
 }
 
@@ -210,6 +211,7 @@ fn records_of(task: &str, row: &Row, item: &ReferenceItem) -> Result<Vec<SampleR
                 text: text.clone(),
                 finish: FinishReason::Stop,
                 logprobs: None,
+                reasoning: None,
             };
             texts.iter().map(|t| (kind.clone(), text(t))).collect()
         }
@@ -232,6 +234,9 @@ fn records_of(task: &str, row: &Row, item: &ReferenceItem) -> Result<Vec<SampleR
             scores: Vec::new(),
             usage: Usage::default(),
             truncated_tokens: 0,
+            latency: None,
+            requests: 0,
+            cost_usd: None,
         });
     }
     Ok(records)

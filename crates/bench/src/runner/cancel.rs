@@ -7,7 +7,8 @@ use tokio::sync::watch;
 pub enum CancelLevel {
     #[default]
     None,
-    /// Take no more answers, commit those that arrived.
+    /// Ask nothing more; take and commit what is being answered where answers are paid for, and what has
+    /// arrived elsewhere.
     Drain,
     /// End at once; what was not committed will be asked again on resume.
     Abort,
@@ -36,10 +37,10 @@ impl Cancel {
         *self.0.borrow()
     }
 
-    /// Waits until the switch is thrown.
-    pub async fn raised(&self) -> CancelLevel {
+    /// Waits until it is more urgent than `level`.
+    pub async fn raised_above(&self, level: CancelLevel) -> CancelLevel {
         let mut watched = self.0.subscribe();
         // The sender lives in `self`, so waiting cannot fail.
-        watched.wait_for(|level| *level > CancelLevel::None).await.map_or(CancelLevel::Abort, |level| *level)
+        watched.wait_for(|now| *now > level).await.map_or(CancelLevel::Abort, |now| *now)
     }
 }

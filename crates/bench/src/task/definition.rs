@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::robustness::{OptionsDefinition, Paraphrase};
+
 /// A leaf task, complete: a dataset, how a row becomes a prompt, and how an answer becomes a score.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TaskDefinition {
@@ -32,6 +34,10 @@ pub struct TaskDefinition {
     pub metrics: Vec<MetricDefinition>,
     /// What differs under `--compat lm-eval`.
     pub lm_eval: Option<ModeOverrides>,
+    /// Columns with the question's own words, as the dataset has them.
+    pub question: Vec<String>,
+    pub options: Option<OptionsDefinition>,
+    pub paraphrases: Vec<Paraphrase>,
 }
 
 impl TaskDefinition {
@@ -47,12 +53,13 @@ impl TaskDefinition {
         task
     }
 
-    /// Digest of all that decides prompts and scores; what only people read is left out.
+    /// Digest of all that decides prompts and scores. What only people read is left out, and what only
+    /// variants use: their protocols contain it.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
         if let Value::Object(map) = &mut value {
-            for field in ["summary", "source", "tags"] {
+            for field in ["summary", "source", "tags", "question", "options", "paraphrases"] {
                 map.remove(field);
             }
         }
@@ -296,12 +303,28 @@ pub enum MetricName {
     /// As `acc`, log-likelihoods divided by the choice's length in UTF-8 bytes.
     AccBytes,
     ExactMatch,
+    /// The letter the model wrote is the right choice's. Only of multiple choice asked with
+    /// `--generated-choices`, never of a task file.
+    #[schemars(skip)]
+    #[serde(skip_deserializing)]
+    AccGenerated,
     WordPerplexity,
     BytePerplexity,
     BitsPerByte,
 }
 
 impl MetricName {
+    pub const ALL: [Self; 8] = [
+        Self::Acc,
+        Self::AccNorm,
+        Self::AccBytes,
+        Self::ExactMatch,
+        Self::AccGenerated,
+        Self::WordPerplexity,
+        Self::BytePerplexity,
+        Self::BitsPerByte,
+    ];
+
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -309,6 +332,7 @@ impl MetricName {
             Self::AccNorm => "acc_norm",
             Self::AccBytes => "acc_bytes",
             Self::ExactMatch => "exact_match",
+            Self::AccGenerated => "acc_generated",
             Self::WordPerplexity => "word_perplexity",
             Self::BytePerplexity => "byte_perplexity",
             Self::BitsPerByte => "bits_per_byte",
@@ -320,7 +344,7 @@ impl MetricName {
     pub fn output(self) -> OutputKind {
         match self {
             Self::Acc | Self::AccNorm | Self::AccBytes => OutputKind::MultipleChoice,
-            Self::ExactMatch => OutputKind::GenerateUntil,
+            Self::ExactMatch | Self::AccGenerated => OutputKind::GenerateUntil,
             Self::WordPerplexity | Self::BytePerplexity | Self::BitsPerByte => OutputKind::Perplexity,
         }
     }

@@ -9,6 +9,7 @@ use super::definition::{
     TargetDefinition, TaskDefinition,
 };
 use super::file::{FamilyFile, ShotsFile, TaskFile, Version};
+use super::robustness::{self, Paraphrase};
 use crate::error::BenchError;
 use crate::scorer::Scorer;
 
@@ -132,9 +133,21 @@ pub(super) fn complete(
         filters: file.filters.clone().unwrap_or_else(|| vec![default_filter()]),
         metrics: file.metrics.clone().unwrap_or_else(|| default_metrics(output)),
         lm_eval: file.lm_eval.clone(),
+        question: file.question.clone().unwrap_or_default(),
+        options: file.options.clone(),
+        paraphrases: paraphrases(file.paraphrases.as_deref().unwrap_or_default(), &leaf.member),
     };
     check(path, &definition)?;
     Ok(definition)
+}
+
+fn paraphrases(written: &[Paraphrase], member: &Member) -> Vec<Paraphrase> {
+    let fill = |text: &Option<String>| text.as_ref().map(|text| member.fill(text));
+    let each = |words: &Paraphrase| Paraphrase {
+        description: fill(&words.description),
+        prompt: fill(&words.prompt),
+    };
+    written.iter().map(each).collect()
 }
 
 fn dataset(mut source: DatasetSource, member: &Member) -> DatasetSource {
@@ -214,13 +227,15 @@ fn check(path: &str, task: &TaskDefinition) -> Result<(), BenchError> {
     if matches!(task.shots.sampler, super::Sampler::Balanced) && task.shots.balance_by.is_none() {
         return fail("shots", "the balanced sampler needs `balance_by`");
     }
-    Ok(())
+    robustness::check(task).or_else(|(field, message)| fail(field, &message))
 }
 
 /// Compiles every template, expression and regular expression, for both rule books.
 pub(crate) fn compile_check(task: &TaskDefinition) -> Result<(), BenchError> {
     for mode in [ScoringMode::Default, ScoringMode::LmEval] {
-        Scorer::new(&task.for_mode(mode), mode, task.repeats)?;
+        for form in task.forms(mode) {
+            Scorer::new(&form, mode, task.repeats)?;
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::definition::{
     Choices, DatasetSource, FilterPipeline, Generation, MetricDefinition, ModeOverrides, OutputKind, Sampler,
 };
+use super::robustness::{OptionsDefinition, Paraphrase};
 use super::yaml::parse_yaml;
 use crate::error::BenchError;
 
@@ -60,6 +61,13 @@ pub struct TaskFile {
     pub metrics: Option<Vec<MetricDefinition>>,
     /// What is different under `--compat lm-eval`.
     pub lm_eval: Option<ModeOverrides>,
+    /// Columns (computed ones included) with the question's own words: what `--perturb` changes, and what
+    /// is looked for in a corpus.
+    pub question: Option<Vec<String>>,
+    /// For tasks whose prompts show the options under labels: what `--option-order` moves.
+    pub options: Option<OptionsDefinition>,
+    /// The task in other words, for `--perturb paraphrase`.
+    pub paraphrases: Option<Vec<Paraphrase>>,
 }
 
 /// `%{member}`, `%{member_words}` (underscores as spaces) and `%{category}` stand for the member's name
@@ -152,7 +160,8 @@ impl TaskFile {
             ..or_fields!(child, base:
                 include, task, family, group, members, weight_by_size, version, summary, source, tags,
                 dataset, process, output, description, prompt, choices, target, targets, target_delimiter,
-                gen_prefix, shots, generation, repeats, filters, metrics, lm_eval)
+                gen_prefix, shots, generation, repeats, filters, metrics, lm_eval, question, options,
+                paraphrases)
         }
     }
 }

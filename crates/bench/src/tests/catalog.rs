@@ -220,9 +220,12 @@ fn the_sample_sets_are_whole() {
                     let choice = |i| ChoiceLogLikelihood { sum: sum(i), tokens: 1, greedy: false };
                     Output::LogLikelihood { choices: (0..continuations.len()).map(choice).collect() }
                 }
-                RequestKind::Generate { .. } | RequestKind::Perplexity { .. } => {
-                    Output::Text { text: sample.target.clone(), finish: FinishReason::Stop, logprobs: None }
-                }
+                RequestKind::Generate { .. } | RequestKind::Perplexity { .. } => Output::Text {
+                    text: sample.target.clone(),
+                    finish: FinishReason::Stop,
+                    logprobs: None,
+                    reasoning: None,
+                },
             };
             for score in task.scorer().score(&sample.doc, &output).unwrap() {
                 assert_eq!(score.outcome, Outcome::Correct, "{} {}", sample.key, score.filter);
@@ -267,8 +270,14 @@ impl Model for Shape {
 
 #[test]
 fn a_plan_asks_only_what_the_model_can_answer() {
-    let all =
-        Capabilities { log_likelihood: true, generate: true, perplexity: true, chat: true, completion: true };
+    let all = Capabilities {
+        log_likelihood: true,
+        chat_log_likelihood: true,
+        generate: true,
+        perplexity: true,
+        chat: true,
+        completion: true,
+    };
     let identity = ModelIdentity { chat_template: Some(Digest::of("c")), ..identity() };
     let catalog = Catalog::load(&[]).unwrap();
     let bound = |capabilities, chat| {

@@ -39,7 +39,14 @@ impl Model for Answering {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { log_likelihood: true, generate: true, perplexity: true, chat: true, completion: true }
+        Capabilities {
+            log_likelihood: true,
+            chat_log_likelihood: true,
+            generate: true,
+            perplexity: true,
+            chat: true,
+            completion: true,
+        }
     }
 
     fn count_tokens(&self, _: &RequestKind) -> Option<TokenCount> {
@@ -52,12 +59,13 @@ impl Model for Answering {
 
     fn submit(&self, requests: Vec<Request>) -> Replies {
         let (_, none) = Replies::channel();
-        let usage = Usage { prompt_tokens: 3, computed_prompt_tokens: 3, generated_tokens: 0 };
+        let usage = Usage { prompt_tokens: 3, computed_prompt_tokens: 3, ..Usage::default() };
         let response = |request: &Request| Response {
             output: (self.answer)(request),
-            usage,
+            usage: Some(usage),
             truncated_tokens: 0,
             cached: false,
+            latency: None,
         };
         none.preceded_by(requests.iter().map(|request| Ok(response(request))).enumerate().collect::<Vec<_>>())
     }
@@ -156,7 +164,12 @@ fn broken(request: &Request) -> Output {
         RequestKind::Generate { .. } => {
             let logprob = if bad { f64::NEG_INFINITY } else { -0.5 };
             let token = TokenLogprob { token: "18".to_owned(), logprob };
-            Output::Text { text: "18".to_owned(), finish: FinishReason::Stop, logprobs: Some(vec![token]) }
+            Output::Text {
+                text: "18".to_owned(),
+                finish: FinishReason::Stop,
+                logprobs: Some(vec![token]),
+                reasoning: None,
+            }
         }
         RequestKind::Perplexity { .. } => Output::Perplexity { sum: f64::INFINITY, tokens: 2 },
     }
@@ -193,9 +206,12 @@ fn plain(request: &Request) -> Output {
             let choice = |i| ChoiceLogLikelihood { sum: -1.0 - f64::from(i), tokens: 1, greedy: false };
             Output::LogLikelihood { choices: (0..continuations.len() as u32).map(choice).collect() }
         }
-        RequestKind::Generate { .. } => {
-            Output::Text { text: "18".to_owned(), finish: FinishReason::Stop, logprobs: None }
-        }
+        RequestKind::Generate { .. } => Output::Text {
+            text: "18".to_owned(),
+            finish: FinishReason::Stop,
+            logprobs: None,
+            reasoning: None,
+        },
         RequestKind::Perplexity { .. } => Output::Perplexity { sum: -3.0, tokens: 2 },
     }
 }

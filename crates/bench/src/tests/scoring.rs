@@ -7,11 +7,11 @@ use crate::Scorer;
 use crate::task::{MetricDefinition, MetricName, OutputKind};
 
 fn text(text: &str) -> Output {
-    Output::Text { text: text.to_owned(), finish: FinishReason::Stop, logprobs: None }
+    Output::Text { text: text.to_owned(), finish: FinishReason::Stop, logprobs: None, reasoning: None }
 }
 
 fn cut(text: &str) -> Output {
-    Output::Text { text: text.to_owned(), finish: FinishReason::Length, logprobs: None }
+    Output::Text { text: text.to_owned(), finish: FinishReason::Length, logprobs: None, reasoning: None }
 }
 
 fn scorer(task: &str, mode: ScoringMode, repeats: u32) -> Scorer {

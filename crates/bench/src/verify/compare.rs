@@ -191,6 +191,9 @@ mod tests {
             scores: Vec::new(),
             usage: Usage::default(),
             truncated_tokens: 0,
+            latency: None,
+            requests: 0,
+            cost_usd: None,
         }
     }
 
@@ -257,7 +260,12 @@ mod tests {
         let kind =
             RequestKind::Generate { prompt: Prompt::Text("Q".to_owned()), params: GenerateParams::default() };
         let text = |text: &str| {
-            let output = Output::Text { text: text.to_owned(), finish: FinishReason::Stop, logprobs: None };
+            let output = Output::Text {
+                text: text.to_owned(),
+                finish: FinishReason::Stop,
+                logprobs: None,
+                reasoning: None,
+            };
             record(kind.clone(), output)
         };
         let item = ReferenceItem {

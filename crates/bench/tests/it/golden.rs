@@ -88,6 +88,7 @@ fn gsm8k_five_shots() {
             text: row["generation"].as_str().unwrap().to_owned(),
             finish: FinishReason::Stop,
             logprobs: None,
+            reasoning: None,
         };
         let scores = task.scorer().score(&sample.doc, &output).unwrap();
         for filter in ["strict-match", "flexible-extract"] {

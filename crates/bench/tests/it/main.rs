@@ -4,3 +4,4 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests may panic, and say what they skip")]
 
 mod golden;
+mod runner;

@@ -7,19 +7,14 @@ use std::time::SystemTime;
 
 use polars::prelude::DataFrame;
 
+use crate::DataError;
 use crate::parquet::GroupBlock;
 use crate::records::{RecordReader, Records};
-use crate::{DataError, Limits};
 
 /// Text that is read together.
 pub(super) const TEXT_BYTES: usize = 1 << 20;
 pub(super) const CHANGED: &str = "it has changed since it was opened";
 pub(super) const AGAIN: &str = "start again, and leave the file as it is meanwhile";
-
-/// Bytes of a parquet file that are decoded together: several blocks fit in memory.
-pub(super) fn parquet_bytes(limits: &Limits) -> u64 {
-    (limits.memory_bytes / 8).max(1 << 16)
-}
 
 #[derive(Debug)]
 pub(super) struct Block {
