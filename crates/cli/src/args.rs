@@ -1,7 +1,10 @@
 //! What can be typed. Nothing here does anything.
 
+mod compare;
 mod eval;
+mod measures;
 mod values;
+mod variants;
 
 use std::path::PathBuf;
 
@@ -9,9 +12,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use evalign_bench::{ExportFormat, Limit};
 use evalign_core::{Dtype, ModelRef, Outcome};
 
-pub(crate) use eval::{EvalArgs, SamplingArgs};
-pub(crate) use values::{Extent, Tolerance, parse_dtype};
-use values::{parse_outcome, parse_tolerance, positive};
+pub(crate) use compare::CompareArgs;
+pub(crate) use eval::{BudgetArgs, EvalArgs, SamplingArgs};
+pub(crate) use measures::MeasureArgs;
+pub(crate) use values::{Concurrency, Extent, Tolerance, parse_dtype};
+use values::{parse_concurrency, parse_outcome, parse_tolerance, positive};
+pub(crate) use variants::VariantArgs;
 
 /// Measure language models on real benchmarks, with numbers that can be checked item by item.
 #[derive(Debug, Parser)]
@@ -48,6 +54,8 @@ pub(crate) enum Command {
     Runs(RunsArgs),
     /// Show the results of a run, or its samples.
     Show(ShowArgs),
+    /// Compare two runs document by document: is the difference real?
+    Compare(CompareArgs),
     /// Compare all runs, grouped by what makes numbers comparable.
     Leaderboard(LeaderboardArgs),
     /// Write a run into files.
@@ -149,8 +157,21 @@ pub(crate) struct ResumeArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Samples whose call may fail for good before the exit status is 1: a number, or a share below 1.
-    #[arg(long, alias = "fail_on_error", value_parser = parse_tolerance, default_value = "0", value_name = "N|F")]
+    /// Ask again for the samples whose call failed; everything else stays as it is.
+    #[arg(long, alias = "retry_errors", conflicts_with = "fork")]
+    pub(crate) retry_errors: bool,
+
+    /// Requests in flight, instead of what the run was started with.
+    #[arg(long, alias = "max_concurrency", alias = "max-connections", alias = "max-samples", value_parser = parse_concurrency, value_name = "N|auto")]
+    pub(crate) max_concurrency: Option<Concurrency>,
+
+    /// Instead of the budget the run was started with. What it has spent so far counts.
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+
+    /// Samples whose call may fail for good before the exit status is 1: a number, a share below 1, `true`
+    /// (none) or `false` (all).
+    #[arg(long, alias = "fail_on_error", value_parser = parse_tolerance, default_value = "0", value_name = "N|F|true|false")]
     pub(crate) fail_on_error: Tolerance,
 }
 
@@ -190,6 +211,9 @@ pub(crate) struct ShowArgs {
     /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) measures: MeasureArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -198,6 +222,8 @@ pub(crate) enum TableFormat {
     Json,
     Markdown,
     Csv,
+    /// One page that needs nothing else.
+    Html,
 }
 
 #[derive(Debug, Args)]
@@ -209,6 +235,10 @@ pub(crate) struct LeaderboardArgs {
     /// How it is printed.
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) format: TableFormat,
+
+    /// Write into this file instead of standard output.
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 
     /// Also the members of groups.
     #[arg(long)]

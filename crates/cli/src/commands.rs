@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod bench;
+mod compare;
 mod completions;
 mod config;
 mod context;
@@ -9,16 +10,20 @@ mod eval;
 mod export;
 mod leaderboard;
 mod man;
+mod measures;
 mod model_args;
 mod models;
 mod progress;
 mod quickstart;
+mod repeats;
 mod request;
 mod rescore;
 mod resume;
 mod runs;
+mod sensitivity;
 mod session;
 mod show;
+mod spending;
 mod tasks;
 mod verify;
 
@@ -33,6 +38,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<Verdict, Failure> 
         Command::Resume(args) => resume::resume(&args, output),
         Command::Runs(args) => runs::runs(&args, output),
         Command::Show(args) => show::show(&args, output),
+        Command::Compare(args) => compare::compare(&args, output),
         Command::Leaderboard(args) => leaderboard::leaderboard(&args, output),
         Command::Export(args) => export::export(&args, output),
         Command::Import(args) => export::import(&args, output),

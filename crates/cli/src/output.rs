@@ -5,9 +5,10 @@ mod error;
 mod tables;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 pub(crate) use error::{Failure, print_error};
-pub(crate) use tables::{Table, csv, estimate, markdown, percent_or_number, seconds};
+pub(crate) use tables::{Table, csv, estimate, markdown, percent_or_number, precision, seconds};
 
 /// Standard output for results, standard error for everything else.
 #[derive(Clone, Copy, Debug)]
@@ -35,17 +36,19 @@ impl Output {
     /// # Errors
     /// As [`Output::result`].
     pub(crate) fn json(self, value: &impl serde::Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
-        let mut safe = String::with_capacity(text.len() + 1);
-        for c in text.chars() {
-            // Line feeds of the layout; those inside strings are escaped already.
-            if c == '\n' || !is_obeyed(c) {
-                safe.push(c);
-            } else {
-                safe.push_str(&format!("\\u{:04x}", u32::from(c)));
-            }
-        }
-        self.raw_result(&(safe + "\n"))
+        self.raw_result(&(json_text(value)? + "\n"))
+    }
+
+    /// Writes what would go to standard output into a file instead, in place only when complete.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub(crate) fn file(self, path: &Path, text: &str) -> Result<(), Failure> {
+        let partial = path.with_added_extension("partial");
+        fs_err::write(&partial, sanitize(text) + "\n").map_err(Failure::from_io)?;
+        fs_err::rename(&partial, path).map_err(Failure::from_io)?;
+        self.note(&format!("written to {}", path.display()));
+        Ok(())
     }
 
     fn raw_result(self, text: &str) -> Result<(), Failure> {
@@ -58,6 +61,24 @@ impl Output {
         // Nothing can be done, and nothing is lost, where standard error is closed.
         let _ = writeln!(std::io::stderr().lock(), "{}", sanitize(text));
     }
+}
+
+/// Pretty JSON in which what a terminal would obey is escaped the way JSON escapes.
+///
+/// # Errors
+/// A value that JSON cannot hold.
+pub(crate) fn json_text(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
+    let mut safe = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        // Line feeds of the layout; those inside strings are escaped already.
+        if c == '\n' || !is_obeyed(c) {
+            safe.push(c);
+        } else {
+            safe.push_str(&format!("\\u{:04x}", u32::from(c)));
+        }
+    }
+    Ok(safe)
 }
 
 /// Text without anything that a terminal obeys: escape sequences lose their ESC, other C0 and C1

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use evalign_bench::DocRange;
+use evalign_bench::{DEFAULT_MAX_RETRIES, DocRange};
 use evalign_core::ScoringMode;
+use evalign_model::ServerKind;
 
 use super::values::{
-    Concurrency, Extent, Tolerance, parse_concurrency, parse_extent, parse_mode, parse_seed, parse_tolerance,
-    positive,
+    Concurrency, Extent, Tolerance, at_least_one, parse_concurrency, parse_extent, parse_mode, parse_seed,
+    parse_server, parse_tolerance, positive,
 };
-use super::{DataArgs, EngineArgs};
+use super::{DataArgs, EngineArgs, VariantArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalArgs {
@@ -70,6 +71,11 @@ pub(crate) struct EvalArgs {
     #[arg(long, help_heading = "Options", value_parser = parse_mode, default_value = "default", value_name = "MODE")]
     pub(crate) compat: ScoringMode,
 
+    /// Ask multiple choice for the letter or text of the answer instead of comparing likelihoods: for
+    /// servers that give none. Another measurement; its metrics are named `..._generated`.
+    #[arg(long, help_heading = "Options", alias = "generated_choices")]
+    pub(crate) generated_choices: bool,
+
     /// Seeds the choice of worked examples and sampling.
     #[arg(long, help_heading = "Options", value_parser = parse_seed, default_value_t = evalign_bench::DEFAULT_SEED, value_name = "S")]
     pub(crate) seed: u64,
@@ -79,6 +85,12 @@ pub(crate) struct EvalArgs {
 
     #[command(flatten)]
     pub(crate) data: DataArgs,
+
+    #[command(flatten)]
+    pub(crate) variants: VariantArgs,
+
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
 
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
@@ -94,6 +106,11 @@ pub(crate) struct EvalArgs {
     /// Start a new run although one with the same specification exists.
     #[arg(long, help_heading = "Options")]
     pub(crate) fork: bool,
+
+    /// Ask the model even where its answer to the same request is known from an earlier run: a server may
+    /// have changed behind its name.
+    #[arg(long, alias = "no_cache", help_heading = "Options")]
+    pub(crate) no_cache: bool,
 
     /// Also export the run in lm-evaluation-harness's layout into this directory.
     #[arg(long, short = 'o', alias = "output_path", value_name = "DIR", hide = true)]
@@ -137,29 +154,70 @@ pub(crate) struct SamplingArgs {
     pub(crate) gen_kwargs: Option<String>,
 }
 
+/// How a model on a server (`openai/NAME`) is reached. The key is in OPENAI_API_KEY, organisation and
+/// project in OPENAI_ORG_ID and OPENAI_PROJECT_ID.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model servers")]
+pub(crate) struct ServerArgs {
+    /// Address of an OpenAI-compatible server, up to and including `/v1` [default: OPENAI_BASE_URL, or the
+    /// server's own].
+    #[arg(long, alias = "base_url", overrides_with = "base_url", value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+
+    /// What runs there: openai, azure, openrouter, vllm, sglang, tgi, ollama, llama.cpp, other. Gives its usual
+    /// address, its key's variable, and what it takes beyond OpenAI's fields.
+    #[arg(long, value_parser = parse_server, value_name = "NAME")]
+    pub(crate) server: Option<ServerKind>,
+
+    /// YAML file with what this model needs: address, variable of the key, headers, reasoning, timeouts, ...
+    #[arg(long, alias = "model_settings", value_name = "FILE")]
+    pub(crate) model_settings: Option<PathBuf>,
+
+    /// Take answers as streams: shows the time to the first token, and lets slow answers take their time.
+    #[arg(long)]
+    pub(crate) stream: bool,
+}
+
 /// How much a run may use, and how many failures are accepted.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// Another server than the provider's own.
-    #[arg(long, alias = "base_url", env = "OPENAI_BASE_URL", value_name = "URL")]
-    pub(crate) base_url: Option<String>,
-
     /// Requests in flight.
     #[arg(long, alias = "max_concurrency", alias = "max-connections", alias = "max-samples", value_parser = parse_concurrency, default_value = "auto", value_name = "N|auto")]
     pub(crate) max_concurrency: Concurrency,
 
-    /// Most tokens that may be asked of a model server.
-    #[arg(long, alias = "budget_tokens", value_name = "N")]
+    /// How often a request that fails in passing (429, 5xx, timeouts, broken connections) is asked again.
+    #[arg(long, alias = "max_retries", default_value_t = DEFAULT_MAX_RETRIES, value_name = "N")]
+    pub(crate) max_retries: u32,
+
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
+
+    /// Samples whose call may fail for good before the exit status is 1: a number, a share below 1, `true`
+    /// (none) or `false` (all).
+    #[arg(long, alias = "fail_on_error", value_parser = parse_tolerance, default_value = "0", value_name = "N|F|true|false")]
+    pub(crate) fail_on_error: Tolerance,
+}
+
+/// What may be spent on a server, over all sessions of a run.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct BudgetArgs {
+    /// Stop after this many prompt and generated tokens.
+    #[arg(long, alias = "budget_tokens", value_parser = at_least_one, value_name = "N")]
     pub(crate) budget_tokens: Option<u64>,
 
-    /// Most dollars that may be spent at a model server.
+    /// Stop after this many US dollars; needs `--prices`.
     #[arg(long, alias = "budget_usd", value_parser = positive, value_name = "X")]
     pub(crate) budget_usd: Option<f64>,
 
-    /// Samples whose call may fail for good before the exit status is 1: a number, or a share below 1.
-    #[arg(long, alias = "fail_on_error", value_parser = parse_tolerance, default_value = "0", value_name = "N|F")]
-    pub(crate) fail_on_error: Tolerance,
+    /// Stop after this many requests, those that fail included.
+    #[arg(long, alias = "budget_requests", value_parser = at_least_one, value_name = "N")]
+    pub(crate) budget_requests: Option<u64>,
+
+    /// YAML or JSON file with what models cost, in USD per million tokens:
+    /// `models: {NAME: {input: 0.15, cached_input: 0.075, output: 0.60}}`.
+    #[arg(long, env = "EVALIGN_PRICES", value_name = "FILE")]
+    pub(crate) prices: Option<PathBuf>,
 }
 
 /// Accepted, so that habits work, and said to have no effect.

@@ -51,6 +51,10 @@ fn long_name(dtype: Dtype) -> &'static str {
     }
 }
 
+pub(super) fn parse_server(text: &str) -> Result<evalign_model::ServerKind, String> {
+    text.parse()
+}
+
 pub(super) fn parse_mode(text: &str) -> Result<ScoringMode, String> {
     match text {
         "default" => Ok(ScoringMode::Default),
@@ -76,6 +80,10 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "use a number above 0".to_owned())
 }
 
+pub(super) fn at_least_one(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|n: &u64| *n > 0).ok_or_else(|| "use a whole number of at least 1".to_owned())
+}
+
 pub(super) fn parse_concurrency(text: &str) -> Result<Concurrency, String> {
     if text == "auto" {
         return Ok(Concurrency(None));
@@ -85,9 +93,16 @@ pub(super) fn parse_concurrency(text: &str) -> Result<Concurrency, String> {
 }
 
 pub(super) fn parse_tolerance(text: &str) -> Result<Tolerance, String> {
+    match text {
+        "true" => return Ok(Tolerance::Samples(0)),
+        "false" => return Ok(Tolerance::Samples(u64::MAX)),
+        _ => {}
+    }
     if let Ok(samples) = text.parse() {
         return Ok(Tolerance::Samples(samples));
     }
     let share = text.parse().ok().filter(|x: &f64| (0.0..1.0).contains(x));
-    share.map(Tolerance::Share).ok_or_else(|| "use a number of samples, or a share below 1".to_owned())
+    share
+        .map(Tolerance::Share)
+        .ok_or_else(|| "use a number of samples, a share below 1, true or false".to_owned())
 }

@@ -5,7 +5,7 @@ use crate::Verdict;
 use crate::output::{Failure, Output, Table};
 
 /// Variables that are read, and what for. Those that may hold a secret are named but never shown.
-const VARIABLES: [(&str, &str, bool); 18] = [
+const VARIABLES: [(&str, &str, bool); 26] = [
     ("EVALIGN_HOME", "runs, cache and built-in models", false),
     ("EVALIGN_DATA_ROOT", "datasets in the hub's layout", false),
     ("EVALIGN_MODEL", "the model where `--model` is absent", false),
@@ -16,7 +16,15 @@ const VARIABLES: [(&str, &str, bool); 18] = [
     ("HF_TOKEN_PATH", "file with the token", false),
     ("HF_HUB_OFFLINE", "never ask the hub", false),
     ("TRANSFORMERS_OFFLINE", "never ask the hub", false),
-    ("OPENAI_BASE_URL", "another server", false),
+    ("OPENAI_BASE_URL", "address of the model server", false),
+    ("OPENAI_API_KEY", "key of the model server", true),
+    ("OPENAI_ORG_ID", "organisation at OpenAI", false),
+    ("OPENAI_PROJECT_ID", "project at OpenAI", false),
+    ("OPENROUTER_API_KEY", "key for `--server openrouter`", true),
+    ("AZURE_OPENAI_ENDPOINT", "address for `--server azure`", false),
+    ("AZURE_OPENAI_API_KEY", "key for `--server azure`", true),
+    ("VLLM_API_KEY", "key for `--server vllm`", true),
+    ("EVALIGN_PRICES", "prices of models", false),
     ("HTTPS_PROXY", "proxy", true),
     ("HTTP_PROXY", "proxy", true),
     ("NO_PROXY", "hosts reached without it", false),

@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -5,7 +6,10 @@ use evalign_bench::{Catalog, RunRequest, Scoreboard, StoreCache, request_of};
 use evalign_core::{ModelRef, RunId, ScoringMode};
 use evalign_data::DataRoots;
 use evalign_fetch::Home;
-use evalign_model::{Cached, DeviceSpec, LoadOptions, Model, OverlongPrompt};
+use evalign_model::{
+    Cached, Concurrency, DeviceSpec, LoadOptions, Model, ModelSettings, OpenAiOptions, OverlongPrompt,
+    RetryPolicy,
+};
 use evalign_store::{Store, StoredRun};
 
 use crate::args::{DataArgs, EngineArgs};
@@ -69,7 +73,30 @@ pub(super) fn load_options(request: &RunRequest) -> Result<LoadOptions, Failure>
             ScoringMode::Default => OverlongPrompt::Refuse,
         },
         offline: request.offline,
-        now: None,
+        openai: openai_options(request)?,
+        concurrency: match request.max_concurrency.and_then(NonZeroU32::new) {
+            Some(limit) => Concurrency::Fixed(limit),
+            None => Concurrency::Auto,
+        },
+        retry: RetryPolicy { attempts: request.max_retries.saturating_add(1), ..RetryPolicy::default() },
+        ..LoadOptions::default()
+    })
+}
+
+/// How a model on a server is reached.
+fn openai_options(request: &RunRequest) -> Result<OpenAiOptions, Failure> {
+    let mut settings = match &request.model_settings {
+        Some(path) => ModelSettings::read(path)?,
+        None => ModelSettings::default(),
+    };
+    if request.stream {
+        settings.stream = Some(true);
+    }
+    Ok(OpenAiOptions {
+        base_url: request.base_url.clone(),
+        server: request.server,
+        settings,
+        ..OpenAiOptions::default()
     })
 }
 

@@ -1,4 +1,4 @@
-use evalign_bench::{Catalog, ExportFormat, RunRequest, Scoreboard, draft, export_run};
+use evalign_bench::{Catalog, ExportFormat, Scoreboard, draft, export_run};
 
 use crate::Verdict;
 use crate::args::EvalArgs;
@@ -6,19 +6,23 @@ use crate::commands::context::{load_model, load_options, open_store, roots};
 use crate::commands::dry_run;
 use crate::commands::request::request_of;
 use crate::commands::session::{Session, Start};
+use crate::commands::spending::Spending;
 use crate::output::{Failure, Output};
 
 pub(super) fn eval(args: &EvalArgs, output: Output) -> Result<Verdict, Failure> {
     let request = request_of(args, output)?;
-    refuse_server_options(&request)?;
+    let spending = Spending::of(&request, output)?;
     let catalog = Catalog::load(&request.include_path)?;
     // Whatever can fail without weights fails before they are loaded.
     let draft = draft(&request, &catalog, &roots(&request)?)?;
     let store = open_store()?;
-    let model = load_model(&request.model, &load_options(&request)?, output)?;
+    let mut options = load_options(&request)?;
+    options.openai.needs = draft.needs();
+    options.budget.clone_from(&spending.budget);
+    let model = load_model(&request.model, &options, output)?;
     let plan = draft.bind(&*model)?;
     if args.dry_run {
-        return dry_run::dry_run(&plan, &*model, &store, args.json, output);
+        return dry_run::dry_run(&plan, &*model, &store, spending.price, args.json, output);
     }
     let session = Session {
         command: "eval",
@@ -28,6 +32,9 @@ pub(super) fn eval(args: &EvalArgs, output: Output) -> Result<Verdict, Failure> 
         start: if args.fork { Start::Fork } else { Start::BySpec },
         json: args.json,
         tolerance: args.limits.fail_on_error,
+        spending,
+        no_cache: args.no_cache,
+        retry_errors: false,
     };
     let (verdict, results) = session.run(&plan, model, output)?;
     if let Some(dir) = &args.output_path {
@@ -37,23 +44,4 @@ pub(super) fn eval(args: &EvalArgs, output: Output) -> Result<Verdict, Failure> 
         }
     }
     Ok(verdict)
-}
-
-/// Options that only a model server could follow are refused, not ignored.
-pub(super) fn refuse_server_options(request: &RunRequest) -> Result<(), Failure> {
-    let given = [
-        (
-            "--base-url",
-            request.base_url.is_some() && request.model.provider == evalign_core::Provider::Openai,
-        ),
-        ("--budget-tokens", request.budget_tokens.is_some()),
-        ("--budget-usd", request.budget_usd.is_some()),
-    ];
-    match given.into_iter().find(|(_, given)| *given) {
-        Some((flag, _)) => Err(Failure::new(
-            format!("`{flag}` needs a model server, and this version measures local models only"),
-            "leave it out",
-        )),
-        None => Ok(()),
-    }
 }

@@ -1,161 +1,138 @@
-use std::collections::BTreeMap;
+mod page;
+mod plot;
 
-use evalign_core::{MetricResult, RunResults, RunStatus, TaskResult};
-use serde_json::json;
+use evalign_bench::{Board, BoardBlock, BoardQuery, BoardRow, leaderboard as board};
+use evalign_store::Store;
 
 use crate::Verdict;
 use crate::args::{LeaderboardArgs, TableFormat};
 use crate::commands::context::open_store_to_read;
 use crate::commands::show::notes;
-use crate::output::{Failure, Output, Table, csv, estimate, markdown};
-
-/// Runs that are looked at, the newest first.
-const MOST_RUNS: u32 = 10_000;
+use crate::output::{Failure, Output, Table, csv, estimate, json_text, markdown};
 
 pub(super) fn leaderboard(args: &LeaderboardArgs, output: Output) -> Result<Verdict, Failure> {
-    let store = open_store_to_read()?;
-    let mut kept = Vec::new();
-    for run in store.runs(MOST_RUNS)? {
-        // An interrupted run has measured whichever samples came first: no number to rank by.
-        match (run.status, run.results) {
-            (RunStatus::Completed, Some(results)) => {
-                kept.push(serde_json::from_value(results).map_err(anyhow::Error::from)?);
-            }
-            // Its process died between the last sample and the results.
-            (RunStatus::Completed, None) => output.note(&format!(
-                "{} is finished but has no results, and is left out\nhint: `evalign rescore {}` computes them",
-                run.id, run.id
-            )),
-            _ => {}
-        }
+    let query = BoardQuery { task: args.task.clone(), all: args.all, run: None };
+    let Board { blocks, runs, without_results } = board(&open_store_to_read()?, &query)?;
+    for run in without_results {
+        // Its process died between the last sample and the results.
+        output.note(&format!(
+            "{run} is finished but has no results, and is left out\nhint: `evalign rescore {run}` computes them"
+        ));
     }
-    print(&kept, args.task.as_deref(), args.all, args.format, output)?;
+    if blocks.is_empty() && args.format == TableFormat::Table {
+        output.note(&match &args.task {
+            Some(task) if runs > 0 => {
+                format!("no finished run measured `{task}`\nhint: `evalign leaderboard --all` shows what was measured")
+            }
+            _ => "no finished runs to compare\nhint: `evalign quickstart` makes one".to_owned(),
+        });
+        return Ok(Verdict::Good);
+    }
+    let text = match args.format {
+        TableFormat::Html => page::html(&blocks),
+        TableFormat::Markdown => markdown(&table(&blocks)),
+        TableFormat::Csv => csv(&table(&blocks)),
+        TableFormat::Table => table(&blocks).text(),
+        TableFormat::Json => json_text(&blocks)?,
+    };
+    match &args.out {
+        Some(path) => output.file(path, &text)?,
+        None => output.result(&text)?,
+    }
     Ok(Verdict::Good)
 }
 
-/// One line of the board.
-struct Row<'a> {
-    run: &'a RunResults,
-    result: &'a TaskResult,
-    metric: &'a MetricResult,
+/// The board of one run, for people.
+pub(super) fn of_run(store: &Store, run: &evalign_core::RunId) -> Result<String, Failure> {
+    let query = BoardQuery { all: true, run: Some(run.clone()), ..BoardQuery::default() };
+    Ok(table(&board(store, &query)?.blocks).text())
 }
 
 /// Prints what is comparable side by side: numbers measured by the same protocol form one block, best
 /// first, and blocks are never mixed.
-pub(super) fn print(
-    runs: &[RunResults],
-    task: Option<&str>,
-    all: bool,
-    format: TableFormat,
-    output: Output,
-) -> Result<(), Failure> {
-    let mut blocks: BTreeMap<(&str, &str, &str, &str), Vec<Row<'_>>> = BTreeMap::new();
-    for run in runs {
-        let members: Vec<&String> = run.results.iter().flat_map(|result| &result.members).collect();
-        for result in &run.results {
-            let wanted = match task {
-                Some(task) => result.task == task,
-                None => all || !members.contains(&&result.task),
-            };
-            for metric in result.metrics.iter().filter(|_| wanted) {
-                let key = (
-                    result.task.as_str(),
-                    result.protocol.as_str(),
-                    metric.name.as_str(),
-                    metric.filter.as_str(),
-                );
-                blocks.entry(key).or_default().push(Row { run, result, metric });
-            }
-        }
-    }
-    for rows in blocks.values_mut() {
-        keep_best_measured(rows);
-    }
-    match format {
-        TableFormat::Json => output.json(&as_json(&blocks)),
-        TableFormat::Table if blocks.is_empty() => {
-            output.note(&match task {
-                Some(task) if !runs.is_empty() => {
-                    format!("no finished run measured `{task}`\nhint: `evalign leaderboard --all` shows what was measured")
-                }
-                _ => "no finished runs to compare\nhint: `evalign quickstart` makes one".to_owned(),
-            });
-            Ok(())
-        }
-        TableFormat::Table => output.result(&table(&blocks).text()),
-        TableFormat::Markdown => output.result(&markdown(&table(&blocks))),
-        TableFormat::Csv => output.result(&csv(&table(&blocks))),
-    }
-}
-
-/// Per model the run over most samples (the newest of equals), best value first.
-fn keep_best_measured(rows: &mut Vec<Row<'_>>) {
-    let mut best: Vec<Row<'_>> = Vec::new();
-    for row in rows.drain(..) {
-        let same = |other: &Row<'_>| other.run.model == row.run.model;
-        match best.iter_mut().find(|other| same(other)) {
-            Some(known) if known.metric.estimate.n < row.metric.estimate.n => *known = row,
-            Some(_) => {}
-            None => best.push(row),
-        }
-    }
-    let lower_is_better = |name: &str| name.ends_with("perplexity") || name == "bits_per_byte";
-    best.sort_by(|a, b| {
-        let (a_value, b_value) = (a.metric.estimate.value, b.metric.estimate.value);
-        let order = b_value.unwrap_or(f64::NEG_INFINITY).total_cmp(&a_value.unwrap_or(f64::NEG_INFINITY));
-        if lower_is_better(&a.metric.name) { order.reverse() } else { order }
-    });
-    *rows = best;
-}
-
-type Blocks<'a> = BTreeMap<(&'a str, &'a str, &'a str, &'a str), Vec<Row<'a>>>;
-
-fn table(blocks: &Blocks<'_>) -> Table {
-    let headings = [
+fn table(blocks: &[BoardBlock]) -> Table {
+    let rows = || blocks.iter().flat_map(|block| &block.rows);
+    let costs = rows().any(|row| row.cost_usd.is_some());
+    let latencies = rows().any(|row| row.latency.is_some());
+    let mut headings = vec![
         "task",
         "protocol",
         "shots",
         "metric",
         "filter",
+        "rank",
         "model",
         "dtype",
         "value",
         "± stderr",
         "95 % interval",
         "n",
-        "notes",
     ];
-    let mut table = Table::new(&headings, &[2, 7, 8, 10]);
-    for row in blocks.values().flatten() {
-        let [value, stderr, interval, n] = estimate(&row.metric.estimate);
-        table.push(vec![
-            row.result.task.clone(),
-            format!("{} ({})", row.result.protocol.short(), row.run.mode.name()),
-            row.result.shots.to_string(),
-            row.metric.name.clone(),
-            row.metric.filter.clone(),
-            row.run.model.reference.clone(),
-            row.run.model.dtype.clone(),
-            value,
-            stderr,
-            interval,
-            n,
-            notes(row.result, row.metric),
-        ]);
+    let mut numbers = vec![2, 5, 8, 9, 11];
+    if costs {
+        numbers.push(headings.len());
+        headings.push("USD");
+    }
+    if latencies {
+        numbers.extend([headings.len(), headings.len() + 1]);
+        headings.extend(["p50 ms", "first token ms"]);
+    }
+    headings.push("notes");
+    let mut table = Table::new(&headings, &numbers);
+    for block in blocks {
+        for row in &block.rows {
+            let [value, stderr, interval, n] = estimate(&row.result.estimate);
+            let mut cells = vec![
+                block.task.clone(),
+                protocol(block),
+                row.shots.to_string(),
+                block.metric.clone(),
+                block.filter.clone(),
+                rank(row),
+                row.model.reference.clone(),
+                row.model.dtype.clone(),
+                value,
+                stderr,
+                interval,
+                n,
+            ];
+            if costs {
+                cells.push(cost(row).unwrap_or_else(|| "-".to_owned()));
+            }
+            if latencies {
+                cells.extend(latency(row).map(|ms| ms.unwrap_or_else(|| "-".to_owned())));
+            }
+            cells.push(notes(row.truncated_prompts, &row.result));
+            table.push(cells);
+        }
     }
     table
 }
 
-fn as_json(blocks: &Blocks<'_>) -> serde_json::Value {
-    let block = |((task, protocol, metric, filter), rows): (&(&str, &str, &str, &str), &Vec<Row<'_>>)| {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|row| {
-                json!({"run_id": row.run.run_id, "model": row.run.model, "shots": row.result.shots,
-                       "compat": row.run.mode, "result": row.metric})
-            })
-            .collect();
-        json!({"task": task, "protocol": protocol, "metric": metric, "filter": filter, "rows": rows})
-    };
-    blocks.iter().map(block).collect()
+/// `4dbc33a91a3b (default)`, with the chat template where one was used.
+fn protocol(block: &BoardBlock) -> String {
+    let template = if block.chat_template { ", chat" } else { "" };
+    format!("{} ({}{template})", block.protocol.short(), block.compat.name())
+}
+
+/// `1`, or `1–3` where the tests leave it open.
+fn rank(row: &BoardRow) -> String {
+    match row.rank {
+        None => "-".to_owned(),
+        Some([best, worst]) if best == worst => best.to_string(),
+        Some([best, worst]) => format!("{best}–{worst}"),
+    }
+}
+
+fn cost(row: &BoardRow) -> Option<String> {
+    row.cost_usd.map(|usd| if usd < 0.01 { format!("{usd:.5}") } else { format!("{usd:.2}") })
+}
+
+/// Medians in milliseconds: the whole answer, and its first token.
+fn latency(row: &BoardRow) -> [Option<String>; 2] {
+    let shown = |ms: f64| format!("{ms:.0}");
+    [
+        row.latency.map(|latency| shown(latency.total_ms.p50)),
+        row.latency.and_then(|latency| latency.first_token_ms).map(|first| shown(first.p50)),
+    ]
 }

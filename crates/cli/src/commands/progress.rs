@@ -9,6 +9,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::{Output, sanitize, seconds};
 
+/// How often the bar is redrawn.
+const REDRAW_AFTER: Duration = Duration::from_millis(100);
+
 /// How often a run is reported on where there is no terminal to draw on.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
@@ -29,13 +32,15 @@ fn bar(output: Output, total: u64, template: &str) -> ProgressBar {
 pub(super) struct RunBar {
     output: Output,
     bar: ProgressBar,
-    reported: Mutex<Instant>,
+    /// When the bar was last changed, and the last line written.
+    shown: Mutex<(Instant, Instant)>,
 }
 
 impl RunBar {
     pub(super) fn new(output: Output) -> Self {
         let bar = bar(output, 0, "{bar:30} {pos}/{len} samples  {msg}");
-        Self { output, bar, reported: Mutex::new(Instant::now()) }
+        let now = Instant::now();
+        Self { output, bar, shown: Mutex::new((now.checked_sub(REDRAW_AFTER).unwrap_or(now), now)) }
     }
 
     pub(super) fn finish(&self) {
@@ -59,14 +64,17 @@ fn describe(snapshot: &Snapshot) -> String {
 
 impl Progress for RunBar {
     fn progress(&self, snapshot: &Snapshot) {
-        self.bar.set_length(snapshot.total);
-        self.bar.set_position(snapshot.done);
-        self.bar.set_message(describe(snapshot));
+        let mut shown = self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (drawn, reported) = &mut *shown;
         if self.output.progress {
-            return;
-        }
-        let mut reported = self.reported.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if reported.elapsed() > REPORT_EVERY {
+            // Thousands of samples may finish in a second, and nobody reads that fast.
+            if drawn.elapsed() >= REDRAW_AFTER || snapshot.done == snapshot.total {
+                *drawn = Instant::now();
+                self.bar.set_length(snapshot.total);
+                self.bar.set_position(snapshot.done);
+                self.bar.set_message(describe(snapshot));
+            }
+        } else if reported.elapsed() > REPORT_EVERY {
             *reported = Instant::now();
             self.output.note(&format!(
                 "{}/{} samples, {}",

@@ -2,10 +2,11 @@ use evalign_bench::{Catalog, RunRequest, draft};
 use evalign_core::ModelRef;
 
 use crate::Verdict;
-use crate::args::{QuickstartArgs, TableFormat, Tolerance};
+use crate::args::{QuickstartArgs, Tolerance};
 use crate::commands::context::{DEFAULT_MODEL, load_model, load_options, open_store, roots};
 use crate::commands::leaderboard;
 use crate::commands::session::{Session, Start};
+use crate::commands::spending::Spending;
 use crate::output::{Failure, Output};
 
 /// The suite that ships with evalign.
@@ -36,13 +37,16 @@ pub(super) fn quickstart(args: &QuickstartArgs, output: Output) -> Result<Verdic
         start: Start::BySpec,
         json: false,
         tolerance: Tolerance::Samples(0),
+        spending: Spending::default(),
+        no_cache: false,
+        retry_errors: false,
     };
     let (verdict, results) = session.run(&plan, model, output)?;
     if verdict == Verdict::Interrupted {
         return Ok(verdict);
     }
     output.result("\nleaderboard")?;
-    leaderboard::print(std::slice::from_ref(&results), None, true, TableFormat::Table, output)?;
+    output.result(&leaderboard::of_run(&store, &results.run_id)?)?;
     output.result(&next_steps(&results.run_id))?;
     Ok(verdict)
 }

@@ -1,7 +1,8 @@
 use evalign_bench::RunRequest;
 use evalign_core::{Dtype, ModelRef, Provider};
+use evalign_model::{ModelSettings, ServerKind};
 
-use crate::args::{EvalArgs, Extent, SamplingArgs};
+use crate::args::{BudgetArgs, EvalArgs, Extent, SamplingArgs};
 use crate::commands::context::{DEFAULT_MODEL, absolute};
 use crate::commands::model_args::model_args;
 use crate::output::{Failure, Output};
@@ -33,20 +34,61 @@ pub(super) fn request_of(args: &EvalArgs, output: Output) -> Result<RunRequest, 
     request.multiturn = args.multiturn;
     request.system_instruction.clone_from(&args.system_instruction);
     request.mode = args.compat;
+    request.option_order = args.variants.order();
+    request.perturb = args.variants.perturbations();
+    request.typo_rate = args.variants.typo_rate;
     request.seed = args.seed;
     request.dtype = dtype;
     request.device.clone_from(&args.engine.device);
     request.memory_gib = args.engine.memory_gib;
     request.deterministic = args.engine.deterministic;
-    request.base_url.clone_from(&args.limits.base_url);
+    set_server(&mut request, args)?;
     request.max_concurrency = args.limits.max_concurrency.0;
-    request.budget_tokens = args.limits.budget_tokens;
-    request.budget_usd = args.limits.budget_usd;
+    request.max_retries = args.limits.max_retries;
+    set_budget(&mut request, &args.limits.budget);
     // A run may be resumed from another directory.
     request.data_root = args.data.data_root.as_deref().map(absolute);
     request.include_path = args.data.include_path.iter().map(|path| absolute(path)).collect();
     request.offline = args.data.offline;
     Ok(request)
+}
+
+/// Sets what was typed about the budget; what was not stays.
+pub(super) fn set_budget(request: &mut RunRequest, budget: &BudgetArgs) {
+    request.budget_tokens = budget.budget_tokens.or(request.budget_tokens);
+    request.budget_usd = budget.budget_usd.or(request.budget_usd);
+    request.budget_requests = budget.budget_requests.or(request.budget_requests);
+    request.prices = budget.prices.as_deref().map(absolute).or(request.prices.take());
+}
+
+/// Where a model on a server is. The environment's address is kept with the run, so that a resumed one
+/// goes to the same place; a settings file has its own.
+fn set_server(request: &mut RunRequest, args: &EvalArgs) -> Result<(), Failure> {
+    request.generated_choices = args.generated_choices;
+    let server = &args.server;
+    if request.model.provider != Provider::Openai {
+        let given = [
+            ("--base-url", server.base_url.is_some()),
+            ("--server", server.server.is_some()),
+            ("--model-settings", server.model_settings.is_some()),
+            ("--stream", server.stream),
+        ];
+        return match given.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(Failure::new(
+                format!("`{flag}` is about a model on a server, and {} runs here", request.model),
+                "leave it out, or name the model on the server as `openai/NAME`",
+            )),
+            None => Ok(()),
+        };
+    }
+    let settings = server.model_settings.as_deref().map(ModelSettings::read).transpose()?;
+    let in_settings = settings.is_some_and(|settings| settings.base_url.is_some());
+    let from_env = || ServerKind::base_url_from_env(server.server, |name| std::env::var(name).ok());
+    request.base_url = server.base_url.clone().or_else(|| if in_settings { None } else { from_env() });
+    request.server = server.server;
+    request.model_settings = server.model_settings.as_deref().map(absolute);
+    request.stream = server.stream;
+    Ok(())
 }
 
 /// `--model REF --dtype D`, or lm-evaluation-harness's `--model hf --model_args pretrained=NAME,dtype=D`.

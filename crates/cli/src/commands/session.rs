@@ -11,6 +11,7 @@ use crate::args::Tolerance;
 use crate::commands::context::{cached, owner};
 use crate::commands::progress::RunBar;
 use crate::commands::show::results_text;
+use crate::commands::spending::Spending;
 use crate::output::{Failure, Output};
 
 /// Which run the plan becomes.
@@ -33,6 +34,11 @@ pub(super) struct Session<'a> {
     pub(super) start: Start<'a>,
     pub(super) json: bool,
     pub(super) tolerance: Tolerance,
+    pub(super) spending: Spending,
+    /// Ask again for samples whose call failed in an earlier session.
+    pub(super) retry_errors: bool,
+    /// Ask the model even where its answer is known.
+    pub(super) no_cache: bool,
 }
 
 impl Session<'_> {
@@ -54,8 +60,26 @@ impl Session<'_> {
                 ActiveRun::start(plan, request, self.store, &owner, matches!(self.start, Start::Fork))?
             }
         };
+        if self.retry_errors {
+            let reopened = run.reopen_failed()?;
+            output.note(&format!("{reopened} samples had no answer and are asked again"));
+        }
+        run.set_price(self.spending.price);
+        run.set_budget(self.spending.budget.clone());
+        self.spending.count_earlier(&self.store.run(&run.id)?);
         self.tell_start(&run, plan, output)?;
-        let end = drive(&mut run, plan, &cached(model, self.store), output)?;
+        let end = if self.no_cache {
+            drive(&mut run, plan, &*model, output)?
+        } else {
+            drive(&mut run, plan, &cached(model, self.store), output)?
+        };
+        if end.from_cache > 0 {
+            let (known, finished) = (end.from_cache, end.finished);
+            output.note(&format!(
+                "note: {known} of {finished} answers were known from earlier runs of this model and not asked again \
+                 (`--no-cache` asks)"
+            ));
+        }
         let results = self.results(&run)?;
         run.release()?;
         if self.json {
@@ -108,12 +132,20 @@ impl Session<'_> {
             ));
             return Verdict::Interrupted;
         }
-        if self.tolerance.exceeded(end.failed, total) {
+        if end.status == RunStatus::BudgetExhausted {
             output.note(&format!(
-                "{} of {total} samples have no answer because the call failed; they count as neither right nor wrong\n\
-                 hint: `evalign show {} --samples --outcome error` shows why",
-                end.failed,
+                "the budget is exhausted; everything answered is kept\n\
+                 hint: go on with `evalign resume {}` and a larger `--budget-*`; it counts all sessions of the run",
                 end.run
+            ));
+            return Verdict::Failed;
+        }
+        let (failed, run) = (end.failed, &end.run);
+        if self.tolerance.exceeded(failed, total) {
+            output.note(&format!(
+                "{failed} of {total} samples have no answer because the call failed; they count as neither right nor \
+                 wrong\nhint: `evalign show {run} --samples --outcome error` shows why, `evalign resume {run} \
+                 --retry-errors` asks them again"
             ));
             return Verdict::Failed;
         }
@@ -124,7 +156,7 @@ impl Session<'_> {
 /// Drives the run on an async runtime while watching for Ctrl-C.
 fn drive(run: &mut ActiveRun, plan: &Plan, model: &dyn Model, output: Output) -> Result<RunEnd, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;
@@ -153,7 +185,9 @@ async fn watch_interrupts(cancel: Cancel, output: Output) {
         }
         last = Some(Instant::now());
         cancel.raise();
-        output.note("stopping; answers that have arrived are being stored (again to stop at once)");
+        output.note(
+            "stopping: what is being answered is still taken, nothing more is asked (again to stop at once)",
+        );
     }
 }
 

@@ -1,13 +1,16 @@
 use evalign_core::{
     MetricResult, Outcome, Output as ModelOutput, Prompt, RequestKind, RunResults, RunStatus, SampleRecord,
-    TaskResult,
 };
 use evalign_store::SampleFilter;
 
 use crate::Verdict;
 use crate::args::{DataArgs, ShowArgs};
 use crate::commands::context::{find_to_read, scoreboard};
-use crate::output::{Failure, Output, Table, estimate, percent_or_number, seconds};
+use crate::commands::measures::Measures;
+use crate::commands::repeats::repeats_text;
+use crate::commands::sensitivity::sensitivity_text;
+use crate::commands::spending::spent_text;
+use crate::output::{Failure, Output, Table, estimate, percent_or_number, precision};
 
 pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> {
     let (store, id, run) = find_to_read(&args.run)?;
@@ -37,13 +40,32 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> 
     };
     if let Some(task) = &args.task {
         results.results.retain(|result| result.task == *task);
+        results.option_order.retain(|result| result.task == *task);
+        results.perturbations.retain(|result| result.task == *task);
     }
-    if args.json {
-        output.json(&results)?;
+    let measures = if args.measures.any() {
+        let board = scoreboard(&run, &DataArgs::default(), true)?;
+        Measures::of(&args.measures, &board, &store, &id, args.task.as_deref())?
     } else {
-        output.result(&results_text(&results))?;
+        Measures::default()
+    };
+    if args.json {
+        output.json(&Shown { results: &results, measures: &measures })?;
+    } else {
+        let measures = measures.text();
+        let gap = if measures.is_empty() { "" } else { "\n\n" };
+        output.result(&format!("{}{gap}{measures}", results_text(&results)))?;
     }
     Ok(Verdict::Good)
+}
+
+/// The document of a run, and what else was asked for.
+#[derive(serde::Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    results: &'a RunResults,
+    #[serde(flatten)]
+    measures: &'a Measures,
 }
 
 /// The table of a run: groups first, then leaf tasks.
@@ -65,43 +87,32 @@ pub(super) fn results_text(results: &RunResults) -> String {
                 stderr,
                 interval,
                 n,
-                notes(result, metric),
+                notes(result.truncated_prompts, metric),
             ]);
         }
     }
     let model = &results.model;
-    let usage = &results.usage;
-    let spent = &results.seconds;
     format!(
-        "{}\n{} on {} in {} ({}), rule book: {}, seed {}\n\
-         {} prompt tokens, {} computed after sharing, {} generated; {} in all: {} loading, {} reading prompts, {} generating\n\
+        "{}\n{}{} on {}{} ({}), rule book: {}, seed {}\n\
+         {}\n\
          {} ({})",
         table.text(),
+        repeats_text(&results.repeats) + &sensitivity_text(results),
         model.reference,
         model.device,
-        model.dtype,
+        precision(model),
         model.digest.short(),
         results.mode.name(),
         results.seed,
-        usage.prompt_tokens,
-        usage.computed_prompt_tokens,
-        usage.generated_tokens,
-        time(spent.total + spent.load),
-        time(spent.load),
-        time(spent.prefill),
-        time(spent.decode),
+        spent_text(results),
         results.run_id,
         results.status.name(),
     )
 }
 
-fn time(secs: f64) -> String {
-    seconds(std::time::Duration::try_from_secs_f64(secs).unwrap_or_default())
-}
-
 /// What the number alone does not say: undecided samples with the bounds they leave, fragile items, cut
 /// prompts.
-pub(super) fn notes(result: &TaskResult, metric: &MetricResult) -> String {
+pub(super) fn notes(truncated_prompts: u64, metric: &MetricResult) -> String {
     let mut notes = Vec::new();
     for outcome in [Outcome::Truncated, Outcome::Refused, Outcome::Unparsed, Outcome::Error] {
         match metric.outcomes.get(outcome) {
@@ -115,8 +126,8 @@ pub(super) fn notes(result: &TaskResult, metric: &MetricResult) -> String {
     if let Some(fragile) = metric.fragile.filter(|count| *count > 0) {
         notes.push(format!("{fragile} fragile"));
     }
-    if result.truncated_prompts > 0 {
-        notes.push(format!("{} prompts cut", result.truncated_prompts));
+    if truncated_prompts > 0 {
+        notes.push(format!("{truncated_prompts} prompts cut"));
     }
     notes.join(", ")
 }

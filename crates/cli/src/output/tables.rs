@@ -98,6 +98,11 @@ pub(crate) fn seconds(duration: Duration) -> String {
     }
 }
 
+/// " in f32", where it is known: only a server knows how it computes.
+pub(crate) fn precision(model: &evalign_core::ModelSummary) -> String {
+    if model.dtype == "unknown" { String::new() } else { format!(" in {}", model.dtype) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
