@@ -140,7 +140,7 @@ fn requests() {
     refused(&eval(ROWS, PROMPT, &["--limit", "0"]), &["limit"]);
     refused(&eval(ROWS, PROMPT, &["--samples", "5..9"]), &["2 documents"]);
     refused(&eval(ROWS, PROMPT, &["--repeats", "0"]), &["repeats"]);
-    refused(&eval(ROWS, PROMPT, &["--budget-usd", "1"]), &["--budget-usd"]);
+    refused(&eval(ROWS, PROMPT, &["--budget-usd", "1"]), &["a budget needs a model server", "hint:"]);
     let ran = eval(ROWS, PROMPT, &["--shots", "9"]);
     assert_eq!(ran.status, 2, "{ran:?}");
 }

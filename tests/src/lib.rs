@@ -1,11 +1,13 @@
 //! What tests of several crates share: where the real model and the reference data are, how a test says
-//! that it was skipped, and for end-to-end tests the real binary in a home of its own.
+//! that it was skipped, for end-to-end tests the real binary in a home of its own, and a server that
+//! speaks the OpenAI API as told.
 //!
 //! The real model is never a stand-in: `EVALIGN_TEST_MODEL` names its file, and otherwise it is pulled
 //! once, as a user would with `evalign models pull`, into a cache that outlives the checkout. Where
 //! `EVALIGN_REQUIRE_MODEL` is set (CI sets it), a missing model fails the test instead of skipping it.
 
 mod binary;
+pub mod openai_server;
 mod sandbox;
 
 use std::path::{Path, PathBuf};
