@@ -119,8 +119,10 @@ fn promise_09_waiting_times_that_servers_name_are_kept() {
             assert_eq!(asked.len(), 2, "{form:?}");
             let waited = asked[1].came - asked[0].came;
             assert!(waited >= Duration::from_millis(*least), "{form:?}: asked again after {waited:?}");
-            // The wait of its own is below half a second at the first time.
-            assert!(waited < Duration::from_millis(least + 2000), "{form:?}: waited {waited:?}");
+            // The wait of its own is below half a second at the first time, but after a 429 the whole account
+            // waits for the longest time that any answer named.
+            let most = if code == 429 { 3000 } else { *least } + 2000;
+            assert!(waited < Duration::from_millis(most), "{form:?}: waited {waited:?}");
         }
     }
 }
