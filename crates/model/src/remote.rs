@@ -81,11 +81,13 @@ impl<C: Call + 'static> Model for Remote<C> {
         let requests = Arc::new(Waiting { next: AtomicUsize::new(0), requests });
         let lanes = LANES.min(self.profile.started).max(1);
         let runtime = Handle::try_current().or_else(|_| runtime().map(|runtime| runtime.handle().clone()));
-        for _ in 0..lanes {
+        for number in 0..lanes {
             // Without threads the senders are dropped, and the replies end.
             let Ok(runtime) = &runtime else { break };
             let lane = Lane { requests: requests.clone(), fuse: self.fuse.clone(), replies: sender.clone() };
-            runtime.spawn(lane.answer(self.call.clone(), self.profile.started.div_ceil(lanes)));
+            // Together no more than may be started, and at least one each.
+            let started = (self.profile.started + number) / lanes;
+            runtime.spawn(lane.answer(self.call.clone(), started.max(1)));
         }
         replies
     }
