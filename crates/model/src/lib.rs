@@ -3,7 +3,8 @@
 //! The one seam is the [`Model`] trait. Behind it are providers ([`Local`] for the engine in this
 //! process, [`OpenAi`] for servers, [`Scripted`] for tests) and decorators ([`Cached`]); [`load`] turns a
 //! [`ModelRef`] into the right one. A server is asked one [`Call`] at a time, through decorators of its
-//! own ([`Split`], [`Retrying`], [`Limited`], [`Budgeted`], [`Deadlined`]), and [`Remote`] makes a model of it.
+//! own, from the outside in [`Split`], [`Retrying`], [`Limited`], [`Fused`], [`Budgeted`] and [`Deadlined`];
+//! [`Remote`] makes a model of it.
 //!
 //! The one decision: requests are submitted as whole sets and answered in any order. A set is what lets
 //! the local engine compute a prompt that thousands of requests share only once; any order is what lets
