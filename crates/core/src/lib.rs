@@ -18,6 +18,7 @@ mod model_ref;
 mod outcome;
 mod repeats;
 mod request;
+mod response_format;
 mod results;
 mod run;
 mod sample;
@@ -27,15 +28,16 @@ mod variant;
 
 pub use digest::{Digest, canonical_json};
 pub use hint::Hint;
-pub use ids::{RunId, SampleKey};
+pub use ids::{NAME_FORM, RunId, SampleKey, Tenant, is_name};
 pub use latency::{Latency, LatencySummary, Percentiles};
 pub use model_ref::{ModelRef, ModelRefError, Provider};
 pub use outcome::{Outcome, OutcomeCounts, Score};
 pub use repeats::{AtK, RepeatResult};
 pub use request::{
     ChoiceLogLikelihood, FinishReason, GenerateParams, Message, Output, Prompt, Request, RequestKind,
-    Response, Role, Spent, TokenLogprob, Usage,
+    Response, Role, Spent, TokenLogprob, TopLogprob, Usage,
 };
+pub use response_format::{ResponseField, ResponseFormat, ResponseValue};
 pub use results::{Estimate, MetricResult, ModelSummary, RunResults, Seconds, TaskResult};
 pub use run::{Dtype, ModelIdentity, RunSpec, RunStatus, ScoredBy, ScoringMode, SpecDifference, TaskSpec};
 pub use sample::SampleRecord;

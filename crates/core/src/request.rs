@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Latency, SampleKey};
+use crate::{Latency, ResponseFormat, SampleKey};
 
 /// Who speaks in a chat message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -44,6 +44,11 @@ pub struct GenerateParams {
     pub seed: u64,
     /// Return the log-probability of each generated token.
     pub logprobs: bool,
+    /// The form the answer must have. With `logprobs`, the probability of every label comes with the token
+    /// that decides for one ([`TokenLogprob::top`]). Tokens that the form leaves no choice about have
+    /// log-probability 0.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub response_format: Option<ResponseFormat>,
 }
 
 impl Default for GenerateParams {
@@ -58,6 +63,7 @@ impl Default for GenerateParams {
             stop: Vec::new(),
             seed: 0,
             logprobs: false,
+            response_format: None,
         }
     }
 }
@@ -114,6 +120,23 @@ pub enum FinishReason {
 pub struct TokenLogprob {
     pub token: String,
     pub logprob: f64,
+    /// What else could have stood here, with its log-probability: the most probable tokens a server names,
+    /// or the labels a [`ResponseFormat`] offers at this place. In both cases before anything was masked.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub top: Vec<TopLogprob>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopLogprob {
+    pub token: String,
+    pub logprob: f64,
+}
+
+impl TokenLogprob {
+    #[must_use]
+    pub fn new(token: String, logprob: f64) -> Self {
+        Self { token, logprob, top: Vec::new() }
+    }
 }
 
 /// The model's answer to a [`RequestKind`] of the same name.
@@ -241,7 +264,7 @@ mod tests {
         assert_eq!(refused(choices(&[-1.0, f64::NAN])), "log-likelihood of choice 1 is NaN");
         let text = Output::Perplexity { sum: f64::NEG_INFINITY, tokens: 3 };
         assert_eq!(refused(text), "log-likelihood of the text is -inf");
-        let token = TokenLogprob { token: "x".to_owned(), logprob: f64::NEG_INFINITY };
+        let token = TokenLogprob::new("x".to_owned(), f64::NEG_INFINITY);
         let text = Output::Text {
             text: "x".to_owned(),
             finish: FinishReason::Stop,

@@ -56,6 +56,11 @@ pub struct ModelSummary {
     pub reference: String,
     /// Digest of the weights.
     pub digest: Digest,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter: Option<Digest>,
+    /// Digest of the data that the adapter was trained on, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trained_on: Option<Digest>,
     pub dtype: String,
     pub device: String,
 }

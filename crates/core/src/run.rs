@@ -62,6 +62,9 @@ pub struct ModelIdentity {
     /// Absent where the model has no chat template.
     pub chat_template: Option<Digest>,
     pub adapter: Option<Digest>,
+    /// Digest of the data that the adapter was trained on, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trained_on: Option<Digest>,
     pub dtype: String,
     /// `cpu`, `cuda:0`, ...: part of the identity because kernels differ in the last bits.
     pub device: String,

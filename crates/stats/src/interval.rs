@@ -22,8 +22,19 @@ pub fn wilson_interval(successes: u64, trials: u64, level: f64) -> Option<[f64; 
     if trials == 0 || successes > trials {
         return None;
     }
+    wilson_share_interval(successes as f64 / trials as f64, trials as f64, level)
+}
+
+/// [`wilson_interval`] of a share that is not one of whole trials: of points that may be halves, or of an
+/// effective number of trials (Korn and Graubard 1998, Survey Methodology 24:193, for clustered ones). `None`
+/// for a share outside of [0, 1] or no trials.
+#[must_use]
+pub fn wilson_share_interval(share: f64, trials: f64, level: f64) -> Option<[f64; 2]> {
+    if !(0.0..=1.0).contains(&share) || trials.is_nan() || trials <= 0.0 {
+        return None;
+    }
     let z = normal_quantile(upper_tail(level)?)?;
-    let (n, p) = (trials as f64, successes as f64 / trials as f64);
+    let (n, p) = (trials, share);
     let centre = p + z * z / (2.0 * n);
     let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + z * z / n;
@@ -76,6 +87,9 @@ mod tests {
         assert_eq!(wilson_interval(0, 0, 0.95), None);
         assert_eq!(wilson_interval(2, 1, 0.95), None);
         assert_eq!(wilson_interval(1, 2, 1.0), None);
+        assert_eq!(wilson_share_interval(0.5, 0.0, 0.95), None);
+        assert_eq!(wilson_share_interval(1.1, 3.0, 0.95), None);
+        assert_eq!(wilson_share_interval(f64::NAN, 3.0, 0.95), None);
         assert_eq!(t_interval(&[1.0], 0.95), None);
         assert_eq!(normal_interval(f64::NAN, 0.1, 0.95), None);
     }
