@@ -14,7 +14,7 @@ pub fn panic_is_caught() -> bool {
 
 /// The decoder checks most of what a file can contain, and panics on some of the rest: `None` then. It must
 /// stay on this thread: a panic on another could not be told from one that nobody catches.
-pub(crate) fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
+pub fn guarded<T>(read: impl FnOnce() -> T) -> Option<T> {
     let outer = CATCHING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(read));
     CATCHING.set(outer);

@@ -21,6 +21,19 @@ pub struct JsonlRows {
     failed: bool,
 }
 
+impl JsonlRows {
+    /// The line of the row handed out last, counted from 1.
+    #[must_use]
+    pub fn line(&self) -> u64 {
+        self.lines.line
+    }
+
+    /// After an error in one line: the next line is read as if nothing had been wrong.
+    pub(crate) fn go_on(&mut self) {
+        self.failed = false;
+    }
+}
+
 impl std::fmt::Debug for JsonlRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("JsonlRows")

@@ -27,6 +27,8 @@ mod limits;
 mod lines;
 mod locate;
 mod parquet;
+mod partial;
+mod preference;
 mod records;
 mod source;
 mod spec;
@@ -37,9 +39,13 @@ mod unpack;
 
 pub use dataset::{Dataset, Rows, open};
 pub use error::DataError;
-pub use guard::panic_is_caught;
+pub use guard::{guarded, panic_is_caught};
 pub use jsonl::read_jsonl;
 pub use limits::Limits;
+pub use preference::{
+    Example, FileKind, Layout, Misfit, NumberedRows, ORIGIN_COLUMNS, PreferenceWriter, Style, column_text,
+    numbered_rows,
+};
 pub use spec::{ColumnEquals, DataRoots, DatasetSpec, OpenFiles};
 pub use table::{Column, ColumnKind, JsonlWriter, ParquetTable, write_jsonl, write_parquet};
 pub use texts::{TextCounts, TextPart, holds_texts, read_texts};

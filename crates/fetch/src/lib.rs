@@ -32,6 +32,7 @@ mod files;
 mod hub;
 mod models;
 mod names;
+mod page;
 mod progress;
 mod redact;
 mod retry;
@@ -40,7 +41,7 @@ mod wheel;
 
 pub use api::{ApiBase, network_error, retry_after, shown_text};
 pub use blocking::block_on;
-pub use builtin::{BUILT_INS, BuiltIn, BuiltInFile};
+pub use builtin::{BUILT_INS, BuiltIn, BuiltInFile, HubPlace, WheelPlatform};
 pub use config::{Deadlines, Home, HubConfig};
 pub use error::FetchError;
 pub use files::file_digest;
@@ -49,6 +50,7 @@ pub use models::{
     HubReference, ModelEntry, ModelKind, ModelState, Models, PullOptions, PulledModel, Reference, Source,
 };
 pub use names::{Repo, RepoKind, RepoPath, Revision};
+pub use page::{Page, PagePolicy, fetch_page};
 pub use progress::{Event, Progress, silent};
 pub use redact::Secret;
 pub use retry::{Jitter, RetryPolicy};

@@ -39,7 +39,8 @@ impl RetryPolicy {
     }
 
     /// Wait after the `failures`-th failure in a row (1 is the first).
-    pub(crate) fn delay(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
+    #[must_use]
+    pub fn delay(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
         self.wait(failures, retry_after, Jitter::from_os().draw())
     }
 

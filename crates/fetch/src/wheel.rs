@@ -73,6 +73,7 @@ impl Pip {
             .args(["download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"])
             .args(["--disable-pip-version-check", "--dest"])
             .arg(dir)
+            .args(platform_arguments(model))
             .arg(&requirement)
             // pip writes there while it downloads, which is how progress can be seen without it.
             .env("TMPDIR", &temporary)
@@ -104,6 +105,23 @@ impl Pip {
         }
         None
     }
+}
+
+fn platform_arguments(model: &BuiltIn) -> Vec<String> {
+    let Some(platform) = model.platform else { return Vec::new() };
+    let abi = format!("cp{}", platform.python);
+    [
+        "--platform",
+        platform.machine,
+        "--python-version",
+        platform.python,
+        "--implementation",
+        "cp",
+        "--abi",
+        &abi,
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 fn command(words: &[String]) -> Command {

