@@ -9,7 +9,7 @@ use evalign_lm::kernels::{
 };
 
 const SHAPE: AttentionShape =
-    AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
+    AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None, causal: true };
 
 fn pool() -> Pool {
     Pool::new(None).expect("the machine gives threads")

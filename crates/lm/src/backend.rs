@@ -6,6 +6,8 @@
 
 mod candle;
 mod cpu;
+mod decoder;
+mod encoder;
 
 use std::ops::Range;
 
@@ -15,8 +17,10 @@ use crate::kernels::{Target, TargetScores};
 use crate::rope::RopePairing;
 use crate::weights::RawTensor;
 
-pub(crate) use self::candle::CandleBackend;
-pub(crate) use self::cpu::CpuBackend;
+pub(crate) use self::candle::{CandleBackend, CandleBuffer};
+pub(crate) use self::cpu::{CpuBackend, CpuBuffer};
+pub(crate) use self::decoder::{DecoderBackend, Dropped, Part};
+pub(crate) use self::encoder::{EncoderBackend, EncoderHeads};
 
 /// What keys and values look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

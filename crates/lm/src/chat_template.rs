@@ -14,6 +14,7 @@ mod tests;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use evalign_core::{Digest, Message, Role};
@@ -33,6 +34,7 @@ const LARGEST_DEPTH: usize = 100;
 const LARGEST_OVERHEAD_BYTES: usize = 1 << 20;
 const LARGEST_GROWTH: usize = 4;
 const NAME: &str = "chat_template";
+const MARKED: &str = "chat_template with marks";
 
 /// A parsed template. Rendering may be called from several threads.
 #[derive(Clone)]
@@ -40,6 +42,7 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     bos_text: Option<String>,
     eos_text: Option<String>,
+    marks_generation: bool,
     clock: Option<DateTime>,
     digest: Digest,
 }
@@ -76,10 +79,16 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, generation::without_generation_tags(source))
             .map_err(|e| failed(&e))?;
+        let marked = generation::with_marks(source);
+        let marks_generation = generation::MARKS.iter().all(|mark| marked.contains(*mark));
+        if marks_generation {
+            environment.add_template_owned(MARKED, marked).map_err(|e| failed(&e))?;
+        }
         Ok(Self {
             environment: Arc::new(environment),
             bos_text: bos_text.map(str::to_owned),
             eos_text: eos_text.map(str::to_owned),
+            marks_generation,
             clock: source.contains("strftime_now").then_some(now),
             digest: Digest::of(format!("evalign chat template 1\n{bos_text:?}\n{eos_text:?}\n{source}")),
         })
@@ -92,7 +101,37 @@ impl ChatTemplate {
     /// [`LmError::ChatTemplate`] when the template raises an exception (for example on a system message it
     /// does not take), uses what it may not, or exceeds the bounds on its work or its output.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, LmError> {
-        let template = self.environment.get_template(NAME).map_err(|e| failed(&e))?;
+        self.render_as(NAME, messages, add_generation_prompt)
+    }
+
+    /// The template says with `{% generation %}` which words are the assistant's.
+    #[must_use]
+    pub fn marks_generation(&self) -> bool {
+        self.marks_generation
+    }
+
+    /// [`ChatTemplate::render`] without a generation prompt, and the bytes that the template marks as the
+    /// assistant's: none in one that marks nothing.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`]; and marks that do not come in pairs.
+    pub fn render_marked(&self, messages: &[Message]) -> Result<(String, Vec<Range<usize>>), LmError> {
+        if !self.marks_generation {
+            return Ok((self.render(messages, false)?, Vec::new()));
+        }
+        let text = self.render_as(MARKED, messages, false)?;
+        generation::unmarked(&text).ok_or_else(|| {
+            LmError::ChatTemplate("the marks of generated text do not come in pairs".to_owned())
+        })
+    }
+
+    fn render_as(
+        &self,
+        name: &str,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, LmError> {
+        let template = self.environment.get_template(name).map_err(|e| failed(&e))?;
         let content_bytes: usize = messages.iter().map(|message| message.content.len()).sum();
         let mut output =
             Bounded { bytes: Vec::new(), left: LARGEST_OVERHEAD_BYTES + LARGEST_GROWTH * content_bytes };

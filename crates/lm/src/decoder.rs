@@ -1,29 +1,55 @@
 //! The one decoder definition: Llama, Mistral, SmolLM, Qwen2, Qwen3, driven by [`ModelConfig`].
 
+mod low_rank;
+mod module;
+
 use std::ops::Range;
 
 use crate::LmError;
-use crate::backend::{AttentionSpec, Backend, Job, KvShape, Linear, Rotation, Write};
+use crate::backend::{AttentionSpec, Backend, DecoderBackend, Job, KvShape, Linear, Rotation, Write};
 use crate::config::{LayerAttention, ModelConfig};
 use crate::kernels::{Target, TargetScores};
 use crate::kv::KvStore;
 use crate::rope::Rope;
 use crate::step::Step;
 use crate::weights::{Part, RawTensor, Weights};
+pub(crate) use low_rank::{Backward, LowRank, LowRankSpace, LowRankWeights, Mode, Projection};
+pub use module::Module;
+pub(crate) use module::{Site, neighbour_order};
 
 /// One layer, in the order of the forward pass. Query, key and value projections are stacked in one
 /// matrix, gate and up projections in another.
 #[derive(Debug)]
-struct Block<M, V> {
-    attention: LayerAttention,
-    attention_norm: V,
-    qkv: Linear<M, V>,
-    query_norm: Option<V>,
-    key_norm: Option<V>,
-    output: Linear<M, V>,
-    mlp_norm: V,
-    gate_up: Linear<M, V>,
-    down: Linear<M, V>,
+pub(crate) struct Block<M, V> {
+    pub(crate) attention: LayerAttention,
+    pub(crate) attention_norm: V,
+    pub(crate) qkv: Projection<M, V>,
+    pub(crate) query_norm: Option<V>,
+    pub(crate) key_norm: Option<V>,
+    pub(crate) output: Projection<M, V>,
+    pub(crate) mlp_norm: V,
+    pub(crate) gate_up: Projection<M, V>,
+    pub(crate) down: Projection<M, V>,
+}
+
+impl<M, V> Block<M, V> {
+    pub(crate) fn projection(&self, site: Site) -> &Projection<M, V> {
+        match site {
+            Site::Qkv => &self.qkv,
+            Site::Output => &self.output,
+            Site::GateUp => &self.gate_up,
+            Site::Down => &self.down,
+        }
+    }
+
+    pub(crate) fn projection_mut(&mut self, site: Site) -> &mut Projection<M, V> {
+        match site {
+            Site::Qkv => &mut self.qkv,
+            Site::Output => &mut self.output,
+            Site::GateUp => &mut self.gate_up,
+            Site::Down => &mut self.down,
+        }
+    }
 }
 
 /// A loaded model on one backend.
@@ -31,25 +57,30 @@ struct Block<M, V> {
 pub(crate) struct Decoder<B: Backend> {
     pub(crate) backend: B,
     pub(crate) config: ModelConfig,
-    rope: Rope,
-    embedding: B::Matrix,
+    pub(crate) rope: Rope,
+    pub(crate) embedding: B::Matrix,
     /// Absent where the embedding table is the head.
-    head: Option<B::Matrix>,
-    final_norm: B::Vector,
-    blocks: Vec<Block<B::Matrix, B::Vector>>,
+    pub(crate) head: Option<B::Matrix>,
+    /// Other forms of the head; only where the model is trained.
+    pub(crate) head_backward: Option<Backward<B::Matrix>>,
+    pub(crate) final_norm: B::Vector,
+    pub(crate) blocks: Vec<Block<B::Matrix, B::Vector>>,
 }
 
 /// Activations of a step, reused from step to step.
 #[derive(Debug)]
 pub(crate) struct Workspace<T> {
     /// The residual stream; after a step, the last layer's output.
-    x: T,
-    normed: T,
-    qkv: T,
-    attended: T,
-    gate_up: T,
-    gated: T,
-    rotation: Rotation<T>,
+    pub(crate) x: T,
+    pub(crate) normed: T,
+    pub(crate) qkv: T,
+    /// Queries and keys before their norms, where these exist.
+    pub(crate) raw_heads: T,
+    pub(crate) attended: T,
+    pub(crate) gate_up: T,
+    pub(crate) gated: T,
+    pub(crate) low_rank: LowRankSpace<T>,
+    pub(crate) rotation: Rotation<T>,
     selected: T,
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -61,9 +92,11 @@ impl<T: Default> Default for Workspace<T> {
             x: T::default(),
             normed: T::default(),
             qkv: T::default(),
+            raw_heads: T::default(),
             attended: T::default(),
             gate_up: T::default(),
             gated: T::default(),
+            low_rank: LowRankSpace::default(),
             rotation: Rotation { cos: T::default(), sin: T::default() },
             selected: T::default(),
             cos: Vec::new(),
@@ -72,7 +105,7 @@ impl<T: Default> Default for Workspace<T> {
     }
 }
 
-impl<B: Backend> Decoder<B> {
+impl<B: DecoderBackend> Decoder<B> {
     /// Reads every tensor the configuration asks for, layers in parallel on `threads` threads.
     ///
     /// # Errors
@@ -96,7 +129,7 @@ impl<B: Backend> Decoder<B> {
             Ok::<_, LmError>((embedding, head, final_norm, blocks?))
         })?;
         let rope = Rope::new(&config.rope, config.head_dim);
-        Ok(Self { backend, config, rope, embedding, head, final_norm, blocks })
+        Ok(Self { backend, config, rope, embedding, head, head_backward: None, final_norm, blocks })
     }
 
     pub(crate) fn kv_shape(&self) -> KvShape {
@@ -132,34 +165,59 @@ impl<B: Backend> Decoder<B> {
         step: &Step,
         work: &mut Workspace<B::Buffer>,
     ) -> Result<(), LmError> {
+        self.begin(step, work)?;
+        for layer in 0..self.blocks.len() {
+            self.attention((layer, layer), store, step, work, Mode::default())?;
+            self.feed_forward(layer, work, Mode::default())?;
+        }
+        Ok(())
+    }
+
+    /// Embeddings and rotations of a step.
+    pub(crate) fn begin(&self, step: &Step, work: &mut Workspace<B::Buffer>) -> Result<(), LmError> {
         self.backend.embed(&self.embedding, &step.tokens, &mut work.x)?;
         work.cos.clear();
         work.sin.clear();
         self.rope.rotations(step.positions.iter().copied(), &mut work.cos, &mut work.sin);
         let half = self.config.head_dim / 2;
         self.backend.upload(&work.cos, half, &mut work.rotation.cos)?;
-        self.backend.upload(&work.sin, half, &mut work.rotation.sin)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            self.attention(layer, block, store, step, work)?;
-            self.feed_forward(block, work)?;
-        }
-        Ok(())
+        self.backend.upload(&work.sin, half, &mut work.rotation.sin)
     }
 
-    fn attention(
+    /// Columns of queries, keys and values in their common matrix.
+    pub(crate) fn qkv_columns(&self) -> [Range<usize>; 3] {
+        [Module::Query, Module::Key, Module::Value].map(|module| module.columns(&self.config))
+    }
+
+    pub(crate) fn attention_spec(&self, layer: usize, kv_layer: usize) -> AttentionSpec {
+        let config = &self.config;
+        AttentionSpec {
+            layer: kv_layer,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            window: self.blocks[layer].attention.window,
+        }
+    }
+
+    /// The first half of a block, added to the residual stream. `kv_layer` is where the nodes keep this layer's keys and
+    /// values.
+    pub(crate) fn attention(
         &self,
-        layer: usize,
-        block: &Block<B::Matrix, B::Vector>,
+        (layer, kv_layer): (usize, usize),
         store: &mut KvStore<B::Kv>,
         step: &Step,
         work: &mut Workspace<B::Buffer>,
+        mode: Mode<'_>,
     ) -> Result<(), LmError> {
-        let (backend, config) = (&self.backend, &self.config);
-        let queries = 0..config.query_size();
-        let keys = queries.end..queries.end + config.kv_size();
-        let values = keys.end..keys.end + config.kv_size();
+        let (backend, config, block) = (&self.backend, &self.config, &self.blocks[layer]);
+        let [queries, keys, values] = self.qkv_columns();
         backend.rms_norm(&work.x, &block.attention_norm, config.norm_eps, &mut work.normed)?;
-        backend.linear(&work.normed, &block.qkv, &mut work.qkv, Write::Replace)?;
+        let out = (&mut work.qkv, Write::Replace);
+        self.project((layer, Site::Qkv), &work.normed, out, &mut work.low_rank, mode)?;
+        if mode.exact && config.qk_norm {
+            backend.take_columns(&work.qkv, queries.start..keys.end, &mut work.raw_heads)?;
+        }
         if let Some(norm) = &block.query_norm {
             backend.norm_heads(&mut work.qkv, queries.clone(), norm, config.norm_eps)?;
         }
@@ -172,7 +230,7 @@ impl<B: Backend> Decoder<B> {
         }
         for span in &step.spans {
             let Some(node) = span.path.last().and_then(|node| store.get_mut(node)) else { continue };
-            backend.append_kv(node, layer, &work.qkv, span.rows.clone(), keys.clone(), values.clone())?;
+            backend.append_kv(node, kv_layer, &work.qkv, span.rows.clone(), keys.clone(), values.clone())?;
         }
         let jobs: Vec<Job<'_, B::Kv>> = step
             .spans
@@ -183,27 +241,35 @@ impl<B: Backend> Decoder<B> {
                 nodes: span.path.nodes().filter_map(|node| store.get(node)).collect(),
             })
             .collect();
-        let spec = AttentionSpec {
-            layer,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            window: block.attention.window,
-        };
-        backend.attend(&spec, &work.qkv, &jobs, &mut work.attended)?;
-        backend.linear(&work.attended, &block.output, &mut work.x, Write::Add)
+        backend.attend(&self.attention_spec(layer, kv_layer), &work.qkv, &jobs, &mut work.attended)?;
+        let out = (&mut work.x, Write::Add);
+        self.project((layer, Site::Output), &work.attended, out, &mut work.low_rank, mode)
     }
 
-    fn feed_forward(
+    /// The second half of a block, added to the residual stream.
+    pub(crate) fn feed_forward(
         &self,
-        block: &Block<B::Matrix, B::Vector>,
+        layer: usize,
         work: &mut Workspace<B::Buffer>,
+        mode: Mode<'_>,
     ) -> Result<(), LmError> {
-        let backend = &self.backend;
-        backend.rms_norm(&work.x, &block.mlp_norm, self.config.norm_eps, &mut work.normed)?;
-        backend.linear(&work.normed, &block.gate_up, &mut work.gate_up, Write::Replace)?;
-        backend.gate(&work.gate_up, self.config.intermediate_size, &mut work.gated)?;
-        backend.linear(&work.gated, &block.down, &mut work.x, Write::Add)
+        self.gate_up(layer, work, mode)?;
+        self.backend.gate(&work.gate_up, self.config.intermediate_size, &mut work.gated)?;
+        let out = (&mut work.x, Write::Add);
+        self.project((layer, Site::Down), &work.gated, out, &mut work.low_rank, mode)
+    }
+
+    /// The norm and the first projections of a block's second half.
+    pub(crate) fn gate_up(
+        &self,
+        layer: usize,
+        work: &mut Workspace<B::Buffer>,
+        mode: Mode<'_>,
+    ) -> Result<(), LmError> {
+        let norm = &self.blocks[layer].mlp_norm;
+        self.backend.rms_norm(&work.x, norm, self.config.norm_eps, &mut work.normed)?;
+        let out = (&mut work.gate_up, Write::Replace);
+        self.project((layer, Site::GateUp), &work.normed, out, &mut work.low_rank, mode)
     }
 
     /// Log-probabilities of tokens at rows of the last step: `targets[i].row` indexes `rows`.
@@ -213,7 +279,7 @@ impl<B: Backend> Decoder<B> {
         rows: &[usize],
         targets: &[Target],
     ) -> Result<TargetScores, LmError> {
-        self.project(work, rows)?;
+        self.normed_rows(work, rows)?;
         self.backend.score(&work.normed, self.head(), targets)
     }
 
@@ -224,17 +290,17 @@ impl<B: Backend> Decoder<B> {
         rows: &[usize],
         out: &mut Vec<f32>,
     ) -> Result<(), LmError> {
-        self.project(work, rows)?;
+        self.normed_rows(work, rows)?;
         self.backend.logits(&work.normed, self.head(), out)
     }
 
     /// Only the rows asked for pass the final norm.
-    fn project(&self, work: &mut Workspace<B::Buffer>, rows: &[usize]) -> Result<(), LmError> {
+    fn normed_rows(&self, work: &mut Workspace<B::Buffer>, rows: &[usize]) -> Result<(), LmError> {
         self.backend.select(&work.x, rows, &mut work.selected)?;
         self.backend.rms_norm(&work.selected, &self.final_norm, self.config.norm_eps, &mut work.normed)
     }
 
-    fn head(&self) -> &B::Matrix {
+    pub(crate) fn head(&self) -> &B::Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 }
@@ -256,7 +322,10 @@ impl<B: Backend> Loader<'_, B> {
     fn outside(&self) -> Result<Outside<B>, LmError> {
         let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);
         let embedding = self.backend.load_matrix(&[self.raw(Part::Embedding, 0, vocabulary, hidden)?])?;
-        let head = match self.config.tied_head {
+        // A sequence classifier may come without a vocabulary head, whatever its configuration says.
+        let classifies = self.weights.contains(crate::adapter::HEAD)
+            && !self.weights.contains(&self.weights.naming.weight(Part::Head, 0));
+        let head = match self.config.tied_head || classifies {
             true => None,
             false => Some(self.backend.load_matrix(&[self.raw(Part::Head, 0, vocabulary, hidden)?])?),
         };
@@ -268,62 +337,43 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     /// Stacks the weights (and biases) of projections with the same input.
-    fn linear(
-        &self,
-        layer: usize,
-        parts: &[(Part, usize)],
-        inputs: usize,
-        has_bias: bool,
-    ) -> Result<Linear<B::Matrix, B::Vector>, LmError> {
-        let weights: Vec<RawTensor<'_>> = parts
+    fn projection(&self, layer: usize, site: Site) -> Result<Projection<B::Matrix, B::Vector>, LmError> {
+        let (config, modules) = (self.config, site.modules());
+        let weights: Vec<RawTensor<'_>> = modules
             .iter()
-            .map(|(part, outputs)| self.raw(*part, layer, *outputs, inputs))
+            .map(|module| self.raw(module.part(), layer, module.outputs(config), module.inputs(config)))
             .collect::<Result<_, _>>()?;
-        let bias = match has_bias {
-            false => None,
-            true => {
-                let biases: Vec<RawTensor<'_>> = parts
-                    .iter()
-                    .map(|(part, outputs)| {
-                        self.weights.tensor(&self.weights.naming.bias(*part, layer), 1, *outputs)
-                    })
-                    .collect::<Result<_, _>>()?;
-                Some(self.backend.load_vector(&biases)?)
-            }
-        };
-        Ok(Linear { weight: self.backend.load_matrix(&weights)?, bias })
+        let biases: Vec<RawTensor<'_>> = modules
+            .iter()
+            .filter(|module| module.has_bias(config))
+            .map(|module| {
+                let name = self.weights.naming.bias(module.part(), layer);
+                self.weights.tensor(&name, 1, module.outputs(config))
+            })
+            .collect::<Result<_, _>>()?;
+        let bias = if biases.is_empty() { None } else { Some(self.backend.load_vector(&biases)?) };
+        let base = Linear { weight: self.backend.load_matrix(&weights)?, bias };
+        Ok(Projection { base, backward: None, low_rank: None })
     }
 
     fn block(&self, layer: usize) -> Result<Block<B::Matrix, B::Vector>, LmError> {
-        let config = self.config;
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (queries, keys) = (config.query_size(), config.kv_size());
+        let (config, hidden) = (self.config, self.config.hidden_size);
         let head_norm = |part| config.qk_norm.then(|| self.norm(part, layer, config.head_dim)).transpose();
         Ok(Block {
             attention: config.layers[layer],
             attention_norm: self.norm(Part::AttentionNorm, layer, hidden)?,
-            qkv: self.linear(
-                layer,
-                &[(Part::Query, queries), (Part::Key, keys), (Part::Value, keys)],
-                hidden,
-                config.qkv_bias,
-            )?,
+            qkv: self.projection(layer, Site::Qkv)?,
             query_norm: head_norm(Part::QueryNorm)?,
             key_norm: head_norm(Part::KeyNorm)?,
-            output: self.linear(layer, &[(Part::AttentionOutput, hidden)], queries, config.output_bias)?,
+            output: self.projection(layer, Site::Output)?,
             mlp_norm: self.norm(Part::MlpNorm, layer, hidden)?,
-            gate_up: self.linear(
-                layer,
-                &[(Part::Gate, inner), (Part::Up, inner)],
-                hidden,
-                config.mlp_bias,
-            )?,
-            down: self.linear(layer, &[(Part::Down, hidden)], inner, config.mlp_bias)?,
+            gate_up: self.projection(layer, Site::GateUp)?,
+            down: self.projection(layer, Site::Down)?,
         })
     }
 }
 
-impl<B: Backend> Decoder<B> {
+impl<B: DecoderBackend> Decoder<B> {
     /// Refuses a sequence that the model or the budget cannot hold, before anything is computed. Each of
     /// `parts` has a node of its own: their lengths add up to the sequence's.
     pub(crate) fn check_sequence<'t>(

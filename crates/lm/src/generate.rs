@@ -7,10 +7,15 @@
 
 mod active;
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::time::Instant;
 
-use crate::backend::Backend;
+use evalign_core::ResponseFormat;
+
+use crate::backend::DecoderBackend;
+use crate::constraint::Grammar;
 use crate::decoder::{Decoder, Workspace};
 use crate::kv::KvStore;
 use crate::plan::{Plan, Tokens};
@@ -27,22 +32,31 @@ const MOST_ACTIVE: usize = 64;
 const ROUNDING: usize = 32;
 
 /// See [`crate::LanguageModel::generate`].
-pub(crate) fn generate<B: Backend>(
+pub(crate) fn generate<B: DecoderBackend>(
     decoder: &Decoder<B>,
     tokenizer: &Tokenizer,
     budget_bytes: u64,
     items: &[GenerateItem],
     on_event: &mut dyn FnMut(Event<GenerateOutput>) -> ControlFlow<()>,
 ) -> Result<EngineStats, LmError> {
-    match answerable(items, |item| check(decoder, budget_bytes, item), on_event) {
+    let grammars = Grammars { tokenizer, known: RefCell::default() };
+    let check = |item: &GenerateItem| {
+        check(decoder, budget_bytes, item)?;
+        grammars.check(item)
+    };
+    match answerable(items, check, on_event) {
         ControlFlow::Continue(valid) => {
-            Generation::new(decoder, tokenizer, budget_bytes, items, valid).run(on_event)
+            Generation::new(decoder, grammars, budget_bytes, items, valid).run(on_event)
         }
         ControlFlow::Break(()) => Ok(EngineStats::default()),
     }
 }
 
-fn check<B: Backend>(decoder: &Decoder<B>, budget_bytes: u64, item: &GenerateItem) -> Result<(), LmError> {
+fn check<B: DecoderBackend>(
+    decoder: &Decoder<B>,
+    budget_bytes: u64,
+    item: &GenerateItem,
+) -> Result<(), LmError> {
     if item.prompt.is_empty() {
         return Err(LmError::Request("an empty prompt".to_owned()));
     }
@@ -59,14 +73,38 @@ fn check<B: Backend>(decoder: &Decoder<B>, budget_bytes: u64, item: &GenerateIte
     decoder.check_sequence(&[length, room_to_generate(decoder, item)], &item.prompt, budget_bytes)
 }
 
+/// The forms that items ask for, compiled once each.
+struct Grammars<'a> {
+    tokenizer: &'a Tokenizer,
+    known: RefCell<Vec<(ResponseFormat, Rc<Grammar>)>>,
+}
+
+impl Grammars<'_> {
+    /// Compiles the item's form.
+    fn check(&self, item: &GenerateItem) -> Result<(), LmError> {
+        let Some(format) = &item.params.response_format else { return Ok(()) };
+        if self.of(item).is_none() {
+            let grammar = Grammar::new(format, self.tokenizer)?;
+            self.known.borrow_mut().push((format.clone(), Rc::new(grammar)));
+        }
+        Ok(())
+    }
+
+    fn of(&self, item: &GenerateItem) -> Option<Rc<Grammar>> {
+        let format = item.params.response_format.as_ref()?;
+        self.known.borrow().iter().find(|(known, _)| known == format).map(|(_, grammar)| grammar.clone())
+    }
+}
+
 /// Tokens an item may generate: what it asks for, or what its context has left.
-fn room_to_generate<B: Backend>(decoder: &Decoder<B>, item: &GenerateItem) -> usize {
+fn room_to_generate<B: DecoderBackend>(decoder: &Decoder<B>, item: &GenerateItem) -> usize {
     (item.params.max_tokens as usize).min(decoder.config.context_length - item.prompt.len())
 }
 
-struct Generation<'a, B: Backend> {
+struct Generation<'a, B: DecoderBackend> {
     decoder: &'a Decoder<B>,
     tokenizer: &'a Tokenizer,
+    grammars: Grammars<'a>,
     items: &'a [GenerateItem],
     /// Indices of the items to answer; what the plan calls a sequence is a place in here.
     valid: Vec<usize>,
@@ -80,10 +118,10 @@ struct Generation<'a, B: Backend> {
     logits: Vec<f32>,
 }
 
-impl<'a, B: Backend> Generation<'a, B> {
+impl<'a, B: DecoderBackend> Generation<'a, B> {
     fn new(
         decoder: &'a Decoder<B>,
-        tokenizer: &'a Tokenizer,
+        grammars: Grammars<'a>,
         budget_bytes: u64,
         items: &'a [GenerateItem],
         valid: Vec<usize>,
@@ -91,7 +129,8 @@ impl<'a, B: Backend> Generation<'a, B> {
         let prompt_tokens = valid.iter().map(|item| items[*item].prompt.len() as u64).sum();
         Self {
             decoder,
-            tokenizer,
+            tokenizer: grammars.tokenizer,
+            grammars,
             items,
             valid,
             store: KvStore::new(budget_bytes),
@@ -157,7 +196,9 @@ impl<'a, B: Backend> Generation<'a, B> {
                     return Ok(());
                 }
                 let tail = self.store.add(backend.new_kv(shape, new_tokens)?, bytes);
-                self.active.push(Active::new(item, &self.items[item], tail, new_tokens));
+                let request = &self.items[item];
+                let grammar = self.grammars.of(request);
+                self.active.push(Active::new(item, request, grammar, tail, new_tokens));
             }
             while walk.path().len() < tokens.len() {
                 let piece =
@@ -167,7 +208,11 @@ impl<'a, B: Backend> Generation<'a, B> {
                 if piece.positions.end == tokens.len()
                     && let Some(sequence) = self.active.last_mut()
                 {
-                    sequence.prompt_done(walk.path(), piece.first_row + piece.positions.len() - 1);
+                    sequence.prompt_done(
+                        self.tokenizer,
+                        walk.path(),
+                        piece.first_row + piece.positions.len() - 1,
+                    );
                 }
             }
             walk.leave();

@@ -10,7 +10,9 @@
 
 mod aligned;
 mod attention;
+mod encoder;
 mod exp;
+pub mod gradient;
 mod isa;
 mod kv;
 mod linear;
@@ -25,10 +27,11 @@ mod weight_memory;
 
 pub use aligned::AlignedVec;
 pub use attention::{AttentionJob, AttentionShape, attention};
+pub use encoder::{gelu, layer_norm};
 pub use exp::exp;
 pub use isa::Isa;
 pub use kv::{KvSegment, Rows};
-pub use linear::linear;
+pub use linear::{linear, linear_columns};
 pub use packed::{PackedMatrix, PanelDtype};
 pub use pool::Pool;
 pub use quant::{QuantActivations, QuantError, QuantMatrix, dequantise, quant_stacked};
@@ -37,4 +40,4 @@ pub use rowwise::{
     Columns, RopePairing, RopeTable, add_assign, rms_norm, rms_norm_heads, rope, silu_mul, silu_mul_fused,
     softmax,
 };
-pub use vocabulary::{RowSummary, Target, TargetScores, log_softmax_gather, logits};
+pub use vocabulary::{RowSummary, Target, TargetScores, log_softmax_gather, logits, summarise_logits};

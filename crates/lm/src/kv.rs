@@ -66,6 +66,10 @@ impl<K> KvStore<K> {
         self.nodes.get(node.index)?.as_ref().map(|(node, _)| node)
     }
 
+    pub(crate) fn nodes_mut(&mut self) -> impl Iterator<Item = &mut K> {
+        self.nodes.iter_mut().flatten().map(|(node, _)| node)
+    }
+
     pub(crate) fn get_mut(&mut self, node: &KvNode) -> Option<&mut K> {
         self.nodes.get_mut(node.index)?.as_mut().map(|(node, _)| node)
     }

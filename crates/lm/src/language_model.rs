@@ -3,9 +3,10 @@ use std::path::Path;
 
 use evalign_core::{Digest, Dtype};
 
+use crate::adapter::Adapter;
 use crate::backend::{Backend, CandleBackend, CpuBackend};
 use crate::config::ModelConfig;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Module};
 use crate::memory::default_budget;
 use crate::weights::{Weights, open_gguf, open_safetensors};
 use crate::{
@@ -20,6 +21,10 @@ pub struct Identity {
     pub weights: Digest,
     pub tokenizer: Digest,
     pub chat_template: Option<Digest>,
+    /// SHA-256 of the adapter's files, where one is applied.
+    pub adapter: Option<Digest>,
+    /// Digest of the data that the adapter was trained on, where it says so.
+    pub trained_on: Option<Digest>,
     pub architecture: String,
     /// Weights in all tensors.
     pub parameters: u64,
@@ -33,6 +38,7 @@ pub struct Identity {
 
 /// The decoder on the backend that was asked for.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each loaded model")]
 pub(crate) enum Engine {
     Cpu(Decoder<CpuBackend>),
     Candle(Decoder<CandleBackend>),
@@ -43,6 +49,13 @@ pub(crate) enum Engine {
 pub struct LanguageModel {
     pub(crate) engine: Engine,
     pub(crate) budget_bytes: u64,
+    threads: usize,
+    /// `[hidden]`: what turns a hidden state into a reward, in models that were trained to give one.
+    reward_head: Option<Vec<f32>>,
+    /// Rewards are read at the last token that is not this one.
+    reward_pad: Option<u32>,
+    /// The padding token as transformers has it.
+    pad_token: Option<u32>,
     identity: Identity,
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
@@ -80,6 +93,8 @@ impl LanguageModel {
             weights: digest,
             tokenizer: opened.tokenizer.digest().clone(),
             chat_template: chat_template.as_ref().map(|template| template.digest().clone()),
+            adapter: None,
+            trained_on: None,
             architecture: opened.config.architecture.clone(),
             parameters: opened.weights.parameters(),
             context_length: opened.config.context_length,
@@ -91,7 +106,24 @@ impl LanguageModel {
             let on_cpu = matches!(engine, Engine::Cpu(_));
             default_budget(on_cpu, engine.kv_bytes(32) / 32, opened.config.context_length)
         });
-        Ok(Self { engine, budget_bytes, identity, tokenizer: opened.tokenizer, chat_template })
+        let reward_head = opened.weights.reward_head(opened.config.hidden_size)?;
+        let tokenizer = opened.tokenizer;
+        let pad_token = crate::reward::pad_token(path, &tokenizer);
+        let mut model = Self {
+            engine,
+            budget_bytes,
+            threads,
+            reward_pad: pad_token.filter(|_| reward_head.is_some()),
+            pad_token,
+            reward_head,
+            identity,
+            tokenizer,
+            chat_template,
+        };
+        if let Some(directory) = &options.adapter {
+            model.apply(&Adapter::read(directory)?)?;
+        }
+        Ok(model)
     }
 
     #[must_use]
@@ -168,7 +200,87 @@ impl LanguageModel {
     }
 }
 
+#[cfg(test)]
+impl LanguageModel {
+    /// A model around an engine that a test made.
+    pub(crate) fn of_engine(engine: Engine, tokenizer: Tokenizer) -> Self {
+        let identity = Identity {
+            weights: Digest::of("weights"),
+            tokenizer: tokenizer.digest().clone(),
+            chat_template: None,
+            adapter: None,
+            trained_on: None,
+            architecture: engine.config().architecture.clone(),
+            parameters: 0,
+            context_length: engine.config().context_length,
+            vocab_size: engine.config().vocab_size,
+            dtype: Dtype::F32,
+            device: engine.device_name(),
+        };
+        Self {
+            engine,
+            budget_bytes: 1 << 30,
+            threads: 2,
+            reward_head: None,
+            reward_pad: None,
+            pad_token: None,
+            identity,
+            tokenizer,
+            chat_template: None,
+        }
+    }
+}
+
+impl LanguageModel {
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Applies an adapter, in place of any other. A reward head that comes with it replaces the model's.
+    ///
+    /// # Errors
+    /// It was trained on other weights or does not fit this model's shape.
+    pub fn apply(&mut self, adapter: &Adapter) -> Result<(), LmError> {
+        adapter.fits(self)?;
+        let inputs = Module::ALL.map(|module| self.module_shape(module)[1]);
+        self.adapt(&|layer, module| adapter.module(layer, module, inputs[module as usize]))?;
+        if adapter.head.is_some() {
+            self.reward_head.clone_from(&adapter.head);
+            // An adapter of another trainer was trained by transformers' rule.
+            self.reward_pad = adapter.base.as_ref().map_or(self.pad_token, |base| base.reward_pad);
+        }
+        self.identity.adapter = Some(adapter.digest().clone());
+        self.identity.trained_on = adapter.base.as_ref().and_then(|base| base.data.clone());
+        Ok(())
+    }
+
+    /// Rewards are read at the last token that is not this one (see [`crate::pooled_index`]): as they were in training.
+    #[must_use]
+    pub fn reward_pad(&self) -> Option<u32> {
+        self.reward_pad
+    }
+
+    /// The padding token as transformers has it; TRL takes the end-of-text token where there is none.
+    #[must_use]
+    pub fn pad_token(&self) -> Option<u32> {
+        self.pad_token
+    }
+
+    /// The weights of the model's reward head, `[hidden]`, if it has one.
+    #[must_use]
+    pub fn reward_head(&self) -> Option<&[f32]> {
+        self.reward_head.as_deref()
+    }
+}
+
 impl Engine {
+    pub(crate) fn config(&self) -> &ModelConfig {
+        match self {
+            Self::Cpu(decoder) => &decoder.config,
+            Self::Candle(decoder) => &decoder.config,
+        }
+    }
+
     fn device_name(&self) -> String {
         match self {
             Self::Cpu(decoder) => decoder.backend.device_name(),

@@ -1,4 +1,5 @@
-//! A causal language model on the local machine: load it, ask for log-probabilities or text.
+//! A causal language model on the local machine: load it, ask for log-probabilities or text. Beside it, on the
+//! same kernels, a text encoder: texts to vectors.
 //!
 //! What this crate owns: weight files (GGUF, safetensors), the tokeniser and chat template that belong
 //! to them, one decoder definition driven by the model's own configuration, and the three operations
@@ -18,11 +19,15 @@
 //! This crate must not know tasks, runs, storage or HTTP. Everything here is synchronous; `unsafe` is
 //! confined to `kernels` and to memory maps.
 
+pub mod adapter;
 mod backend;
 mod chat_template;
 mod config;
+mod constraint;
 mod decoder;
+mod encoder;
 mod error;
+pub mod export;
 mod generate;
 pub mod kernels;
 mod kv;
@@ -33,6 +38,7 @@ mod parallel;
 mod perplexity;
 mod plan;
 mod request;
+mod reward;
 mod rope;
 mod sample;
 mod score;
@@ -41,17 +47,24 @@ mod step;
 mod tests;
 mod text_watch;
 mod tokenizer;
+pub mod training;
 mod walk;
 mod weights;
 
 pub use chat_template::ChatTemplate;
+pub use encoder::{
+    EncodedText, EncoderIdentity, ONNX_WEIGHTS, Pooling, QUANTISED_WEIGHTS, SentenceConfig, TextEncoder,
+    export_onnx, quantise_encoder,
+};
 pub use error::LmError;
 pub use jiff::civil::DateTime;
 pub use language_model::{Identity, LanguageModel};
+pub use memory::available_memory_bytes;
 pub use options::{DeviceSpec, LoadOptions};
 pub use perplexity::rolling_windows;
 pub use request::{
     ChoiceScore, EngineStats, Event, GenerateItem, GenerateOutput, PerplexityOutput, ScoreItem, ScoreOutput,
-    statistics,
+    TokenScore, statistics,
 };
+pub use reward::pooled_index;
 pub use tokenizer::Tokenizer;

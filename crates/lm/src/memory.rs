@@ -14,13 +14,14 @@ pub(crate) fn default_budget(on_cpu: bool, slot_bytes: u64, context_length: usiz
         return GPU_DEFAULT_BYTES;
     }
     let one_context = slot_bytes * (context_length.min(8192) + ROUNDING) as u64;
-    let half = available_bytes().map_or(u64::MAX, |bytes| bytes / 2);
+    let half = available_memory_bytes().map_or(u64::MAX, |bytes| bytes / 2);
     LARGEST_DEFAULT_BYTES.max(one_context).min(half)
 }
 
 /// Memory this process could still get: the smaller of what the kernel reports and what is left of the
 /// cgroup's limit (containers). `None` where neither can be read.
-fn available_bytes() -> Option<u64> {
+#[must_use]
+pub fn available_memory_bytes() -> Option<u64> {
     let system = fs_err::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text));
     let limit = read_number("/sys/fs/cgroup/memory.max");
     let used = read_number("/sys/fs/cgroup/memory.current");

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use evalign_core::Dtype;
@@ -59,6 +60,8 @@ pub struct LoadOptions {
     /// What a chat template takes for the present, that prompts can be rendered again as they were.
     /// `None`: today.
     pub now: Option<DateTime>,
+    /// Directory of a low-rank adapter, as PEFT stores it. Applied beside the weights, whatever these are held in.
+    pub adapter: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -66,10 +66,22 @@ pub struct ChoiceScore {
     pub greedy: bool,
 }
 
+/// What the model says of one token of a continuation.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TokenScore {
+    /// Natural logarithm of its probability.
+    pub logprob: f64,
+    /// The likeliest token at its position (the lowest id wins a tie).
+    pub top: u32,
+    pub top_logprob: f64,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoreOutput {
     /// In the order of the continuations.
     pub choices: Vec<ChoiceScore>,
+    /// Per continuation, per token.
+    pub tokens: Vec<Vec<TokenScore>>,
     /// Tokens pushed through the model that this item was the first to need.
     pub computed_tokens: u64,
 }

@@ -8,6 +8,8 @@ use std::cmp::Ordering;
 
 use evalign_core::GenerateParams;
 
+use crate::kernels::{self, Isa};
+
 /// A request's own random stream: the n-th number is a function of the seed and n only, so that neither
 /// batching nor order can change what is drawn. SplitMix64's output function (Steele, Lea, Flood 2014,
 /// "Fast splittable pseudorandom number generators", figure 17), applied twice to a Weyl sequence.
@@ -35,6 +37,9 @@ fn mix(mut z: u64) -> u64 {
 /// the random number, so none can be drawn.
 const NEGLIGIBLE: f64 = -60.0;
 
+/// Tokens whose weights are added up before one of them is looked for: a draw looks at the sums first.
+const BLOCK: usize = 512;
+
 /// Index of the largest value; the lowest index wins a tie, NaN never wins.
 pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
@@ -44,13 +49,6 @@ pub(crate) fn argmax(logits: &[f32]) -> u32 {
         }
     }
     best.0
-}
-
-/// ln(sum(exp(logits))) in f64.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&value| f64::from(value - max).exp()).sum();
-    f64::from(max) + sum.ln()
 }
 
 /// The sampler of one request.
@@ -64,6 +62,7 @@ pub(crate) struct Sampler {
     stream: Stream,
     /// Reused between tokens.
     candidates: Vec<(f64, u32)>,
+    weights: Vec<f32>,
 }
 
 impl Sampler {
@@ -76,6 +75,7 @@ impl Sampler {
             penalty: params.repetition_penalty.filter(|p| *p != 1.0).map(|p| p as f32),
             stream: Stream { seed: params.seed },
             candidates: Vec::new(),
+            weights: Vec::new(),
         }
     }
 
@@ -95,6 +95,11 @@ impl Sampler {
         }
     }
 
+    /// Logits are other numbers after [`Sampler::choose`] than before.
+    pub(crate) fn changes_logits(&self) -> bool {
+        self.penalty.is_some()
+    }
+
     /// Chooses the `n`-th generated token. `seen` are the prompt's and all generated tokens; logits are
     /// overwritten.
     pub(crate) fn choose(&mut self, logits: &mut [f32], seen: &[&[u32]], n: u64) -> u32 {
@@ -104,8 +109,40 @@ impl Sampler {
         if self.temperature == 0.0 {
             return argmax(logits);
         }
+        let uniform = self.stream.uniform(n);
+        if self.top_k.is_none() && self.top_p.is_none() && self.min_p.is_none() {
+            return self.draw_from_all(logits, uniform);
+        }
         self.keep_candidates(logits);
-        self.draw(self.stream.uniform(n))
+        self.draw(uniform)
+    }
+
+    /// One draw from all tokens: no list of candidates, and the exponentials of a vector at a time. Sums are in f64.
+    fn draw_from_all(&mut self, logits: &[f32], uniform: f64) -> u32 {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let inverse = (1.0 / self.temperature) as f32;
+        self.weights.clear();
+        self.weights.extend(logits.iter().map(|&value| (value - max) * inverse));
+        kernels::exp(Isa::detect(), &mut self.weights);
+        let sum = |block: &[f32]| block.iter().filter(|w| !w.is_nan()).map(|&w| f64::from(w)).sum::<f64>();
+        let sums: Vec<f64> = self.weights.chunks(BLOCK).map(sum).collect();
+        let mut left = uniform * sums.iter().sum::<f64>();
+        let mut last = argmax(logits);
+        for (number, (block, sum)) in self.weights.chunks(BLOCK).zip(sums).enumerate() {
+            if left >= sum {
+                left -= sum;
+                continue;
+            }
+            for (place, &weight) in block.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+                last = (number * BLOCK + place) as u32;
+                left -= f64::from(weight);
+                if left < 0.0 {
+                    return last;
+                }
+            }
+        }
+        // Rounding may leave a remainder: the last token that was looked at.
+        last
     }
 
     /// Fills `candidates` with (unnormalised probability, token), most probable first where that is
@@ -230,6 +267,30 @@ mod tests {
     }
 
     #[test]
+    fn a_draw_from_all_takes_the_token_that_a_draw_from_candidates_takes() {
+        let logits: Vec<f32> =
+            (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as f32 / 400.0).collect();
+        for (temperature, draws) in [(0.7, 400), (1.0, 400), (3.0, 400)] {
+            let mut sampler = Sampler::new(&GenerateParams { temperature, ..params() });
+            let same = (0..draws)
+                .filter(|n| {
+                    let uniform = sampler.stream.uniform(*n);
+                    sampler.keep_candidates(&logits);
+                    sampler.draw(uniform) == sampler.draw_from_all(&logits, uniform)
+                })
+                .count();
+            // Sums in another order: a draw on the edge between two tokens may fall to the other one.
+            assert!(same as u64 >= draws - 1, "{same} of {draws} at {temperature}");
+        }
+        let mut sampler = Sampler::new(&params());
+        for logits in [&[f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY][..], &[f32::NAN, 1.0, -200.0]] {
+            for n in 0..50 {
+                assert_eq!(sampler.choose(&mut logits.to_vec(), &[], n), 1);
+            }
+        }
+    }
+
+    #[test]
     fn filters_keep_what_transformers_keeps() {
         let probabilities = [0.05, 0.5, 0.15, 0.3];
         let support = |p: GenerateParams| -> Vec<usize> {
@@ -293,10 +354,5 @@ mod tests {
             assert!(Sampler::check(&bad).unwrap_err().contains(name));
         }
         assert!(Sampler::check(&params()).is_ok());
-    }
-
-    #[test]
-    fn log_sum_exp_survives_large_logits() {
-        assert!((log_sum_exp(&[1000.0, 1000.0]) - (1000.0 + 2f64.ln())).abs() < 1e-9);
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
-use crate::backend::Backend;
+use crate::backend::DecoderBackend;
 use crate::decoder::{Decoder, Workspace};
 use crate::kernels::Target;
 use crate::kv::KvStore;
@@ -11,7 +11,7 @@ use crate::plan::{Plan, Tokens};
 use crate::request::{Event, answerable};
 use crate::step::Step;
 use crate::walk::{Piece, STEP_ROWS, Walk};
-use crate::{ChoiceScore, EngineStats, LmError, ScoreItem, ScoreOutput};
+use crate::{ChoiceScore, EngineStats, LmError, ScoreItem, ScoreOutput, TokenScore};
 
 /// Rows projected onto the vocabulary at once.
 const PROJECTED_ROWS: usize = 512;
@@ -19,7 +19,7 @@ const PROJECTED_ROWS: usize = 512;
 const FIRST_STEP_ROWS: usize = 128;
 
 /// See [`crate::LanguageModel::log_likelihoods`].
-pub(crate) fn log_likelihoods<B: Backend>(
+pub(crate) fn log_likelihoods<B: DecoderBackend>(
     decoder: &Decoder<B>,
     budget_bytes: u64,
     items: &[ScoreItem],
@@ -31,7 +31,11 @@ pub(crate) fn log_likelihoods<B: Backend>(
     }
 }
 
-fn check<B: Backend>(decoder: &Decoder<B>, budget_bytes: u64, item: &ScoreItem) -> Result<(), LmError> {
+fn check<B: DecoderBackend>(
+    decoder: &Decoder<B>,
+    budget_bytes: u64,
+    item: &ScoreItem,
+) -> Result<(), LmError> {
     if item.context.is_empty()
         || item.continuations.is_empty()
         || item.continuations.iter().any(Vec::is_empty)
@@ -64,7 +68,7 @@ struct Wanted {
 struct Pending {
     missing: usize,
     /// Per continuation, per token.
-    logprobs: Vec<Vec<f64>>,
+    tokens: Vec<Vec<TokenScore>>,
     greedy: Vec<bool>,
     computed_tokens: u64,
 }
@@ -73,7 +77,7 @@ impl Pending {
     fn new(item: &ScoreItem) -> Self {
         Self {
             missing: item.continuations.iter().map(Vec::len).sum(),
-            logprobs: item.continuations.iter().map(|tokens| vec![0.0; tokens.len()]).collect(),
+            tokens: item.continuations.iter().map(|ids| vec![TokenScore::default(); ids.len()]).collect(),
             greedy: vec![true; item.continuations.len()],
             computed_tokens: 0,
         }
@@ -81,16 +85,19 @@ impl Pending {
 
     fn finish(self) -> ScoreOutput {
         let choices = self
-            .logprobs
+            .tokens
             .iter()
             .zip(&self.greedy)
-            .map(|(logprobs, greedy)| ChoiceScore { sum: logprobs.iter().sum(), greedy: *greedy })
+            .map(|(tokens, greedy)| ChoiceScore {
+                sum: tokens.iter().map(|token| token.logprob).sum(),
+                greedy: *greedy,
+            })
             .collect();
-        ScoreOutput { choices, computed_tokens: self.computed_tokens }
+        ScoreOutput { choices, tokens: self.tokens, computed_tokens: self.computed_tokens }
     }
 }
 
-struct Scoring<'a, B: Backend> {
+struct Scoring<'a, B: DecoderBackend> {
     decoder: &'a Decoder<B>,
     items: &'a [ScoreItem],
     choices: Vec<Choice>,
@@ -103,7 +110,7 @@ struct Scoring<'a, B: Backend> {
     stats: EngineStats,
 }
 
-impl<'a, B: Backend> Scoring<'a, B> {
+impl<'a, B: DecoderBackend> Scoring<'a, B> {
     /// Scores the items with the indices `valid`.
     fn new(decoder: &'a Decoder<B>, budget_bytes: u64, items: &'a [ScoreItem], valid: &[usize]) -> Self {
         let choices = valid.iter().flat_map(|&item| {
@@ -247,8 +254,13 @@ impl<'a, B: Backend> Scoring<'a, B> {
         for ((want, target), logprob) in wanted.iter().zip(&targets).zip(&scores.logprobs) {
             let pending = self.pending_of(want.choice.item);
             let continuation = want.choice.continuation as usize;
-            pending.logprobs[continuation][want.index] = *logprob;
-            pending.greedy[continuation] &= scores.rows[target.row].argmax == target.token;
+            let row = &scores.rows[target.row];
+            pending.tokens[continuation][want.index] = TokenScore {
+                logprob: *logprob,
+                top: row.argmax,
+                top_logprob: f64::from(row.max_logit) - row.log_sum_exp,
+            };
+            pending.greedy[continuation] &= row.argmax == target.token;
             pending.missing -= 1;
             if pending.missing == 0 {
                 finished.push(want.choice.item as usize);

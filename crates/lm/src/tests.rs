@@ -1,8 +1,10 @@
 //! Tests of the engine as a whole, on tiny models made here and, where present, on the real one.
 
+mod constrained;
 mod families;
 mod files;
 mod generation;
 mod invariance;
 mod real_model;
-mod tiny;
+pub(crate) mod tiny;
+mod training;

@@ -4,6 +4,7 @@
 //! [`tokenizers::Tokenizer`], so that there is a single implementation to trust. What is put before and
 //! after a text (BOS, EOS) is kept outside of it: callers decide per request.
 
+mod bytes;
 mod gguf;
 mod hugging_face;
 mod lines;
@@ -13,14 +14,17 @@ mod sentencepiece;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use candle_core::quantized::gguf_file::Value;
 use evalign_core::Digest;
 use jiff::civil::DateTime;
 
+use crate::constraint::TokenBytes;
 use crate::{ChatTemplate, LmError};
 use lines::LineMemory;
 
@@ -39,6 +43,7 @@ pub struct Tokenizer {
     vocab_size: usize,
     chat_template: Option<String>,
     lines: Option<LineMemory>,
+    token_bytes: OnceLock<TokenBytes>,
     digest: Digest,
 }
 
@@ -75,6 +80,26 @@ impl Tokenizer {
     /// contradict each other.
     pub fn from_file(tokenizer_json: &Path) -> Result<Self, LmError> {
         hugging_face::load(tokenizer_json)
+    }
+
+    /// What [`Tokenizer::from_directory`] reads, names and contents of files: `tokenizer.json`, `tokenizer_config.json` and,
+    /// where there is one, `chat_template.jinja`.
+    ///
+    /// # Errors
+    /// The tokeniser has no JSON form.
+    pub(crate) fn files(&self) -> Result<Vec<(String, Vec<u8>)>, LmError> {
+        let text = self.inner.to_string(true).map_err(|error| LmError::Tokenizer(error.to_string()))?;
+        let mut files = vec![("tokenizer.json".to_owned(), text.into_bytes())];
+        let spelling = |token: &Option<SpecialToken>| token.as_ref().map(|token| token.text.clone());
+        let settings = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": spelling(&self.bos),
+            "eos_token": spelling(&self.eos), "add_bos_token": !self.prefix.is_empty(),
+            "add_eos_token": !self.suffix.is_empty(), "clean_up_tokenization_spaces": false
+        });
+        files.push(("tokenizer_config.json".to_owned(), format!("{settings:#}\n").into_bytes()));
+        let template = self.chat_template.iter().map(|template| template.clone().into_bytes());
+        files.extend(template.map(|template| ("chat_template.jinja".to_owned(), template)));
+        Ok(files)
     }
 
     /// [`Tokenizer::from_file`] on `tokenizer.json` in a model directory.
@@ -135,6 +160,7 @@ impl Tokenizer {
             vocab_size: parts.vocab_size,
             chat_template: parts.chat_template,
             lines,
+            token_bytes: OnceLock::new(),
             digest,
         }
     }
@@ -157,6 +183,22 @@ impl Tokenizer {
             ids.extend_from_slice(&self.suffix);
         }
         Ok(ids)
+    }
+
+    /// What the model's own tokeniser puts after a text.
+    pub(crate) fn suffix(&self) -> &[u32] {
+        &self.suffix
+    }
+
+    /// Token ids of `text`, nothing added around it, and the bytes of `text` that each stands for. Tokens that
+    /// share a character all have its bytes.
+    ///
+    /// # Errors
+    /// [`LmError::Tokenizer`] when the pipeline fails on the text.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), LmError> {
+        let encoding = self.inner.encode(text, false).map_err(|e| LmError::Tokenizer(e.to_string()))?;
+        let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok((encoding.get_ids().to_vec(), offsets))
     }
 
     fn encode_plain(&self, text: &str) -> Result<Vec<u32>, LmError> {
@@ -209,6 +251,13 @@ impl Tokenizer {
     #[must_use]
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Spellings that become a special token wherever they stand in a text, in the order of their ids.
+    #[must_use]
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added: BTreeMap<u32, _> = self.inner.get_added_tokens_decoder().into_iter().collect();
+        added.into_values().filter(|token| token.special).map(|token| token.content).collect()
     }
 
     /// Spelling of a token in the vocabulary.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::LmError;
-use crate::backend::{Backend, KvShape};
+use crate::backend::{DecoderBackend, KvShape};
 use crate::kv::{KvPath, KvStore};
 use crate::plan::{Plan, Tokens};
 use crate::step::Step;
@@ -102,7 +102,7 @@ impl Walk {
     ///
     /// # Errors
     /// When the backend cannot allocate.
-    pub(crate) fn advance<B: Backend>(
+    pub(crate) fn advance<B: DecoderBackend>(
         &mut self,
         backend: &B,
         shape: KvShape,

@@ -17,7 +17,7 @@ use crate::LmError;
 pub(crate) use gguf::open_gguf;
 use mapped_file::MappedFile;
 pub(crate) use names::{Naming, Part};
-pub(crate) use safetensors::open_safetensors;
+pub(crate) use safetensors::{open_encoder, open_safetensors};
 
 /// A tensor as it lies in its file: rows of `columns` elements, row-major, perhaps in quantised blocks.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,14 @@ pub(crate) struct RawTensor<'a> {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> RawTensor<'a> {
+    /// Values that are in memory already: an adapter's, or weights that are being trained.
+    pub(crate) fn of_host(values: &'a [f32], rows: usize, columns: usize) -> Self {
+        let bytes = bytemuck::cast_slice(values);
+        Self { path: Path::new(""), name: "", kind: GgmlDType::F32, rows, columns, bytes }
+    }
 }
 
 impl RawTensor<'_> {
@@ -133,8 +141,28 @@ impl Weights {
         Ok(RawTensor { path: &file.path, name, kind: entry.kind, rows, columns, bytes })
     }
 
+    /// The one output of a sequence classifier (transformers' `score`), if there is one.
+    pub(crate) fn reward_head(&self, hidden: usize) -> Result<Option<Vec<f32>>, LmError> {
+        if !self.contains(crate::adapter::HEAD) {
+            return Ok(None);
+        }
+        let raw = self.tensor(crate::adapter::HEAD, 1, hidden)?;
+        let mut values = vec![0.0; hidden];
+        crate::kernels::dequantise(raw.kind, raw.bytes, &mut values).map_err(|error| raw.error(error))?;
+        Ok(Some(values))
+    }
+
     fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Name, rows and columns of every tensor that [`Weights::tensor`] can give, in order of their names.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = (String, usize, usize)> {
+        self.tensors.iter().filter_map(|(name, entry)| match *entry.shape.as_slice() {
+            [columns] => Some((name.clone(), 1, columns)),
+            [rows, columns] => Some((name.clone(), rows, columns)),
+            _ => None,
+        })
     }
 
     /// Number of weights in all tensors.

@@ -3,8 +3,8 @@
 
 use evalign_lm::kernels::{
     AttentionJob, AttentionShape, Columns, Isa, KvSegment, PackedMatrix, PanelDtype, Pool, RopePairing,
-    RopeTable, Rows, Target, add_assign, attention, exp, linear, log_softmax_gather, logits, rms_norm,
-    rms_norm_heads, rope, silu_mul, silu_mul_fused, softmax,
+    RopeTable, Rows, Target, add_assign, attention, exp, gelu, layer_norm, linear, log_softmax_gather,
+    logits, rms_norm, rms_norm_heads, rope, silu_mul, silu_mul_fused, softmax,
 };
 use proptest::prelude::*;
 
@@ -34,6 +34,17 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
             (((z ^ (z >> 31)) >> 40) as f32 / (1_u64 << 23) as f32) - 1.0
         })
         .collect()
+}
+
+/// GELU with the Maclaurin series of the error function.
+fn gelu_in_f64(x: f64) -> f64 {
+    let z = x / std::f64::consts::SQRT_2;
+    let (mut term, mut sum) = (z, z);
+    for n in 1..80 {
+        term *= -z * z / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    0.5 * x * (1.0 + sum * 2.0 / std::f64::consts::PI.sqrt())
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -134,6 +145,33 @@ proptest! {
                 }
             }
             let got: Vec<Vec<u32>> = [norm, gated, sum, soft, exponential].iter().map(|all| bits(all)).collect();
+            prop_assert!(expected.as_ref().is_none_or(|expected| *expected == got), "{pool:?}");
+            expected = Some(got);
+        }
+    }
+
+    #[test]
+    fn layer_norm_and_gelu_are_right_and_the_same_everywhere(rows in 1_usize..60, width in 1_usize..400, seed: u64) {
+        let x: Vec<f32> = noise(rows * width, seed).iter().map(|value| value * 4.0).collect();
+        let (weight, bias) = (noise(width, seed ^ 1), noise(width, seed ^ 2));
+        let mut expected = None;
+        for pool in pools() {
+            let (mut normed, mut gated) = (x.clone(), x.clone());
+            layer_norm(&pool, &mut normed, &weight, &bias, 1e-5);
+            gelu(&pool, &mut gated);
+            for (row, x) in normed.chunks(width).zip(x.chunks(width)) {
+                let mean = x.iter().map(|value| f64::from(*value)).sum::<f64>() / width as f64;
+                let variance = x.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / width as f64;
+                for (column, value) in row.iter().enumerate() {
+                    let scaled = (f64::from(x[column]) - mean) / (variance + 1e-5).sqrt();
+                    let want = scaled * f64::from(weight[column]) + f64::from(bias[column]);
+                    prop_assert!((f64::from(*value) - want).abs() < 1e-4, "{value} {want}");
+                }
+            }
+            for (value, x) in gated.iter().zip(&x) {
+                prop_assert!((f64::from(*value) - gelu_in_f64(f64::from(*x))).abs() < 1e-6, "gelu({x}) = {value}");
+            }
+            let got = [bits(&normed), bits(&gated)];
             prop_assert!(expected.as_ref().is_none_or(|expected| *expected == got), "{pool:?}");
             expected = Some(got);
         }
@@ -275,7 +313,7 @@ impl Sequence {
         let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
         let mut out = Vec::with_capacity(rows * heads * head_dim);
         for row in 0..rows {
-            let end = self.len() - rows + row + 1;
+            let end = if shape.causal { self.len() - rows + row + 1 } else { self.len() };
             let start = end.saturating_sub(shape.window.unwrap_or(end));
             for head in 0..heads {
                 let query = &q[(row * heads + head) * head_dim..][..head_dim];
@@ -331,12 +369,15 @@ fn attention_shape() -> impl Strategy<Value = AttentionShape> {
     let dim = prop_oneof![Just(8_usize), Just(64), Just(80), Just(24), Just(128)];
     let window =
         prop_oneof![3 => Just(None), 1 => (1_usize..40).prop_map(Some), 1 => (300_usize..500).prop_map(Some)];
-    (heads, dim, window).prop_map(|((heads, kv_heads), head_dim, window)| AttentionShape {
-        heads,
-        kv_heads,
-        head_dim,
-        scale: 1.0 / (head_dim as f32).sqrt(),
-        window,
+    (heads, dim, window, any::<bool>()).prop_map(|((heads, kv_heads), head_dim, window, causal)| {
+        AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window,
+            causal: causal || window.is_some(),
+        }
     })
 }
 
@@ -380,7 +421,8 @@ proptest! {
 
 #[test]
 fn sixteen_jobs_on_one_prefix_equal_each_alone() {
-    let shape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
+    let shape =
+        AttentionShape { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None, causal: true };
     let (width, prefix_len) = (shape.heads * shape.head_dim, 500);
     let prefix_sequence = Sequence::new(prefix_len, &shape, 1);
     let prefix = prefix_sequence.segments(&shape, &[], 1).remove(0);
@@ -415,7 +457,8 @@ fn sixteen_jobs_on_one_prefix_equal_each_alone() {
 
 #[test]
 fn what_a_row_may_not_see_cannot_reach_it() {
-    let shape = AttentionShape { heads: 3, kv_heads: 1, head_dim: 16, scale: 0.25, window: None };
+    let shape =
+        AttentionShape { heads: 3, kv_heads: 1, head_dim: 16, scale: 0.25, window: None, causal: true };
     let rows = 11;
     let mut sequence = Sequence::new(rows, &shape, 1);
     let q = noise(rows * 48, 2);

@@ -3,7 +3,11 @@
 //! Only candle's own operations are used, each of which has a CPU, a CUDA and a Metal implementation.
 //! Norms, softmax and log-probabilities are computed in f32 whatever the weights are.
 
+mod encoder;
+mod gradient;
+
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::{QMatMul, QTensor};
@@ -27,7 +31,9 @@ pub(crate) enum CandleMatrix {
     /// `[outputs, inputs]`.
     Dense(Tensor),
     /// Stacked matrices in GGUF blocks.
-    Quantised(Vec<QMatMul>),
+    Quantised(Arc<Vec<QMatMul>>),
+    /// The same, turned into floats for each product.
+    Dequantised { parts: Arc<Vec<QMatMul>>, transposed: bool },
 }
 
 /// Keys and values of one node: per layer two tensors `[capacity, kv_heads * head_dim]` and how many rows
@@ -76,12 +82,28 @@ impl CandleBackend {
     fn multiply(x: &CandleBuffer, weight: &CandleMatrix) -> Result<Tensor, LmError> {
         let x = written(x)?;
         match weight {
+            // An adapter is f32 whatever the model is.
+            CandleMatrix::Dense(weight) if weight.dtype() != x.dtype() => {
+                Ok(x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(x.dtype())?)
+            }
             CandleMatrix::Dense(weight) => Ok(x.matmul(&weight.t()?)?),
             CandleMatrix::Quantised(parts) => {
                 let outputs = parts.iter().map(|part| part.forward(x)).collect::<Result<Vec<_>, _>>()?;
                 Ok(Tensor::cat(&outputs, D::Minus1)?)
             }
+            CandleMatrix::Dequantised { parts, transposed } => {
+                let weight = Self::dequantised(parts)?.to_dtype(x.dtype())?;
+                Ok(if *transposed { x.matmul(&weight)? } else { x.matmul(&weight.t()?)? })
+            }
         }
+    }
+
+    fn dequantised(parts: &[QMatMul]) -> Result<Tensor, LmError> {
+        let wide = |part: &QMatMul| match part {
+            QMatMul::QTensor(blocks) => blocks.dequantize(&blocks.device()),
+            QMatMul::Tensor(weight) | QMatMul::TensorF16(weight) => weight.to_dtype(DType::F32),
+        };
+        Ok(Tensor::cat(&parts.iter().map(wide).collect::<Result<Vec<_>, _>>()?, 0)?)
     }
 
     /// RMSNorm over the last dimension, in f32.
@@ -206,7 +228,7 @@ impl Backend for CandleBackend {
                     .map_err(|error| part.error(error))?;
                 Ok(QMatMul::from_qtensor(tensor)?)
             };
-            return Ok(CandleMatrix::Quantised(parts.iter().map(load).collect::<Result<_, _>>()?));
+            return Ok(CandleMatrix::Quantised(Arc::new(parts.iter().map(load).collect::<Result<_, _>>()?)));
         }
         let tensors = parts
             .iter()
@@ -240,6 +262,9 @@ impl Backend for CandleBackend {
                 [only] => only.embedding(&ids)?.to_dtype(self.dtype)?,
                 _ => return Err(LmError::Device("an embedding table in several parts".to_owned())),
             },
+            CandleMatrix::Dequantised { .. } => {
+                return Err(LmError::Device("an embedding table of a form for products".to_owned()));
+            }
         });
         Ok(())
     }

@@ -1,7 +1,12 @@
 //! The CPU backend: `kernels` on reusable f32 buffers.
 
+mod encoder;
+mod gradient;
+
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::quantized::GgmlDType;
 use evalign_core::Dtype;
@@ -49,14 +54,48 @@ impl CpuBuffer {
 pub(crate) enum CpuMatrix {
     Packed(PackedMatrix),
     /// Stacked matrices of different block types.
-    Quantised(Vec<QuantMatrix>),
+    Quantised(Arc<Vec<QuantMatrix>>),
+    /// The same, turned into floats for each product.
+    Dequantised {
+        parts: Arc<Vec<QuantMatrix>>,
+        transposed: bool,
+    },
 }
 
 impl CpuMatrix {
     fn outputs(&self) -> usize {
         match self {
             Self::Packed(matrix) => matrix.n(),
-            Self::Quantised(parts) => parts.iter().map(QuantMatrix::n).sum(),
+            Self::Dequantised { parts, transposed: true } => parts.first().map_or(0, QuantMatrix::k),
+            Self::Quantised(parts) | Self::Dequantised { parts, .. } => {
+                parts.iter().map(QuantMatrix::n).sum()
+            }
+        }
+    }
+
+    fn inputs(&self) -> usize {
+        match self {
+            Self::Packed(matrix) => matrix.k(),
+            Self::Dequantised { parts, transposed: true } => parts.iter().map(QuantMatrix::n).sum(),
+            Self::Quantised(parts) | Self::Dequantised { parts, .. } => {
+                parts.first().map_or(0, QuantMatrix::k)
+            }
+        }
+    }
+
+    /// Writes one output's weights (of the matrix itself, not of its transposed), as floats.
+    fn row(&self, index: usize, out: &mut [f32]) {
+        match self {
+            Self::Packed(matrix) => matrix.row(index, out),
+            Self::Quantised(parts) | Self::Dequantised { parts, .. } => {
+                let mut index = index;
+                for part in parts.iter() {
+                    if index < part.n() {
+                        return part.row(index, out);
+                    }
+                    index -= part.n();
+                }
+            }
         }
     }
 }
@@ -70,11 +109,13 @@ thread_local! {
 pub(crate) struct CpuBackend {
     pool: Pool,
     dtype: Dtype,
+    /// Floats of quantised matrices, by outputs and inputs, while they are multiplied with.
+    unpacked: Mutex<BTreeMap<(usize, usize), PackedMatrix>>,
 }
 
 impl CpuBackend {
     pub(crate) fn new(threads: Option<usize>, dtype: Dtype) -> Result<Self, LmError> {
-        Ok(Self { pool: Pool::new(threads)?, dtype })
+        Ok(Self { pool: Pool::new(threads)?, dtype, unpacked: Mutex::default() })
     }
 
     fn pack(&self, parts: &[RawTensor<'_>], dtype: PanelDtype) -> Result<CpuMatrix, LmError> {
@@ -101,7 +142,31 @@ impl CpuBackend {
                 .map_err(|error| group[0].error(error))?;
             matrices.push(matrix);
         }
-        Ok(CpuMatrix::Quantised(matrices))
+        Ok(CpuMatrix::Quantised(Arc::new(matrices)))
+    }
+
+    fn multiply(
+        &self,
+        x: &CpuBuffer,
+        weight: &CpuMatrix,
+        bias: Option<&[f32]>,
+        out: &mut CpuBuffer,
+        write: Write,
+    ) {
+        let out = out.shape(x.rows(), weight.outputs());
+        match weight {
+            CpuMatrix::Packed(matrix) => {
+                kernels::linear(&self.pool, &x.values, matrix, bias, out, write == Write::Add);
+            }
+            CpuMatrix::Quantised(parts) => self.multiply_quantised(x, parts, bias, out, write),
+            CpuMatrix::Dequantised { parts, transposed } => {
+                let shape = (weight.outputs(), weight.inputs());
+                let mut kept = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+                let matrix = kept.entry(shape).or_insert_with(|| PackedMatrix::zeros(shape.0, shape.1));
+                matrix.unpack(&self.pool, parts, *transposed);
+                kernels::linear(&self.pool, &x.values, matrix, bias, out, write == Write::Add);
+            }
+        }
     }
 
     /// `out = x * stack(parts)^T (+ bias) (+ out)`.
@@ -231,26 +296,9 @@ impl Backend for CpuBackend {
     }
 
     fn embed(&self, table: &CpuMatrix, ids: &[u32], out: &mut CpuBuffer) -> Result<(), LmError> {
-        match table {
-            CpuMatrix::Packed(matrix) => {
-                let width = matrix.k();
-                let rows = out.shape(ids.len(), width);
-                self.pool.for_each_part(rows, width, &|index, row| matrix.row(ids[index] as usize, row));
-            }
-            CpuMatrix::Quantised(parts) => {
-                let width = parts[0].k();
-                let rows = out.shape(ids.len(), width);
-                self.pool.for_each_part(rows, width, &|index, row| {
-                    let mut id = ids[index] as usize;
-                    for part in parts {
-                        if id < part.n() {
-                            return part.row(id, row);
-                        }
-                        id -= part.n();
-                    }
-                });
-            }
-        }
+        let width = table.inputs();
+        let rows = out.shape(ids.len(), width);
+        self.pool.for_each_part(rows, width, &|index, row| table.row(ids[index] as usize, row));
         Ok(())
     }
 
@@ -289,14 +337,7 @@ impl Backend for CpuBackend {
         out: &mut CpuBuffer,
         write: Write,
     ) -> Result<(), LmError> {
-        let bias = layer.bias.as_deref();
-        let out = out.shape(x.rows(), layer.weight.outputs());
-        match &layer.weight {
-            CpuMatrix::Packed(matrix) => {
-                kernels::linear(&self.pool, &x.values, matrix, bias, out, write == Write::Add);
-            }
-            CpuMatrix::Quantised(parts) => self.multiply_quantised(x, parts, bias, out, write),
-        }
+        self.multiply(x, &layer.weight, layer.bias.as_deref(), out, write);
         Ok(())
     }
 
@@ -349,6 +390,7 @@ impl Backend for CpuBackend {
             head_dim: spec.head_dim,
             scale: 1.0 / (spec.head_dim as f32).sqrt(),
             window: spec.window,
+            causal: true,
         };
         let segments: Vec<Vec<&KvSegment>> =
             jobs.iter().map(|job| job.nodes.iter().map(|node| &node[spec.layer]).collect()).collect();
@@ -384,7 +426,7 @@ impl Backend for CpuBackend {
             CpuMatrix::Packed(matrix) => {
                 return Ok(kernels::log_softmax_gather(&self.pool, &x.values, matrix, targets));
             }
-            CpuMatrix::Quantised(parts) => parts,
+            CpuMatrix::Quantised(parts) | CpuMatrix::Dequantised { parts, .. } => parts,
         };
         let vocabulary = head.outputs();
         let mut scores =
@@ -412,7 +454,9 @@ impl Backend for CpuBackend {
         out.resize(x.rows() * head.outputs(), 0.0);
         match head {
             CpuMatrix::Packed(matrix) => kernels::logits(&self.pool, &x.values, matrix, out),
-            CpuMatrix::Quantised(parts) => self.multiply_quantised(x, parts, None, out, Write::Replace),
+            CpuMatrix::Quantised(parts) | CpuMatrix::Dequantised { parts, .. } => {
+                self.multiply_quantised(x, parts, None, out, Write::Replace);
+            }
         }
         Ok(())
     }

@@ -1,10 +1,42 @@
 //! `{% generation %}` and `{% endgeneration %}` mark the assistant's words for training. They change no
 //! output, and minijinja does not know them: they become an empty `{% with %}`, which trims white space
-//! and scopes variables the same way.
+//! and scopes variables the same way. Where the words are asked for, each tag also leaves a mark in the text.
+
+use std::ops::Range;
+
+/// What stands where a tag stood: code points that no text has (Unicode non-characters).
+pub(super) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 
 /// The template without generation tags. Strings inside tags and expressions, and comments, are left
 /// alone.
 pub(super) fn without_generation_tags(source: &str) -> String {
+    rewritten(source, replacement)
+}
+
+/// The template with a mark where each generation tag was, and white space trimmed as around the tag.
+pub(super) fn with_marks(source: &str) -> String {
+    rewritten(source, marked)
+}
+
+/// The text without marks, and the bytes between each pair of them. `None`: they do not come in pairs.
+pub(super) fn unmarked(text: &str) -> Option<(String, Vec<Range<usize>>)> {
+    let mut clean = String::with_capacity(text.len());
+    let (mut spans, mut open) = (Vec::new(), None);
+    for c in text.chars() {
+        if c == MARKS[0] {
+            if open.replace(clean.len()).is_some() {
+                return None;
+            }
+        } else if c == MARKS[1] {
+            spans.push(open.take()?..clean.len());
+        } else {
+            clean.push(c);
+        }
+    }
+    open.is_none().then_some((clean, spans))
+}
+
+fn rewritten(source: &str, replacement: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find('{') {
@@ -44,15 +76,27 @@ fn closing(text: &str, delimiter: &str) -> Option<usize> {
 }
 
 fn replacement(tag: &str) -> Option<String> {
+    let (open, word, close) = generation_tag(tag)?;
+    let word = if word == "generation" { "with" } else { "endwith" };
+    Some(format!("{{%{open} {word} {close}%}}"))
+}
+
+/// An empty block takes the trimming on the mark's inner side.
+fn marked(tag: &str) -> Option<String> {
+    let (open, word, close) = generation_tag(tag)?;
+    Some(match word {
+        "generation" => format!("{{%{open} with %}}{}{{% if true %}}{{% endif {close}%}}", MARKS[0]),
+        _ => format!("{{%{open} if true %}}{{% endif %}}{}{{% endwith {close}%}}", MARKS[1]),
+    })
+}
+
+/// White space control before, the word, white space control after.
+fn generation_tag(tag: &str) -> Option<(&'static str, &str, &'static str)> {
     let inside = tag.strip_prefix("{%")?.strip_suffix("%}")?;
     let (open, inside) = strip_sign(inside, |s, sign| s.strip_prefix(sign));
     let (close, inside) = strip_sign(inside, |s, sign| s.strip_suffix(sign));
-    let word = match inside.trim() {
-        "generation" => "with",
-        "endgeneration" => "endwith",
-        _ => return None,
-    };
-    Some(format!("{{%{open} {word} {close}%}}"))
+    let word = inside.trim();
+    matches!(word, "generation" | "endgeneration").then_some((open, word, close))
 }
 
 /// White space control: `-` or `+` right inside the delimiters.

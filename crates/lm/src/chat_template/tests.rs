@@ -126,3 +126,25 @@ fn hostile_templates_end_in_errors_soon() {
         assert!(start.elapsed().as_secs() < 5, "{what} took {:?}", start.elapsed());
     }
 }
+
+#[test]
+fn what_the_template_marks_is_found_and_changes_nothing() {
+    let source = "{%- for message in messages %}\n    {{- '<' + message.role + '>' }}\n    {%- if message.role == 'assistant' %}\n        \
+                  {%- generation %}\n        {{- message.content + '<end>' }}\n        {%- endgeneration %}\n    {%- else %}\n        \
+                  {{- message.content }}\n    {%- endif %}\n    {{- '\\n' }}\n{%- endfor %}";
+    let template = parse(source);
+    assert!(template.marks_generation());
+    let messages = [
+        message(Role::User, "a"),
+        message(Role::Assistant, "déjà"),
+        message(Role::User, "b"),
+        message(Role::Assistant, ""),
+    ];
+    let (text, spans) = template.render_marked(&messages).unwrap();
+    assert_eq!(text, template.render(&messages, false).unwrap());
+    let said: Vec<&str> = spans.into_iter().map(|span| &text[span]).collect();
+    assert_eq!(said, ["déjà<end>", "<end>"]);
+    let unmarked = parse("{{ messages[0].content }}");
+    assert!(!unmarked.marks_generation());
+    assert_eq!(unmarked.render_marked(&messages).unwrap(), ("a".to_owned(), vec![]));
+}

@@ -1,4 +1,4 @@
-//! Causal attention of ragged pieces over shared, segmented prefixes.
+//! Attention of ragged pieces over shared, segmented prefixes: causal in decoders, both ways in encoders.
 //!
 //! A task takes one piece, one key-value head and a block of rows (the query heads that share the key-value head are
 //! stacked as rows). Scores lie in chunks of 384 positions, `[chunk][row][LEFT_STRIDE]`, by *absolute* position, so
@@ -35,6 +35,8 @@ pub struct AttentionShape {
     pub scale: f32,
     /// Sliding window: a query sees only the last `window` positions, its own included (as in Mistral).
     pub window: Option<usize>,
+    /// Whether a query sees only positions up to its own. Encoders see all of them, and have no window.
+    pub causal: bool,
 }
 
 /// New tokens of one sequence.
@@ -97,6 +99,7 @@ fn check(shape: &AttentionShape, q: Rows<'_>, jobs: &[AttentionJob<'_>], out: &[
     assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{kv_heads} key-value heads for {heads} heads");
     assert!((1..=CHUNK).contains(&head_dim), "head size {head_dim} is not in 1..={CHUNK}");
     assert!(shape.window != Some(0), "a window of no positions");
+    assert!(shape.causal || shape.window.is_none(), "a window that looks both ways");
     assert_eq!(out.len(), q.count() * heads * head_dim, "as many outputs as queries");
     let mut ranges: Vec<Range<usize>> =
         jobs.iter().map(|job| job.first_row..job.first_row + job.rows).collect();
@@ -159,8 +162,10 @@ struct Block<'a> {
     task: &'a Task,
     first_row: usize,
     spans: Vec<Span<'a>>,
-    /// Keys that the piece's first token sees, its own included.
+    /// Keys that the piece's first token sees where attention is causal, its own included.
     first_visible: usize,
+    /// New tokens of the piece.
+    piece_rows: usize,
     group: usize,
     first_chunk: usize,
     /// For each tile, the end of what its last row sees.
@@ -184,6 +189,7 @@ impl<'a> Block<'a> {
             first_row: job.first_row,
             spans,
             first_visible,
+            piece_rows: job.rows,
             group,
             first_chunk: 0,
             tile_ends: Vec::new(),
@@ -198,9 +204,10 @@ impl<'a> Block<'a> {
         block
     }
 
-    /// Absolute positions that a stacked row sees; both ends grow with the row.
+    /// Absolute positions that a stacked row sees; both ends grow with the row, or stay where they are.
     fn visible(&self, row: usize) -> Range<usize> {
-        let end = self.first_visible + row / self.group;
+        let seen = if self.shape.causal { row / self.group } else { self.piece_rows - 1 };
+        let end = self.first_visible + seen;
         end.saturating_sub(self.shape.window.unwrap_or(end))..end
     }
 

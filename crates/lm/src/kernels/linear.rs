@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use super::aligned::with_scratch;
 use super::isa::Isa;
+use super::kv::Rows;
 use super::packed::{PANEL, PackedMatrix, Panels};
 use super::pool::{Pool, SharedSlice};
-use super::tile::{self, CHUNK, LEFT_STRIDE, Tile, Weight};
+use super::rowwise::Columns;
+use super::tile::{self, CHUNK, LEFT_STRIDE, Tile, VECTOR, Weight};
 
 /// Rows of `x` in one task at most: bounds the task's results.
 const BLOCK_ROWS: usize = 168;
@@ -39,10 +41,31 @@ pub fn linear(
     assert!(k > 0 && x.len().is_multiple_of(k), "x must hold whole rows of {k} values");
     let m = x.len() / k;
     assert_eq!(out.len(), m * n, "out must hold {m} x {n} values");
+    let columns = Columns { stride: n, start: 0, width: n };
+    linear_columns(pool, Rows::new(x, m, k), w, bias, out, columns, accumulate);
+}
+
+/// As [`linear`], from rows that may lie apart into some columns of `out`.
+///
+/// # Panics
+/// When the lengths do not fit together.
+pub fn linear_columns(
+    pool: &Pool,
+    x: Rows<'_>,
+    w: &PackedMatrix,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+    columns: Columns,
+    accumulate: bool,
+) {
+    let (m, n) = (x.count(), w.n());
+    let Columns { stride, start, width } = columns;
+    assert!(width == n && start + n <= stride, "the columns must take {n} values");
+    assert!(out.len() == m * stride, "out must hold {m} rows of {stride} values");
     assert!(bias.is_none_or(|bias| bias.len() == n), "the bias must hold {n} values");
-    let grid = Grid::new(pool, m, n, k, w.bytes());
+    let grid = Grid::new(pool, m, n, w.k(), w.bytes());
     let shared = SharedSlice::new(out);
-    let direct = bias.is_none().then_some(Direct { out: &shared, accumulate });
+    let direct = bias.is_none().then_some(Direct { out: &shared, stride, start, accumulate });
     pool.run(grid.tasks(), &|task| {
         let (rows, panels) = grid.task(task);
         let part = Part { rows: rows.clone(), panels: panels.clone(), tile_rows: grid.tile_rows };
@@ -56,7 +79,7 @@ pub fn linear(
                 for (sums, row) in sums.chunks_exact(PANEL).zip(rows.clone()) {
                     #[expect(unsafe_code, reason = "tasks write different rectangles of `out`")]
                     // SAFETY: this rectangle of rows and panels belongs to this task alone.
-                    let out = unsafe { shared.part(row * n + columns.start, columns.len()) };
+                    let out = unsafe { shared.part(row * stride + start + columns.start, columns.len()) };
                     finish(&sums[..columns.len()], bias.map(|bias| &bias[columns.clone()]), out, accumulate);
                 }
             }
@@ -125,10 +148,12 @@ pub(super) struct Part {
     pub(super) tile_rows: usize,
 }
 
-/// Where finished sums of whole panels go at once: `[m, n]`, row-major.
+/// Where finished sums of whole panels go at once: columns from `start` on of rows `stride` apart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Direct<'a> {
     out: &'a SharedSlice<'a, f32>,
+    stride: usize,
+    start: usize,
     accumulate: bool,
 }
 
@@ -136,7 +161,7 @@ pub(super) struct Direct<'a> {
 /// go there instead.
 pub(super) fn product(
     isa: Isa,
-    x: &[f32],
+    x: Rows<'_>,
     w: &PackedMatrix,
     part: &Part,
     sums: &mut [f32],
@@ -151,7 +176,7 @@ pub(super) fn product(
 
 fn product_of<W: Weight>(
     isa: Isa,
-    x: &[f32],
+    x: Rows<'_>,
     w: &PackedMatrix,
     weights: &[W],
     part: &Part,
@@ -168,18 +193,11 @@ fn product_of<W: Weight>(
                 let row = part.rows.start + place;
                 let rows = part.tile_rows.min(m - place);
                 for (packed, row) in left.chunks_exact_mut(LEFT_STRIDE).zip(row..row + rows) {
-                    packed[..to - from].copy_from_slice(&x[row * k + from..row * k + to]);
+                    packed[..to - from].copy_from_slice(&x.row(row, to)[from..]);
                 }
                 for (sums, panel) in sums.chunks_exact_mut(m * PANEL).zip(part.panels.clone()) {
-                    prefetch_rows(
-                        x,
-                        k,
-                        row + rows,
-                        rows,
-                        panel - part.panels.start,
-                        part.panels.len(),
-                        from..to,
-                    );
+                    let share = (panel - part.panels.start, part.panels.len());
+                    prefetch_rows(x, row + rows, rows, share, from..to);
                     let right = &weights[(panel * k + from) * PANEL..(panel * k + to) * PANEL];
                     let sums = &mut sums[place * PANEL..(place + rows) * PANEL];
                     let mut tile = Tile {
@@ -191,13 +209,14 @@ fn product_of<W: Weight>(
                         out: sums.as_mut_ptr(),
                         out_stride: PANEL,
                         rows,
-                        vectors: 2,
+                        vectors: if n - panel * PANEL > VECTOR { 2 } else { 1 },
                         depth: to - from,
                         accumulate: false,
                     };
                     if let Some(direct) = direct.filter(|_| to == k && (panel + 1) * PANEL <= n) {
-                        tile.out = direct.out.rectangle(row * n + panel * PANEL, rows, PANEL, n);
-                        tile.out_stride = n;
+                        let at = row * direct.stride + direct.start + panel * PANEL;
+                        tile.out = direct.out.rectangle(at, rows, PANEL, direct.stride);
+                        tile.out_stride = direct.stride;
                         tile.accumulate = direct.accumulate;
                     }
                     #[expect(unsafe_code, reason = "calls the tile kernel")]
@@ -212,19 +231,17 @@ fn product_of<W: Weight>(
     });
 }
 
-/// Asks for a share of the rows that the next tile will pack, while this tile computes.
+/// Asks for a share (the first of so many) of the rows that the next tile will pack, while this tile computes.
 fn prefetch_rows(
-    x: &[f32],
-    k: usize,
+    x: Rows<'_>,
     first: usize,
     rows: usize,
-    share: usize,
-    shares: usize,
+    (share, shares): (usize, usize),
     columns: Range<usize>,
 ) {
     for row in first + share * rows / shares..first + (share + 1) * rows / shares {
-        if let Some(values) = x.get(row * k + columns.start..row * k + columns.end) {
-            tile::prefetch(values);
+        if row < x.count() {
+            tile::prefetch(&x.row(row, columns.end)[columns.start..]);
         }
     }
 }

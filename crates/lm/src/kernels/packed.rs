@@ -2,6 +2,8 @@
 
 use half::{bf16, f16};
 
+use super::pool::Pool;
+use super::quant::QuantMatrix;
 use super::weight_memory::WeightMemory;
 
 /// Outputs in one panel.
@@ -94,6 +96,76 @@ impl PackedMatrix {
         Ok(Self { n, k, panels })
     }
 
+    /// An f32 matrix of zeros.
+    #[must_use]
+    pub fn zeros(n: usize, k: usize) -> Self {
+        Self { n, k, panels: Panels::F32(WeightMemory::zeroed(n.div_ceil(PANEL) * PANEL * k)) }
+    }
+
+    /// Writes stacked quantised matrices as floats into this matrix, or their transposed, which must have its shape.
+    ///
+    /// # Panics
+    /// When the shapes differ or this matrix is not f32.
+    pub fn unpack(&mut self, pool: &Pool, parts: &[QuantMatrix], transposed: bool) {
+        let (outputs, inputs) =
+            (parts.iter().map(QuantMatrix::n).sum(), parts.first().map_or(0, QuantMatrix::k));
+        let (n, k) = if transposed { (inputs, outputs) } else { (outputs, inputs) };
+        assert_eq!((self.n, self.k), (n, k), "a matrix of another shape");
+        let Panels::F32(panels) = &mut self.panels else { panic!("floats of 32 bits") };
+        pool.for_each_part(panels, PANEL * k, &|panel, values| {
+            if transposed {
+                // A panel is one step of 32 inputs of every row.
+                let rows = parts.iter().flat_map(|part| (0..part.n()).map(move |row| (part, row)));
+                for ((part, row), slot) in rows.zip(values.chunks_exact_mut(PANEL)) {
+                    part.row_step(row, panel, slot);
+                }
+                return;
+            }
+            let mut block = vec![0.0; PANEL * k];
+            let rows = panel * PANEL..n.min((panel + 1) * PANEL);
+            for (row, values) in rows.clone().zip(block.chunks_exact_mut(k)) {
+                let mut place = row;
+                for part in parts {
+                    if place < part.n() {
+                        part.row(place, values);
+                        break;
+                    }
+                    place -= part.n();
+                }
+            }
+            interleave(&block[..rows.len() * k], k, values, |value| value);
+        });
+    }
+
+    /// The transposed matrix `[k, n]`, stored alike: what a gradient is multiplied with on its way back.
+    #[must_use]
+    pub fn transposed(&self) -> Self {
+        match &self.panels {
+            Panels::F32(all) => self.transposed_from(all, |value| value),
+            Panels::Bf16(all) => self.transposed_from(all, bf16::to_f32),
+            Panels::F16(all) => self.transposed_from(all, f16::to_f32),
+        }
+    }
+
+    fn transposed_from<T: Copy>(&self, all: &[T], widen: impl Fn(T) -> f32) -> Self {
+        let (n, k) = (self.n, self.k);
+        let built = Self::build(k, n, self.dtype(), |first, block| {
+            for (row, values) in block.chunks_exact_mut(n.max(1)).enumerate() {
+                for (panel, values) in values.chunks_mut(PANEL).enumerate() {
+                    let at = (panel * k + first + row) * PANEL;
+                    for (value, stored) in values.iter_mut().zip(&all[at..]) {
+                        *value = widen(*stored);
+                    }
+                }
+            }
+            Ok::<(), std::convert::Infallible>(())
+        });
+        match built {
+            Ok(built) => built,
+            Err(never) => match never {},
+        }
+    }
+
     /// Number of outputs (rows of the weight matrix).
     #[must_use]
     pub fn n(&self) -> usize {
@@ -178,6 +250,22 @@ mod tests {
                 for row in 0..n {
                     packed.row(row, &mut out);
                     assert_eq!(out, rows[row * k..(row + 1) * k]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transposing_swaps_rows_and_columns() {
+        for (n, k) in [(1, 1), (5, 3), (33, 64), (70, 40)] {
+            let rows: Vec<f32> = (0..n * k).map(|i| (i % 251) as f32 - 100.0).collect();
+            for dtype in [PanelDtype::F32, PanelDtype::Bf16, PanelDtype::F16] {
+                let transposed = PackedMatrix::from_rows(&rows, n, k, dtype).transposed();
+                assert_eq!((transposed.n(), transposed.k(), transposed.dtype()), (k, n, dtype));
+                let mut out = vec![0.0; n];
+                for column in 0..k {
+                    transposed.row(column, &mut out);
+                    assert!(out.iter().enumerate().all(|(row, value)| *value == rows[row * k + column]));
                 }
             }
         }

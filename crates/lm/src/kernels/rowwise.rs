@@ -9,7 +9,7 @@ use super::pool::{Pool, SharedSlice};
 /// Lanes of every row sum.
 pub(super) const LANES: usize = 16;
 /// Values in one task of an element-wise operation: smaller work is not worth waking a thread.
-const TASK_VALUES: usize = 16 * 1024;
+pub(super) const TASK_VALUES: usize = 16 * 1024;
 
 /// The columns `[start, start + width)` of a row-major matrix whose rows are `stride` values apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +206,7 @@ fn silu(value: f32) -> f32 {
     value / (1.0 + exp_one(-value))
 }
 
-fn rms_factor(isa: Isa, row: &[f32], eps: f32) -> f32 {
+pub(super) fn rms_factor(isa: Isa, row: &[f32], eps: f32) -> f32 {
     1.0 / (sum_of_squares(isa, row) / row.len() as f32 + eps).sqrt()
 }
 

@@ -125,6 +125,60 @@ pub(super) unsafe fn multiply<W: Weight>(isa: Isa, tile: Tile<W>) {
     }
 }
 
+/// What a product of slices does with what `out` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sums {
+    /// Starts from zero.
+    New,
+    /// Goes on with the sums in `out`.
+    Continue,
+}
+
+/// `out[r][c] = (out[r][c] +) sum over d of left[r][d] * right[d][c]` for any number of rows and `columns` of 16 or
+/// 32: a safe way to [`multiply`]. Rows of `left` are [`LEFT_STRIDE`] apart.
+///
+/// # Panics
+/// When a slice is too short.
+pub(super) fn product(
+    isa: Isa,
+    (left, rows): (&[f32], usize),
+    (right, right_stride): (&[f32], usize),
+    (out, out_stride): (&mut [f32], usize),
+    (depth, columns): (usize, usize),
+    sums: Sums,
+) {
+    if rows == 0 {
+        return;
+    }
+    assert!(columns == VECTOR || columns == 2 * VECTOR, "16 or 32 columns, not {columns}");
+    assert!(left.len() >= (rows - 1) * LEFT_STRIDE + depth, "left is too short");
+    assert!(depth == 0 || right.len() >= (depth - 1) * right_stride + columns, "right is too short");
+    assert!(out.len() >= (rows - 1) * out_stride + columns, "out is too short");
+    // Tiles of about the same size: a small one has too few sums to keep the pipeline busy.
+    let tile_rows = rows.div_ceil(rows.div_ceil(max_rows(isa)));
+    for row in (0..rows).step_by(tile_rows) {
+        let target = out[row * out_stride..].as_mut_ptr();
+        let tile = Tile {
+            left: left[row * LEFT_STRIDE..].as_ptr(),
+            right: right.as_ptr(),
+            right_stride,
+            start: if sums == Sums::New { std::ptr::null() } else { target.cast_const() },
+            start_stride: out_stride,
+            out: target,
+            out_stride,
+            rows: tile_rows.min(rows - row),
+            vectors: columns / VECTOR,
+            depth,
+            accumulate: false,
+        };
+        #[expect(unsafe_code, reason = "calls the tile kernel")]
+        // SAFETY: all extents were checked above.
+        unsafe {
+            multiply(isa, tile);
+        }
+    }
+}
+
 /// The portable twin.
 ///
 /// # Safety

@@ -6,7 +6,8 @@
 
 use super::aligned::with_scratch;
 use super::exp::exp_difference;
-use super::isa::per_isa;
+use super::isa::{Isa, per_isa};
+use super::kv::Rows;
 use super::linear::{Part, linear, product, split_rows};
 use super::packed::{PANEL, PackedMatrix};
 use super::pool::{Pool, SharedSlice};
@@ -87,7 +88,7 @@ pub fn log_softmax_gather(
         let columns = head.n().min(range.end * PANEL) - first;
         with_scratch(rows.len() * range.len() * PANEL, |logits| {
             let part = Part { rows: rows.clone(), panels: range.clone(), tile_rows };
-            product(pool.isa(), hidden, head, &part, logits, None);
+            product(pool.isa(), Rows::new(hidden, m, head.k()), head, &part, logits, None);
             let begin = order.partition_point(|index| targets[*index].row < rows.start);
             for index in order[begin..].iter().take_while(|index| targets[**index].row < rows.end) {
                 let Target { row, token } = targets[*index];
@@ -118,6 +119,18 @@ pub fn log_softmax_gather(
 /// When lengths do not fit together.
 pub fn logits(pool: &Pool, hidden: &[f32], head: &PackedMatrix, out: &mut [f32]) {
     linear(pool, hidden, head, None, out, false);
+}
+
+/// The summary of one row of logits: the same bits as [`log_softmax_gather`] gives for it.
+#[must_use]
+pub fn summarise_logits(isa: Isa, logits: &[f32]) -> RowSummary {
+    let block = BLOCK_PANELS * PANEL;
+    let blocks = logits.chunks(block).enumerate();
+    let blocks: Vec<_> = blocks.map(|(i, part)| summarise(isa, part, 1, 0, part.len(), i * block)).collect();
+    if blocks.is_empty() {
+        return RowSummary { argmax: 0, max_logit: f32::NEG_INFINITY, log_sum_exp: f64::NEG_INFINITY };
+    }
+    combine(&blocks)
 }
 
 /// Adds up the blocks of one row, in order.

@@ -4,11 +4,11 @@ use std::path::Path;
 use evalign_core::{FinishReason, GenerateParams};
 
 use super::tiny::{self, PLENTY};
-use crate::backend::Backend;
+use crate::backend::{Backend, DecoderBackend};
 use crate::decoder::Decoder;
 use crate::{Event, GenerateItem, GenerateOutput, LmError, generate};
 
-fn run<B: Backend>(
+fn run<B: DecoderBackend>(
     decoder: &Decoder<B>,
     directory: &Path,
     budget: u64,
@@ -17,7 +17,7 @@ fn run<B: Backend>(
     results(decoder, directory, budget, items).into_iter().map(Result::unwrap).collect()
 }
 
-fn results<B: Backend>(
+fn results<B: DecoderBackend>(
     decoder: &Decoder<B>,
     directory: &Path,
     budget: u64,

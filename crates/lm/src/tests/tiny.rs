@@ -11,7 +11,7 @@ use evalign_core::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-use crate::backend::{Backend, CandleBackend, CpuBackend};
+use crate::backend::{CandleBackend, CpuBackend, DecoderBackend};
 use crate::decoder::Decoder;
 use crate::weights::{open_gguf, open_safetensors};
 use crate::{ChoiceScore, DeviceSpec, EngineStats, Event, LmError, ScoreItem, ScoreOutput, Tokenizer, score};
@@ -24,7 +24,7 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn weights(name: &str, length: usize) -> Vec<f32> {
+pub(crate) fn weights(name: &str, length: usize) -> Vec<f32> {
     let seed = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |seed, byte| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -78,7 +78,7 @@ fn tensors(config: &Value) -> Vec<(String, Vec<usize>)> {
     all
 }
 
-pub(super) fn llama() -> Value {
+pub(crate) fn llama() -> Value {
     json!({
         "model_type": "llama", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -130,7 +130,7 @@ pub(super) fn tokenizer(directory: &Path) -> Tokenizer {
 }
 
 /// A directory that lives as long as the test.
-pub(super) fn directory(config: &Value) -> tempfile::TempDir {
+pub(crate) fn directory(config: &Value) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     write_directory(directory.path(), config, false);
     directory
@@ -224,7 +224,7 @@ pub(super) fn results<T>(
     results.into_iter().map(Option::unwrap).collect()
 }
 
-pub(super) fn score_results<B: Backend>(
+pub(super) fn score_results<B: DecoderBackend>(
     decoder: &Decoder<B>,
     budget: u64,
     items: &[ScoreItem],
@@ -232,7 +232,11 @@ pub(super) fn score_results<B: Backend>(
     results(items.len(), |on_event| score::log_likelihoods(decoder, budget, items, on_event))
 }
 
-pub(super) fn scores<B: Backend>(decoder: &Decoder<B>, budget: u64, items: &[ScoreItem]) -> Vec<ScoreOutput> {
+pub(super) fn scores<B: DecoderBackend>(
+    decoder: &Decoder<B>,
+    budget: u64,
+    items: &[ScoreItem],
+) -> Vec<ScoreOutput> {
     score_results(decoder, budget, items).into_iter().map(Result::unwrap).collect()
 }
 

@@ -19,11 +19,17 @@ type GgufMetadata = HashMap<String, Value>;
 /// # Errors
 /// Not a GGUF file, truncated, or an architecture or tensor type this engine does not implement.
 pub(crate) fn open_gguf(path: &Path) -> Result<(Weights, ModelConfig, GgufMetadata), LmError> {
+    let (weights, metadata) = map_gguf(path, Weights::new(Naming::Gguf, Vec::new()))?;
+    let config = from_gguf(path, &metadata, facts(path, &weights)?)?;
+    Ok((weights, config, metadata))
+}
+
+/// Maps the file and registers its tensors.
+pub(super) fn map_gguf(path: &Path, mut weights: Weights) -> Result<(Weights, GgufMetadata), LmError> {
     let file = MappedFile::open(path)?;
     check_header(path, file.bytes())?;
     let content = read_content(file.bytes())
         .map_err(|problem| LmError::format(path, format!("not a readable GGUF file: {problem}")))?;
-    let mut weights = Weights::new(Naming::Gguf, Vec::new());
     weights.files.push(file);
     let mut infos: Vec<_> = content.tensor_infos.into_iter().collect();
     // From the end of the file: of a truncated one, the first tensor looked at tells the size it should have.
@@ -39,8 +45,7 @@ pub(crate) fn open_gguf(path: &Path) -> Result<(Weights, ModelConfig, GgufMetada
         let offset = content.tensor_data_offset.saturating_add(info.offset);
         weights.insert(0, name, info.ggml_dtype, info.shape.dims().to_vec(), offset)?;
     }
-    let config = from_gguf(path, &content.metadata, facts(path, &weights)?)?;
-    Ok((weights, config, content.metadata))
+    Ok((weights, content.metadata))
 }
 
 /// candle would report a wrong magic in hexadecimal.

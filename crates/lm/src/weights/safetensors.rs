@@ -5,10 +5,12 @@ use candle_core::quantized::GgmlDType;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use super::gguf::map_gguf;
 use super::mapped_file::MappedFile;
 use super::{Naming, Weights};
 use crate::LmError;
 use crate::config::{ModelConfig, from_hugging_face};
+use crate::encoder::QUANTISED_WEIGHTS;
 
 /// Largest JSON header accepted. The crate's own cap is 100 MB; a header of a hundred thousand tensors
 /// stays under this one.
@@ -36,7 +38,27 @@ pub(crate) fn open_safetensors(directory: &Path) -> Result<(Weights, ModelConfig
     }
     let text = fs_err::read_to_string(&config_path)?;
     let config = from_hugging_face(&config_path, &text)?;
-    let mut weights = Weights::new(Naming::HuggingFace, text.into_bytes());
+    Ok((map_directory(directory, text)?, config))
+}
+
+/// The weights of an encoder's directory: those of [`quantise_encoder`](crate::quantise_encoder) where there
+/// are no others.
+///
+/// # Errors
+/// As [`open_safetensors`].
+pub(crate) fn open_encoder(directory: &Path) -> Result<Weights, LmError> {
+    let text = fs_err::read_to_string(directory.join("config.json"))?;
+    let quantised = directory.join(QUANTISED_WEIGHTS);
+    if quantised.is_file() && !directory.join("model.safetensors").exists() {
+        let weights = Weights::new(Naming::HuggingFace, text.into_bytes());
+        return Ok(map_gguf(&quantised, weights)?.0);
+    }
+    map_directory(directory, text)
+}
+
+/// Maps `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+fn map_directory(directory: &Path, config: String) -> Result<Weights, LmError> {
+    let mut weights = Weights::new(Naming::HuggingFace, config.into_bytes());
     let single = directory.join("model.safetensors");
     let index_path = directory.join("model.safetensors.index.json");
     if !single.exists() && !index_path.exists() {
@@ -51,7 +73,7 @@ pub(crate) fn open_safetensors(directory: &Path) -> Result<(Weights, ModelConfig
     }
     if single.exists() {
         add_file(&mut weights, &single, None)?;
-        return Ok((weights, config));
+        return Ok(weights);
     }
     let index: Index = serde_json::from_str(&fs_err::read_to_string(&index_path)?)
         .map_err(|error| LmError::format(&index_path, error))?;
@@ -65,7 +87,7 @@ pub(crate) fn open_safetensors(directory: &Path) -> Result<(Weights, ModelConfig
     if let Some((name, shard)) = index.weight_map.iter().find(|(name, _)| !weights.contains(name)) {
         return Err(LmError::tensor(&directory.join(shard), name, "missing, though the index lists it"));
     }
-    Ok((weights, config))
+    Ok(weights)
 }
 
 /// Name of the first file with this extension.
@@ -102,6 +124,10 @@ fn add_file(weights: &mut Weights, path: &Path, index: Option<(&Index, &str)>) -
     weights.files.push(file);
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
+        // 0, 1, 2 and so on, which older versions of transformers saved with every BERT.
+        if name.ends_with("embeddings.position_ids") {
+            continue;
+        }
         if index.is_some_and(|(index, shard)| index.weight_map.get(&name).is_none_or(|file| file != shard)) {
             continue;
         }

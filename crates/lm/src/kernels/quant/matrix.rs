@@ -203,19 +203,28 @@ impl QuantMatrix {
         assert!(row < self.n, "row {row} of a matrix of {} rows", self.n);
         assert_eq!(out.len(), self.k, "a row of this matrix has {} weights", self.k);
         let (panel, lane) = (self.panel(row / PANEL), row % PANEL);
+        for (step, values) in out.chunks_exact_mut(STEP).enumerate() {
+            self.step_of(&panel, lane, step, values);
+        }
+    }
+
+    /// Inputs `32 step..` of a row, as [`QuantMatrix::row`] has them.
+    pub(in super::super) fn row_step(&self, row: usize, step: usize, out: &mut [f32]) {
+        self.step_of(&self.panel(row / PANEL), row % PANEL, step, out);
+    }
+
+    fn step_of(&self, panel: &Panel<'_>, lane: usize, step: usize, out: &mut [f32]) {
         let family = self.family;
         let mut codes = [0; STEP];
-        for (step, values) in out.chunks_exact_mut(STEP).enumerate() {
-            let at = step * family.step_bytes();
-            take_codes(&panel.codes[at..at + family.step_bytes()], lane, &mut codes);
-            for (half, (values, codes)) in
-                values.chunks_mut(family.group()).zip(codes.chunks(family.group())).enumerate()
-            {
-                let (scale, min) = panel.scale(family, step * (STEP / family.group()) + half, lane);
-                for (value, &code) in values.iter_mut().zip(codes) {
-                    let scaled = (i32::from(code) - i32::from(family.zero())) as f32 * scale;
-                    *value = if family.affine() { scaled + min } else { scaled };
-                }
+        let at = step * family.step_bytes();
+        take_codes(&panel.codes[at..at + family.step_bytes()], lane, &mut codes);
+        for (half, (values, codes)) in
+            out.chunks_mut(family.group()).zip(codes.chunks(family.group())).enumerate()
+        {
+            let (scale, min) = panel.scale(family, step * (STEP / family.group()) + half, lane);
+            for (value, &code) in values.iter_mut().zip(codes) {
+                let scaled = (i32::from(code) - i32::from(family.zero())) as f32 * scale;
+                *value = if family.affine() { scaled + min } else { scaled };
             }
         }
     }

@@ -1,0 +1,63 @@
+//! A GGUF file with the metadata of the base's.
+
+use std::io::{BufReader, BufWriter, Write};
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{self, Content, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+
+use super::{matrices, merged_values};
+use crate::adapter::Adapter;
+use crate::training::WeightId;
+use crate::weights::Naming;
+use crate::{LanguageModel, LmError};
+
+/// Tensors that the adapter does not change are copied as they are; the others are held in `kind`.
+pub(super) fn write(
+    base: &Path,
+    model: &LanguageModel,
+    adapter: &Adapter,
+    out: &Path,
+    kind: GgmlDType,
+) -> Result<usize, LmError> {
+    if fs_err::metadata(base)?.is_dir() {
+        let problem = "a GGUF file is made of a base that is one: it takes over the base's metadata";
+        return Err(LmError::format(base, problem));
+    }
+    let mut file = BufReader::new(fs_err::File::open(base)?);
+    let content = Content::read(&mut file)?;
+    let mut changed = std::collections::BTreeMap::new();
+    for id in matrices(model) {
+        let WeightId::Weight(layer, module) = id else { continue };
+        let (values, merged) = merged_values(model, adapter, id)?;
+        if merged {
+            let [outputs, inputs] = model.module_shape(module);
+            let stored = model.stored_order(module, &values);
+            let tensor = Tensor::from_vec(stored, (outputs, inputs), &Device::Cpu)?;
+            let name = Naming::Gguf.weight(module.part(), layer);
+            changed.insert(name, QTensor::quantize(&tensor, kind)?);
+        }
+    }
+    let count = changed.len();
+    let mut names: Vec<&String> = content.tensor_infos.keys().collect();
+    names.sort();
+    let mut tensors = Vec::with_capacity(names.len());
+    for name in names {
+        let tensor = match changed.remove(name) {
+            Some(tensor) => tensor,
+            None => content.tensor(&mut file, name, &Device::Cpu)?,
+        };
+        tensors.push((name.as_str(), tensor));
+    }
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let mut metadata: Vec<(&str, &Value)> =
+        content.metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    metadata.sort_by_key(|(key, _)| *key);
+    let mut writer = BufWriter::new(fs_err::File::create(out)?);
+    gguf_file::write(&mut writer, &metadata, &tensors)?;
+    writer.flush()?;
+    let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    Ok(count)
+}
