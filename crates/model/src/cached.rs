@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use evalign_core::{
-    Digest, GenerateParams, Message, ModelIdentity, Prompt, Provider, Request, RequestKind, Response, Role,
-    Seconds,
+    Digest, GenerateParams, Message, ModelIdentity, Prompt, Provider, Request, RequestKind, Response,
+    ResponseFormat, Role, Seconds,
 };
 use evalign_lm::DateTime;
 use serde::Serialize;
@@ -133,6 +133,8 @@ struct KeyParams<'a> {
     max_tokens: u32,
     min_p: Option<f64>,
     repetition_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<&'a ResponseFormat>,
     seed: u64,
     stop: &'a [String],
     temperature: f64,
@@ -167,6 +169,7 @@ impl<'a> KeyParams<'a> {
             stop,
             seed,
             logprobs,
+            response_format,
         } = params;
         let drawn = *temperature != 0.0;
         Self {
@@ -174,6 +177,7 @@ impl<'a> KeyParams<'a> {
             max_tokens: *max_tokens,
             min_p: min_p.filter(|_| drawn),
             repetition_penalty: *repetition_penalty,
+            response_format: response_format.as_ref(),
             seed: if drawn { *seed } else { 0 },
             stop,
             temperature: *temperature,
@@ -221,6 +225,10 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
 
     fn clock(&self) -> Option<DateTime> {
         self.model.clock()
+    }
+
+    fn reward_model(&self) -> Option<&dyn crate::RewardModel> {
+        self.model.reward_model()
     }
 
     fn submit(&self, requests: Vec<Request>) -> Replies {
@@ -281,6 +289,10 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
     fn notes(&self) -> Vec<String> {
         self.model.notes()
     }
+
+    fn special_tokens(&self) -> Vec<String> {
+        self.model.special_tokens()
+    }
 }
 
 #[cfg(test)]
@@ -297,6 +309,7 @@ mod tests {
             tokenizer: Digest::of("tokenizer"),
             chat_template: Some(Digest::of("template")),
             adapter: None,
+            trained_on: None,
             dtype: "unknown".to_owned(),
             device: "http://h/v1 \"quoted\"".to_owned(),
         }

@@ -35,6 +35,7 @@ mod price;
 mod remote;
 mod replies;
 mod retry;
+mod reward;
 mod scripted;
 mod split;
 
@@ -45,11 +46,14 @@ pub use deadline::Deadlined;
 pub use error::{ErrorKind, ModelError, ServerError, TransportFailure};
 pub use evalign_core::ModelRef;
 pub use evalign_fetch::{Jitter, RetryPolicy};
-pub use evalign_lm::{DateTime, DeviceSpec};
+pub use evalign_lm::{
+    DateTime, DeviceSpec, EncodedText, EncoderIdentity, LmError, LoadOptions as EngineOptions, ONNX_WEIGHTS,
+    Pooling as EncoderPooling, QUANTISED_WEIGHTS, SentenceConfig, TextEncoder, export_onnx, quantise_encoder,
+};
 pub use fused::{Fuse, Fused};
 pub use limit::{Concurrency, Limited, Limiter, Limiters};
-pub use load::{LoadOptions, load};
-pub use local::{Local, LocalOptions, OverlongPrompt};
+pub use load::{LoadOptions, load, load_local};
+pub use local::{Local, LocalOptions, OverlongPrompt, ScoredText, ScoredToken};
 pub use model::{Capabilities, Intake, Model, TokenCount};
 pub use openai::{
     CallDeadlines, Embeddings, ModelSettings, Needs, OpenAi, OpenAiOptions, Parameter, ServerKind,
@@ -59,5 +63,6 @@ pub use price::{Price, PriceTable};
 pub use remote::{Remote, RemoteProfile};
 pub use replies::{Replies, Reply, ReplySender, Room};
 pub use retry::Retrying;
+pub use reward::RewardModel;
 pub use scripted::Scripted;
 pub use split::Split;

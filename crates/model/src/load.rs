@@ -55,24 +55,34 @@ pub fn load(
     options: &LoadOptions,
     progress: Progress<'_>,
 ) -> Result<Arc<dyn Model>, ModelError> {
-    if reference.adapter.is_some() {
+    if reference.adapter.is_some() && reference.provider != Provider::Local {
         return Err(ModelError::Unsupported {
             model: reference.to_string(),
-            what: "this version does not apply adapters".to_owned(),
-            hint: Some("merge the adapter into the model and give the merged directory".to_owned()),
+            what: "an adapter is applied by the engine that computes the model".to_owned(),
+            hint: Some("use `local/NAME+adapter=DIR`, or have the server load the adapter".to_owned()),
         });
     }
     match reference.provider {
-        Provider::Local => {
-            let local = local_options(options)?;
-            let path = block_on(async {
-                Models::from_env(options.offline)?.resolve(&reference.name, progress).await
-            })?;
-            Ok(Arc::new(Local::load(reference, &path, &local)?))
-        }
+        Provider::Local => Ok(Arc::new(load_local(reference, options, progress)?)),
         Provider::Scripted => Ok(Arc::new(Scripted::load(Path::new(&reference.name))?)),
         Provider::Openai => remote(reference, options),
     }
+}
+
+/// As [`load`], for a model of this process: what callers get who need more of it than [`Model`] has.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_local(
+    reference: &ModelRef,
+    options: &LoadOptions,
+    progress: Progress<'_>,
+) -> Result<Local, ModelError> {
+    let mut local = local_options(options)?;
+    local.engine.adapter.clone_from(&reference.adapter);
+    let path =
+        block_on(async { Models::from_env(options.offline)?.resolve(&reference.name, progress).await })?;
+    Local::load(reference, &path, &local)
 }
 
 /// A model on a server, in its decorators: a call waits for a slot, is admitted by the budget, and has a
@@ -139,6 +149,7 @@ fn local_options(options: &LoadOptions) -> Result<LocalOptions, ModelError> {
             memory_bytes,
             threads: options.threads,
             now: options.now,
+            adapter: None,
         },
         overlong: options.overlong,
     })

@@ -3,6 +3,7 @@
 mod chat;
 mod encode;
 mod engine;
+mod tokens;
 
 use std::fmt;
 use std::path::Path;
@@ -15,8 +16,10 @@ use evalign_lm::{ChatTemplate, DateTime, LanguageModel};
 use crate::error::ModelError;
 use crate::model::{Capabilities, Model, TokenCount};
 use crate::replies::Replies;
+use crate::reward::{self, RewardModel};
 use encode::Encoder;
-use engine::{Engine, Job};
+use engine::{Engine, Job, Submission};
+pub use tokens::{ScoredText, ScoredToken};
 
 /// What to do with a prompt that is longer than the context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,7 +71,8 @@ impl Local {
             weights: identity.weights.clone(),
             tokenizer: identity.tokenizer.clone(),
             chat_template: identity.chat_template.clone(),
-            adapter: None,
+            adapter: identity.adapter.clone(),
+            trained_on: identity.trained_on.clone(),
             dtype: identity.dtype.name().to_owned(),
             device: identity.device.clone(),
         };
@@ -83,6 +87,12 @@ impl Local {
 
     fn encoder(&self) -> Encoder<'_> {
         Encoder::new(&self.model, self.overlong)
+    }
+}
+
+impl RewardModel for Local {
+    fn rewards(&self, answers: &[(Prompt, String)]) -> Result<Vec<Option<f64>>, ModelError> {
+        reward::rewards(&self.model, answers)
     }
 }
 
@@ -118,11 +128,19 @@ impl Model for Local {
         self.model.chat_template().and_then(ChatTemplate::clock)
     }
 
+    fn special_tokens(&self) -> Vec<String> {
+        self.model.tokenizer().special_tokens()
+    }
+
     fn submit(&self, requests: Vec<Request>) -> Replies {
         let (sender, replies) = Replies::channel();
         // Should the engine's thread be gone, the job and its sender are dropped and the replies end.
-        drop(self.jobs.send(Job { requests, replies: sender }));
+        drop(self.jobs.send(Job::Requests(Submission { requests, replies: sender })));
         replies
+    }
+
+    fn reward_model(&self) -> Option<&dyn RewardModel> {
+        self.model.reward_head().map(|_| self as &dyn RewardModel)
     }
 
     fn timing(&self) -> Seconds {

@@ -4,6 +4,7 @@ use evalign_core::{ModelIdentity, Prompt, Request, RequestKind, Seconds};
 use evalign_lm::DateTime;
 
 use crate::replies::Replies;
+use crate::reward::RewardModel;
 
 /// What a model can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,17 @@ pub trait Model: Send + Sync {
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// Spellings that become special tokens wherever they stand in a prompt, as far as they are known:
+    /// whoever quotes text that others wrote has to break them up.
+    fn special_tokens(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Where the model has a reward head: what it thinks of answers.
+    fn reward_model(&self) -> Option<&dyn RewardModel> {
+        None
+    }
 }
 
 impl<M: Model + ?Sized> Model for Arc<M> {
@@ -129,5 +141,13 @@ impl<M: Model + ?Sized> Model for Arc<M> {
 
     fn notes(&self) -> Vec<String> {
         (**self).notes()
+    }
+
+    fn special_tokens(&self) -> Vec<String> {
+        (**self).special_tokens()
+    }
+
+    fn reward_model(&self) -> Option<&dyn RewardModel> {
+        (**self).reward_model()
     }
 }

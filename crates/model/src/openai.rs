@@ -189,6 +189,7 @@ impl OpenAi {
             tokenizer: Digest::of("the tokenizer of a server is not known"),
             chat_template: None,
             adapter: None,
+            trained_on: None,
             dtype: "unknown".to_owned(),
             device: endpoint.place.clone(),
         }

@@ -1,6 +1,7 @@
 //! A model that makes its answers up: for tests of everything around a model.
 
 mod answer;
+mod form;
 mod script;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -77,6 +78,7 @@ impl Scripted {
             tokenizer: Digest::of("scripted tokenizer 1: one token for each word"),
             chat_template: None,
             adapter: None,
+            trained_on: None,
             dtype: "none".to_owned(),
             device: "none".to_owned(),
         };

@@ -11,13 +11,19 @@ use evalign_lm::{
 
 use super::OverlongPrompt;
 use super::encode::{Encoded, Encoder, ScorePart};
+use super::tokens::TokenJob;
 use crate::error::ModelError;
 use crate::replies::{Reply, ReplySender};
 
 /// Requests a thread should have to encode before another one is worth starting.
 const ENCODED_PER_THREAD: usize = 32;
 
-pub(super) struct Job {
+pub(super) enum Job {
+    Requests(Submission),
+    Tokens(TokenJob),
+}
+
+pub(super) struct Submission {
     pub(super) requests: Vec<Request>,
     pub(super) replies: ReplySender,
 }
@@ -33,13 +39,17 @@ impl Engine {
     /// Ends when the model is dropped.
     pub(super) fn serve(&self, waiting: &Receiver<Job>) {
         for job in waiting {
-            if !job.replies.is_cancelled() {
-                let _cancelled = self.answer(&job);
+            match job {
+                Job::Requests(job) if job.replies.is_cancelled() => {}
+                Job::Requests(job) => {
+                    let _cancelled = self.answer(&job);
+                }
+                Job::Tokens(job) => job.answer(&self.model),
             }
         }
     }
 
-    fn answer(&self, job: &Job) -> ControlFlow<()> {
+    fn answer(&self, job: &Submission) -> ControlFlow<()> {
         let mut sets = Sets::default();
         let encoded = self.encode(job);
         job.replies.still_wanted()?;
@@ -63,7 +73,7 @@ impl Engine {
 
     /// In parallel: thousands of prompts of thousands of characters take seconds otherwise. Not all of
     /// them when the job is cancelled meanwhile.
-    fn encode(&self, job: &Job) -> Vec<Result<Encoded, ModelError>> {
+    fn encode(&self, job: &Submission) -> Vec<Result<Encoded, ModelError>> {
         let requests = &job.requests;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = requests.len().div_ceil(ENCODED_PER_THREAD).clamp(1, cores);

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use evalign_core::{FinishReason, GenerateParams, Message, Output, Prompt, Response, Role, TokenLogprob};
+use evalign_core::{
+    FinishReason, GenerateParams, Message, Output, Prompt, Response, ResponseFormat, Role, TokenLogprob,
+    TopLogprob,
+};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -15,8 +18,13 @@ use super::reasoning::part;
 use super::refusal::refusal_in_answer;
 use super::server::{Continues, TokenLimit};
 use super::settings::{Parameter, SystemRole};
-use super::wire::{Answer, Ask, Choice, Content, Fields, Logprobs, Prompts, StreamOptions, Turn, WireUsage};
+use super::wire::{
+    Answer, Ask, ChatLogprob, Choice, Content, Fields, Logprobs, Prompts, StreamOptions, Turn, WireUsage,
+};
 use crate::error::{ModelError, TransportFailure};
+
+/// Alternatives that are asked for with each token: the most that OpenAI gives.
+const ALTERNATIVES: u32 = 20;
 
 /// An answer being put together, in one piece or many.
 #[derive(Debug, Default)]
@@ -273,13 +281,29 @@ fn append(text: &mut String, piece: Option<String>) {
     }
 }
 
+/// A form as OpenAI, vLLM, SGLang, llama.cpp and Ollama take it.
+fn json_schema(format: &ResponseFormat) -> Value {
+    json!({
+        "type": "json_schema",
+        "json_schema": {"name": format.name, "strict": true, "schema": format.json_schema()},
+    })
+}
+
 fn generated_logprobs(logprobs: Logprobs) -> Vec<TokenLogprob> {
     if let Some(content) = logprobs.content {
-        return content.into_iter().map(|t| TokenLogprob { token: t.token, logprob: t.logprob }).collect();
+        return content.into_iter().map(generated_token).collect();
     }
     let (tokens, values) = (logprobs.tokens.unwrap_or_default(), logprobs.token_logprobs.unwrap_or_default());
     let pairs = tokens.into_iter().zip(values);
-    pairs.filter_map(|(token, logprob)| Some(TokenLogprob { token, logprob: logprob? })).collect()
+    pairs.filter_map(|(token, logprob)| Some(TokenLogprob::new(token, logprob?))).collect()
+}
+
+fn generated_token(token: ChatLogprob) -> TokenLogprob {
+    let top = token.top_logprobs.unwrap_or_default().into_iter();
+    TokenLogprob {
+        top: top.map(|top| TopLogprob { token: top.token, logprob: top.logprob }).collect(),
+        ..TokenLogprob::new(token.token, token.logprob)
+    }
 }
 
 /// The fields of a request that its parameters decide: the same for real requests and for those that find out
@@ -296,6 +320,10 @@ pub(super) fn fields<'a>(shape: &Shape, params: &'a GenerateParams, chat: bool) 
     // A stop string inside the thoughts would end them before the answer; it is looked for here.
     let stop = Some(&params.stop[..count]).filter(|stop| !stop.is_empty() && !shape.reasoning);
     let logprobs = params.logprobs.then(|| if chat { json!(true) } else { json!(1) });
+    let logprobs = logprobs.filter(|_| takes(Parameter::Logprobs));
+    // The labels of a form are among the most probable tokens, and what they are worth is asked for.
+    let form = params.response_format.as_ref().filter(|_| chat);
+    let alternatives = form.is_some() && logprobs.is_some();
     Fields {
         max_tokens: (!new_limit).then_some(params.max_tokens),
         max_completion_tokens: new_limit.then_some(params.max_tokens),
@@ -307,7 +335,9 @@ pub(super) fn fields<'a>(shape: &Shape, params: &'a GenerateParams, chat: bool) 
         repeat_penalty: named("repeat_penalty"),
         seed: Some(params.seed).filter(|_| takes(Parameter::Seed)),
         stop: stop.filter(|_| takes(Parameter::Stop)),
-        logprobs: logprobs.filter(|_| takes(Parameter::Logprobs)),
+        logprobs,
+        top_logprobs: alternatives.then_some(ALTERNATIVES),
+        response_format: form.filter(|_| takes(Parameter::ResponseFormat)).map(json_schema),
         stream: shape.stream.then_some(true),
         stream_options: (shape.stream && takes(Parameter::StreamOptions))
             .then_some(StreamOptions { include_usage: true }),

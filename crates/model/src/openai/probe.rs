@@ -370,6 +370,7 @@ impl<'a> Probe<'a> {
                     Parameter::Temperature => ", so answers are drawn at its own temperature",
                     Parameter::Stop => ", and answers are cut here",
                     Parameter::StreamOptions => ", so it may not say how many tokens were used",
+                    Parameter::ResponseFormat => ", so nothing holds answers to their form",
                     Parameter::TopP | Parameter::Seed | Parameter::Logprobs => "",
                 };
                 self.found.notes.push(format!(

@@ -83,11 +83,19 @@ pub enum Parameter {
     Stop,
     Logprobs,
     StreamOptions,
+    ResponseFormat,
 }
 
 impl Parameter {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Temperature, Self::TopP, Self::Seed, Self::Stop, Self::Logprobs, Self::StreamOptions];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Temperature,
+        Self::TopP,
+        Self::Seed,
+        Self::Stop,
+        Self::Logprobs,
+        Self::StreamOptions,
+        Self::ResponseFormat,
+    ];
 
     pub(super) fn field(self) -> &'static str {
         match self {
@@ -97,12 +105,13 @@ impl Parameter {
             Self::Stop => "stop",
             Self::Logprobs => "logprobs",
             Self::StreamOptions => "stream_options",
+            Self::ResponseFormat => "response_format",
         }
     }
 }
 
 /// What evalign itself writes into requests, and `body` may not.
-const OWN_FIELDS: [&str; 24] = [
+const OWN_FIELDS: [&str; 25] = [
     "model",
     "messages",
     "prompt",
@@ -122,6 +131,7 @@ const OWN_FIELDS: [&str; 24] = [
     "n",
     "stream",
     "stream_options",
+    "response_format",
     "input",
     "dimensions",
     "encoding_format",

@@ -58,6 +58,11 @@ pub(super) struct Fields<'a> {
     /// True for chats, a number for completions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) logprobs: Option<Value>,
+    /// Of chats: how many alternatives come with each token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) top_logprobs: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) response_format: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) echo: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,6 +150,15 @@ pub(super) struct Logprobs {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ChatLogprob {
+    pub(super) token: String,
+    pub(super) logprob: f64,
+    #[serde(default)]
+    pub(super) top_logprobs: Option<Vec<TopToken>>,
+}
+
+/// One of the most probable tokens at a place of a chat.
+#[derive(Debug, Deserialize)]
+pub(super) struct TopToken {
     pub(super) token: String,
     pub(super) logprob: f64,
 }

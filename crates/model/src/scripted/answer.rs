@@ -3,6 +3,7 @@ use evalign_core::{
     TokenLogprob, Usage,
 };
 
+use super::form;
 use super::script::{Rule, Script};
 use crate::error::ModelError;
 
@@ -18,11 +19,11 @@ pub(super) fn answer(script: &Script, kind: &RequestKind) -> Result<Response, Mo
             (log_likelihoods(script, rule, &prompt, continuations)?, 0)
         }
         RequestKind::Generate { params, .. } => {
-            let text = match rule.and_then(|rule| rule.text.as_ref()) {
-                Some(text) => text.clone(),
-                None => made_up_text(script.seed, &prompt, params),
-            };
-            generated(&text, params)
+            match (rule.and_then(|rule| rule.text.as_ref()), &params.response_format) {
+                (Some(text), _) => generated(text, params),
+                (None, Some(format)) => form::filled(script.seed, &prompt, format, params),
+                (None, None) => generated(&made_up_text(script.seed, &prompt, params), params),
+            }
         }
         RequestKind::Perplexity { text } => {
             let tokens = words(text);
@@ -71,7 +72,7 @@ fn prompt_text(kind: &RequestKind) -> String {
     }
 }
 
-fn hash(parts: &[&str]) -> u64 {
+pub(super) fn hash(parts: &[&str]) -> u64 {
     // Lengths keep ("a", "bc") and ("ab", "c") apart.
     let text: String = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
     number(&Digest::of(text))
@@ -131,10 +132,8 @@ fn generated(text: &str, params: &GenerateParams) -> (Output, u64) {
     let pieces: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
     let kept = pieces.len().min(params.max_tokens as usize);
     let finish = if kept < pieces.len() { FinishReason::Length } else { FinishReason::Stop };
-    let logprob = |piece: &&str| TokenLogprob {
-        token: (*piece).to_owned(),
-        logprob: -made_up_number(&["logprob", piece]) / 8.0,
-    };
+    let logprob =
+        |piece: &&str| TokenLogprob::new((*piece).to_owned(), -made_up_number(&["logprob", piece]) / 8.0);
     let logprobs = params.logprobs.then(|| pieces[..kept].iter().map(logprob).collect());
     (Output::Text { text: pieces[..kept].concat(), finish, logprobs, reasoning: None }, kept as u64)
 }

@@ -18,6 +18,7 @@ fn identity() -> ModelIdentity {
         tokenizer: Digest::of("tokenizer"),
         chat_template: Some(Digest::of("template")),
         adapter: None,
+        trained_on: None,
         dtype: "f32".to_owned(),
         device: "cpu".to_owned(),
     }

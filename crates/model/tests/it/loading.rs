@@ -13,10 +13,10 @@ fn error(reference: &str, options: &LoadOptions) -> evalign_model::ModelError {
 #[test]
 fn what_this_version_cannot_run_is_said() {
     let options = LoadOptions { offline: true, ..LoadOptions::default() };
-    let reference = "local/m.gguf+adapter=dir";
+    let reference = "openai/m+adapter=dir";
     let adapter = error(reference, &options);
     assert_eq!(adapter.kind(), ErrorKind::Unavailable);
-    assert!(adapter.to_string().starts_with(reference));
+    assert!(adapter.to_string().starts_with(reference), "{adapter}");
     assert!(adapter.hint().is_some());
     let memory = LoadOptions { memory_gib: Some(-1.0), ..options };
     assert!(error("local/m.gguf", &memory).to_string().contains("GiB"));
