@@ -61,11 +61,12 @@ impl Store {
         self.read(|db| {
             let mut query = db.prepare_cached(
                 "SELECT e.id, e.kind, e.body, e.created_ms FROM events e JOIN runs r ON r.seq = e.run
-                 WHERE r.id = ?1 AND e.id > ?2 ORDER BY e.id LIMIT ?3",
+                 WHERE r.id = ?1 AND r.tenant = ?4 AND e.id > ?2 ORDER BY e.id LIMIT ?3",
             )?;
-            let rows = query.query_map(params![run.as_str(), after, limit], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, i64>(3)?))
-            })?;
+            let rows =
+                query.query_map(params![run.as_str(), after, limit, self.tenant().as_str()], |row| {
+                    Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get::<_, i64>(3)?))
+                })?;
             let mut events = Vec::new();
             for row in rows {
                 let (id, kind, body, created_ms) = row?;

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use evalign_core::RunId;
+use evalign_core::{RunId, Tenant};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::{Failure, StoreError};
@@ -62,10 +62,11 @@ struct Held {
     until_ms: i64,
 }
 
-fn held(db: &Connection, run: &RunId) -> Result<Held, Failure> {
+fn held(db: &Connection, run: &RunId, tenant: &Tenant) -> Result<Held, Failure> {
     db.query_row(
-        "SELECT seq, lease_token, lease_owner, lease_locked, lease_until_ms FROM runs WHERE id = ?1",
-        [run.as_str()],
+        "SELECT seq, lease_token, lease_owner, lease_locked, lease_until_ms FROM runs
+         WHERE id = ?1 AND tenant = ?2",
+        [run.as_str(), tenant.as_str()],
         |row| {
             Ok(Held {
                 seq: row.get(0)?,
@@ -95,8 +96,9 @@ impl Store {
         let lock = RunLock::try_take(self.path(), run);
         let locked = lock.is_some();
         let (id, owner, now) = (run.clone(), owner.to_owned(), self.now_ms());
+        let tenant = self.tenant().clone();
         let (seq, token) = self.writer().write(move |db| {
-            let before = held(db, &id)?;
+            let before = held(db, &id, &tenant)?;
             // The owner held the lock file and this process now does: the owner is gone.
             let owner_died = before.locked && locked;
             if let Some(owner) = before.owner

@@ -1,4 +1,5 @@
-//! The only SQL of evalign: runs, their samples and events, and the response cache, in one SQLite file.
+//! The only SQL of evalign: runs, their samples and events, the response cache, and what is indexed of documents,
+//! in one SQLite file.
 //!
 //! The one decision made here: **a sample is one transaction**. Its record, scores, usage and event are
 //! written together, and the caller hears "done" only after the commit has reached the disk
@@ -21,11 +22,19 @@
 //! ([`StoreError::LeaseLost`]); a process that was suspended past its lease therefore cannot disturb
 //! the one that took over.
 //!
+//! A [`Store`] is the view of one tenant ([`Store::for_tenant`]): whoever holds it cannot name another's run.
+//!
 //! This crate knows nothing of models, tasks or networks.
 
+mod audit;
 mod cache;
 mod error;
 mod events;
+mod files;
+mod idempotency;
+mod indexes;
+mod jobs;
+mod keys;
 mod lease;
 mod lock;
 mod readers;
@@ -36,10 +45,17 @@ mod scores;
 mod spending;
 mod store;
 mod sums;
+mod web_tokens;
 mod writer;
 
+pub use audit::AuditEntry;
 pub use error::{Fault, StoreError};
 pub use events::Event;
+pub use files::StoredFile;
+pub use idempotency::{IDEMPOTENCY_TTL, Repetition};
+pub use indexes::{IndexCommit, IndexedDocument};
+pub use jobs::{Claim, Enqueued, Job, JobState};
+pub use keys::{KeyScope, NewKey, StoredKey};
 pub use lease::Lease;
 pub use runs::{CreatedRun, NewRun, StoredRun};
 pub use samples::{Commit, SampleFilter, Samples};
@@ -47,3 +63,4 @@ pub use schema::SCHEMA_VERSION;
 pub use scores::SampleScores;
 pub use spending::Spending;
 pub use store::{Clock, Store, StoreOptions};
+pub use web_tokens::{Session, WebToken};

@@ -1,4 +1,4 @@
-use evalign_core::{Digest, RunId, RunSpec, RunStatus, ScoredBy, Seconds, Spent, Usage};
+use evalign_core::{Digest, RunId, RunSpec, RunStatus, ScoredBy, Seconds, Spent, Tenant, Usage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -78,16 +78,26 @@ impl Store {
         let request = new.request.to_string();
         let digest = new.spec.digest();
         let total = signed(new.samples_total, "samples_total", what)?;
-        let (fork, now) = (new.fork, self.now_ms());
+        let (fork, now, tenant) = (new.fork, self.now_ms(), self.tenant().clone());
         let status = RunStatus::Queued;
         self.writer().write(move |db| {
-            if !fork && let Some((id, status)) = by_spec(db, &digest)? {
+            if !fork && let Some((id, status)) = by_spec(db, &digest, &tenant)? {
                 return Ok(CreatedRun { id, status, existed: true });
             }
             db.execute(
-                "INSERT INTO runs (id, spec_digest, fork, spec, request, status, samples_total, created_ms, updated_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)",
-                params![id.as_str(), digest.as_str(), fork, spec, request, status.name(), total, now],
+                "INSERT INTO runs (id, spec_digest, fork, spec, request, status, samples_total, created_ms, updated_ms,
+                 tenant) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9)",
+                params![
+                    id.as_str(),
+                    digest.as_str(),
+                    fork,
+                    spec,
+                    request,
+                    status.name(),
+                    total,
+                    now,
+                    tenant.as_str()
+                ],
             )?;
             let body = json!({"run": id, "samples": total});
             events::append(db, db.last_insert_rowid(), "run.created", &body, now)?;
@@ -101,8 +111,9 @@ impl Store {
     /// [`StoreError::NoSuchRun`], a database failure, or a record that cannot be read.
     pub fn run(&self, id: &RunId) -> Result<StoredRun, StoreError> {
         self.read(|db| {
-            let sql = format!("SELECT {COLUMNS} FROM runs WHERE id = ?1");
-            let raw = db.query_row(&sql, [id.as_str()], |row| Ok(stored_run(row))).optional()?;
+            let sql = format!("SELECT {COLUMNS} FROM runs WHERE id = ?1 AND tenant = ?2");
+            let ids = [id.as_str(), self.tenant().as_str()];
+            let raw = db.prepare_cached(&sql)?.query_row(ids, |row| Ok(stored_run(row))).optional()?;
             raw.unwrap_or_else(|| Err(StoreError::NoSuchRun { wanted: id.to_string() }.into()))
         })
     }
@@ -112,10 +123,30 @@ impl Store {
     /// # Errors
     /// A database failure, or a record that cannot be read.
     pub fn runs(&self, limit: u32) -> Result<Vec<StoredRun>, StoreError> {
+        self.runs_after(None, limit, None)
+    }
+
+    /// A page of runs, newest first: those created before the run `after`, of this status.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`] for `after`, a database failure, or a record that cannot be read.
+    pub fn runs_after(
+        &self,
+        after: Option<&RunId>,
+        limit: u32,
+        status: Option<RunStatus>,
+    ) -> Result<Vec<StoredRun>, StoreError> {
         self.read(|db| {
-            let mut query =
-                db.prepare_cached(&format!("SELECT {COLUMNS} FROM runs ORDER BY seq DESC LIMIT ?1"))?;
-            let mut rows = query.query([limit])?;
+            let before = match after {
+                Some(id) => run_seq(db, id, self.tenant())?,
+                None => i64::MAX,
+            };
+            let mut query = db.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM runs WHERE tenant = ?1 AND seq < ?2 AND (?3 IS NULL OR status = ?3)
+                 ORDER BY seq DESC LIMIT ?4"
+            ))?;
+            let status = status.map(RunStatus::name);
+            let mut rows = query.query(params![self.tenant().as_str(), before, status, limit])?;
             let mut runs = Vec::new();
             while let Some(row) = rows.next()? {
                 runs.push(stored_run(row)?);
@@ -132,15 +163,16 @@ impl Store {
     pub fn find_run(&self, wanted: &str) -> Result<RunId, StoreError> {
         let digits = wanted.strip_prefix("run_").unwrap_or(wanted).to_ascii_lowercase();
         let none = || StoreError::NoSuchRun { wanted: wanted.to_owned() };
+        let tenant = self.tenant().as_str();
         let found = self.read(|db| {
             if wanted == "last" {
-                return ids(db, "SELECT id FROM runs ORDER BY seq DESC LIMIT 1", None);
+                return ids(db, "SELECT id FROM runs WHERE tenant = ?1 ORDER BY seq DESC LIMIT 1", &[tenant]);
             }
             if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(none().into());
             }
             let pattern = format!("run_{digits}*");
-            ids(db, "SELECT id FROM runs WHERE id GLOB ?1 ORDER BY id", Some(&pattern))
+            ids(db, "SELECT id FROM runs WHERE tenant = ?1 AND id GLOB ?2 ORDER BY id", &[tenant, &pattern])
         })?;
         match found.as_slice() {
             [] => Err(none()),
@@ -233,23 +265,28 @@ pub(crate) fn clear_results(db: &Connection, run_seq: i64) -> Result<(), Failure
     Ok(())
 }
 
-fn by_spec(db: &Connection, digest: &Digest) -> Result<Option<(RunId, RunStatus)>, Failure> {
+/// What the other tables call a run.
+pub(crate) fn run_seq(db: &Connection, id: &RunId, tenant: &Tenant) -> Result<i64, Failure> {
+    db.prepare_cached("SELECT seq FROM runs WHERE id = ?1 AND tenant = ?2")?
+        .query_row([id.as_str(), tenant.as_str()], |row| row.get(0))
+        .optional()?
+        .ok_or_else(|| StoreError::NoSuchRun { wanted: id.to_string() }.into())
+}
+
+fn by_spec(db: &Connection, digest: &Digest, tenant: &Tenant) -> Result<Option<(RunId, RunStatus)>, Failure> {
     let found: Option<(String, String)> = db
         .query_row(
-            "SELECT id, status FROM runs WHERE spec_digest = ?1 AND fork = 0",
-            [digest.as_str()],
+            "SELECT id, status FROM runs WHERE spec_digest = ?1 AND tenant = ?2 AND fork = 0",
+            [digest.as_str(), tenant.as_str()],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .optional()?;
     found.map(|(id, status)| Ok((run_id(&id)?, run_status(&status)?))).transpose()
 }
 
-fn ids(db: &Connection, sql: &str, pattern: Option<&String>) -> Result<Vec<RunId>, Failure> {
+fn ids(db: &Connection, sql: &str, values: &[&str]) -> Result<Vec<RunId>, Failure> {
     let mut query = db.prepare_cached(sql)?;
-    let mut rows = match pattern {
-        Some(pattern) => query.query([pattern])?,
-        None => query.query([])?,
-    };
+    let mut rows = query.query(rusqlite::params_from_iter(values))?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(run_id(&row.get::<_, String>(0)?)?);

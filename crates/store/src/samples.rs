@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::error::{Failure, StoreError};
 use crate::events;
 use crate::lease::Lease;
-use crate::runs::{clear_results, json, parse, signed, unsigned};
+use crate::runs::{clear_results, json, parse, run_seq, signed, unsigned};
 use crate::store::Store;
 use crate::sums::Sums;
 
@@ -86,9 +86,10 @@ impl Store {
     pub fn finished(&self, run: &RunId) -> Result<BTreeSet<SampleKey>, StoreError> {
         self.read(|db| {
             let mut query = db.prepare_cached(
-                r#"SELECT s.task, s.doc, s."repeat" FROM samples s JOIN runs r ON r.seq = s.run WHERE r.id = ?1"#,
+                r#"SELECT s.task, s.doc, s."repeat" FROM samples s JOIN runs r ON r.seq = s.run
+                   WHERE r.id = ?1 AND r.tenant = ?2"#,
             )?;
-            let keys = query.query_map([run.as_str()], |row| {
+            let keys = query.query_map([run.as_str(), self.tenant().as_str()], |row| {
                 Ok(SampleKey { task: row.get(0)?, doc: unsigned(row.get(1)?), repeat: row.get(2)? })
             })?;
             Ok(keys.collect::<Result<_, _>>()?)
@@ -196,12 +197,7 @@ impl Store {
     }
 
     fn run_seq(&self, run: &RunId) -> Result<i64, StoreError> {
-        self.read(|db| {
-            db.prepare_cached("SELECT seq FROM runs WHERE id = ?1")?
-                .query_row([run.as_str()], |row| row.get(0))
-                .optional()?
-                .ok_or_else(|| StoreError::NoSuchRun { wanted: run.to_string() }.into())
-        })
+        self.read(|db| run_seq(db, run, self.tenant()))
     }
 }
 

@@ -23,9 +23,9 @@ impl Store {
         self.read(|db| {
             let mut query = db.prepare_cached(
                 r#"SELECT s.record FROM samples s JOIN runs r ON r.seq = s.run
-                   WHERE r.id = ?1 AND s.task = ?2 ORDER BY s.doc, s."repeat""#,
+                   WHERE r.id = ?1 AND s.task = ?2 AND r.tenant = ?3 ORDER BY s.doc, s."repeat""#,
             )?;
-            let mut rows = query.query(params![run.as_str(), task])?;
+            let mut rows = query.query(params![run.as_str(), task, self.tenant().as_str()])?;
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
                 let record: String = row.get(0)?;

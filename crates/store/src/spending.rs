@@ -50,9 +50,9 @@ impl Store {
         self.read(|db| {
             let mut query = db.prepare_cached(
                 r#"SELECT s.record FROM samples s JOIN runs r ON r.seq = s.run
-                   WHERE r.id = ?1 ORDER BY s.task, s.doc, s."repeat""#,
+                   WHERE r.id = ?1 AND r.tenant = ?2 ORDER BY s.task, s.doc, s."repeat""#,
             )?;
-            let mut rows = query.query(params![run.as_str()])?;
+            let mut rows = query.query(params![run.as_str(), self.tenant().as_str()])?;
             let mut found = Spending::default();
             let (mut cost_usd, mut priced, mut unpriced) = (0.0, 0_u64, 0_u64);
             while let Some(row) = rows.next()? {

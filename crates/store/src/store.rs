@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use evalign_core::Tenant;
 use rusqlite::Connection;
 
 use crate::error::{Failure, Fault, StoreError};
@@ -37,11 +38,13 @@ fn unix_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The database at `DIR/evalign.db`. Clones share it; when the last one is dropped, what was submitted
-/// is committed first. Several processes may have the same store open.
+/// The database at `DIR/evalign.db`, as one tenant sees it: of runs and files there are only its own. Clones
+/// share the database; when the last one is dropped, what was submitted is committed first. Several processes
+/// may have the same store open.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    tenant: Tenant,
 }
 
 struct Shared {
@@ -89,7 +92,7 @@ impl Store {
             writer: Writer::start(&path, db)?,
             path,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), tenant: Tenant::default() })
     }
 
     /// As [`Store::open`], for callers that only read: a store that cannot be written opens too. Writing
@@ -113,7 +116,18 @@ impl Store {
             writer: Writer::absent(&path),
             path,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), tenant: Tenant::default() })
+    }
+
+    /// The same database as another tenant sees it. [`Store::open`] gives the view of [`Tenant::default`].
+    #[must_use]
+    pub fn for_tenant(&self, tenant: &Tenant) -> Self {
+        Self { shared: self.shared.clone(), tenant: tenant.clone() }
+    }
+
+    #[must_use]
+    pub fn tenant(&self) -> &Tenant {
+        &self.tenant
     }
 
     /// The database file.

@@ -73,6 +73,7 @@ pub(crate) fn spec(seed: u64) -> RunSpec {
             tokenizer: Digest::of("tokenizer"),
             chat_template: None,
             adapter: None,
+            trained_on: None,
             dtype: "f32".to_owned(),
             device: "cpu".to_owned(),
         },

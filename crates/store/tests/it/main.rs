@@ -6,6 +6,7 @@
 mod common;
 mod concurrency;
 mod faults;
+mod indexes;
 mod kills;
 mod leases;
 mod model_based;

@@ -1,0 +1,252 @@
+//! What is indexed: indexes, their documents, the texts that citations are verified against, and vectors that
+//! were computed once.
+
+use evalign_core::Digest;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Failure, StoreError};
+use crate::runs::{json, parse};
+use crate::store::Store;
+
+/// A document of which all chunks can be found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IndexedDocument {
+    /// Its name within index and tenant.
+    pub document: String,
+    /// What was asked to be indexed when it was found (a directory, a file, a pattern, an address).
+    pub root: String,
+    /// Digest of its bytes.
+    pub revision: Digest,
+    /// Digest of its bytes and of everything that decides what chunks become of them.
+    pub version: Digest,
+    /// Digest of its text, which [`Store::text`] gives; absent where there is none.
+    pub text: Option<Digest>,
+    pub chunks: u64,
+    /// The first document by name that had the same bytes when this one was indexed.
+    pub duplicate_of: Option<String>,
+    /// Whatever else the indexer wants to know later.
+    pub details: Value,
+}
+
+/// Documents to be recorded together, with what is known of the tenant's part afterwards.
+#[derive(Clone, Debug, Default)]
+pub struct IndexCommit {
+    pub indexed: Vec<IndexedDocument>,
+    /// Names of documents that are no longer there.
+    pub deleted: Vec<String>,
+    pub texts: Vec<(Digest, String)>,
+    pub statistics: Value,
+}
+
+impl Store {
+    /// How an index was made; `None` where there is none of that name.
+    ///
+    /// # Errors
+    /// A database failure, or an entry that cannot be read.
+    pub fn index_settings(&self, index: &str) -> Result<Option<Value>, StoreError> {
+        self.read(|db| {
+            let found = text_of(db, "SELECT settings FROM indexes WHERE name = ?1", [index])?;
+            found.map(|text| parse(&text, || format!("settings of index {index}"))).transpose()
+        })
+    }
+
+    /// Names of all indexes, sorted.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn indexes(&self) -> Result<Vec<String>, StoreError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached("SELECT name FROM indexes ORDER BY name")?;
+            let names = query.query_map([], |row| row.get(0))?;
+            Ok(names.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Records how an index is made, instead of what was recorded before.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn put_index(&self, index: &str, settings: &Value) -> Result<(), StoreError> {
+        let (index, settings, now) = (index.to_owned(), settings.to_string(), self.now_ms());
+        self.writer().write(move |db| {
+            db.prepare_cached(
+                "INSERT INTO indexes (name, settings, created_ms) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (name) DO UPDATE SET settings = excluded.settings",
+            )?
+            .execute(params![index, settings, now])?;
+            Ok(())
+        })
+    }
+
+    /// Forgets an index with all tenants' documents. Texts and vectors stay until [`Store::drop_unused_texts`].
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn drop_index(&self, index: &str) -> Result<(), StoreError> {
+        let index = index.to_owned();
+        self.writer().write(move |db| {
+            db.prepare_cached("DELETE FROM indexes WHERE name = ?1")?.execute([index])?;
+            Ok(())
+        })
+    }
+
+    /// What was recorded of a tenant's part of an index with its documents.
+    ///
+    /// # Errors
+    /// A database failure, or an entry that cannot be read.
+    pub fn index_statistics(&self, index: &str, tenant: &str) -> Result<Option<Value>, StoreError> {
+        self.read(|db| {
+            let sql = "SELECT statistics FROM index_tenants WHERE index_name = ?1 AND tenant = ?2";
+            let found = text_of(db, sql, [index, tenant])?;
+            found.map(|text| parse(&text, || format!("statistics of index {index}"))).transpose()
+        })
+    }
+
+    /// Tenants that have something in an index, sorted.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn index_tenants(&self, index: &str) -> Result<Vec<String>, StoreError> {
+        self.read(|db| {
+            let mut query =
+                db.prepare_cached("SELECT tenant FROM index_tenants WHERE index_name = ?1 ORDER BY tenant")?;
+            let names = query.query_map([index], |row| row.get(0))?;
+            Ok(names.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// A tenant's documents, sorted by name.
+    ///
+    /// # Errors
+    /// A database failure, or an entry that cannot be read.
+    pub fn indexed_documents(&self, index: &str, tenant: &str) -> Result<Vec<IndexedDocument>, StoreError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT record FROM documents WHERE index_name = ?1 AND tenant = ?2 ORDER BY document",
+            )?;
+            let records = query.query_map([index, tenant], |row| row.get::<_, String>(0))?;
+            records.map(|record| parse(&record?, || format!("document of index {index}"))).collect()
+        })
+    }
+
+    /// One document of a tenant.
+    ///
+    /// # Errors
+    /// As [`Store::indexed_documents`].
+    pub fn indexed_document(
+        &self,
+        index: &str,
+        tenant: &str,
+        document: &str,
+    ) -> Result<Option<IndexedDocument>, StoreError> {
+        self.read(|db| {
+            let sql = "SELECT record FROM documents WHERE index_name = ?1 AND tenant = ?2 AND document = ?3";
+            let found = text_of(db, sql, [index, tenant, document])?;
+            found.map(|text| parse(&text, || format!("document {document}"))).transpose()
+        })
+    }
+
+    /// Records documents in one transaction; returns when it is on disk.
+    ///
+    /// # Errors
+    /// A database failure, or an index that is not there.
+    pub fn commit_documents(&self, index: &str, tenant: &str, commit: IndexCommit) -> Result<(), StoreError> {
+        let (index, tenant) = (index.to_owned(), tenant.to_owned());
+        let records = commit
+            .indexed
+            .iter()
+            .map(|document| Ok((document.document.clone(), json(document, || document.document.clone())?)))
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        self.writer().write(move |db| {
+            for (digest, text) in &commit.texts {
+                db.prepare_cached("INSERT INTO texts (digest, text) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+                    .execute(params![digest.as_str(), text])?;
+            }
+            for (document, record) in &records {
+                db.prepare_cached("INSERT OR REPLACE INTO documents VALUES (?1, ?2, ?3, ?4)")?
+                    .execute(params![index, tenant, document, record])?;
+            }
+            for document in &commit.deleted {
+                db.prepare_cached(
+                    "DELETE FROM documents WHERE index_name = ?1 AND tenant = ?2 AND document = ?3",
+                )?
+                .execute(params![index, tenant, document])?;
+            }
+            db.prepare_cached("INSERT OR REPLACE INTO index_tenants VALUES (?1, ?2, ?3)")?
+                .execute(params![index, tenant, commit.statistics.to_string()])?;
+            Ok(())
+        })
+    }
+
+    /// The text with this digest.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn text(&self, digest: &Digest) -> Result<Option<String>, StoreError> {
+        self.read(|db| text_of(db, "SELECT text FROM texts WHERE digest = ?1", [digest.as_str()]))
+    }
+
+    /// Removes texts that no document of any index has, and says how many.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn drop_unused_texts(&self) -> Result<usize, StoreError> {
+        self.writer().write(|db| {
+            Ok(db.execute(
+                "DELETE FROM texts WHERE digest NOT IN
+                     (SELECT json_extract(record, '$.text') FROM documents
+                      WHERE json_extract(record, '$.text') IS NOT NULL)",
+                [],
+            )?)
+        })
+    }
+
+    /// The vectors kept under these keys, in their order.
+    ///
+    /// # Errors
+    /// A database failure, or an entry that cannot be read.
+    pub fn vectors(&self, keys: &[Digest]) -> Result<Vec<Option<Vec<f32>>>, StoreError> {
+        self.read(|db| {
+            let view = db.unchecked_transaction()?;
+            let mut query = view.prepare_cached("SELECT vector FROM vectors WHERE key = ?1")?;
+            let mut found = Vec::with_capacity(keys.len());
+            for key in keys {
+                let bytes: Option<Vec<u8>> = query.query_row([key.as_str()], |row| row.get(0)).optional()?;
+                found.push(bytes.map(|bytes| numbers(key, &bytes)).transpose()?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Keeps vectors; returns when they are on disk.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn put_vectors(&self, vectors: Vec<(Digest, Vec<f32>)>) -> Result<(), StoreError> {
+        self.writer().write(move |db| {
+            let mut insert = db
+                .prepare_cached("INSERT INTO vectors (key, vector) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
+            for (key, vector) in &vectors {
+                let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+                insert.execute(params![key.as_str(), bytes])?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn text_of<const N: usize>(db: &Connection, sql: &str, keys: [&str; N]) -> Result<Option<String>, Failure> {
+    let mut query = db.prepare_cached(sql)?;
+    Ok(query.query_row(rusqlite::params_from_iter(keys), |row| row.get(0)).optional()?)
+}
+
+fn numbers(key: &Digest, bytes: &[u8]) -> Result<Vec<f32>, StoreError> {
+    let (values, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() {
+        let detail = format!("{} bytes are no whole numbers", bytes.len());
+        return Err(StoreError::Record { what: format!("vector {key}"), detail });
+    }
+    Ok(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
+}
