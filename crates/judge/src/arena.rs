@@ -1,0 +1,401 @@
+//! Competitors, rated by comparisons.
+
+use std::collections::BTreeMap;
+
+use evalign_stats::{
+    Battle, Bootstrap, LengthBattle, Observation, Ratings, bootstrap_ratings, bradley_terry, holm,
+    length_controlled, logistic, mean, normal_cdf, rank_intervals,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::bias::formatting_marks;
+use crate::effect::{Effect, LEVEL};
+
+const RESAMPLES: u32 = 1000;
+
+/// One decided comparison of two competitors' answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArenaBattle {
+    /// The prompt: battles of one prompt share noise and are resampled together.
+    pub prompt: u64,
+    /// Places in the list of competitors.
+    pub a: usize,
+    pub b: usize,
+    /// 1 for A, 0 for B, 1/2 for a tie.
+    pub points_a: f64,
+    /// How much longer A's answer is, in characters.
+    pub length_difference: f64,
+    /// How many more formatting marks it has.
+    pub mark_difference: f64,
+}
+
+impl ArenaBattle {
+    #[must_use]
+    pub fn new(prompt: u64, (a, b): (usize, usize), points_a: f64, texts: [&str; 2]) -> Self {
+        let difference = |count: fn(&str) -> usize| count(texts[0]) as f64 - count(texts[1]) as f64;
+        Self {
+            prompt,
+            a,
+            b,
+            points_a,
+            length_difference: difference(|text| text.chars().count()),
+            mark_difference: difference(formatting_marks),
+        }
+    }
+
+    /// The prompt, as the number of a cluster.
+    fn group(&self) -> usize {
+        usize::try_from(self.prompt).unwrap_or(usize::MAX)
+    }
+}
+
+/// A competitor's standing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    pub name: String,
+    pub battles: u64,
+    /// Share of the points against all others (a tie is half a win), with the interval of a bootstrap over prompts.
+    pub win_rate: Option<Effect>,
+    /// Bradley-Terry rating, 1000 on average, with the sandwich interval over prompts. Absent where
+    /// [`ArenaReport::no_ratings`] says why.
+    pub rating: Option<Effect>,
+    /// The same from a bootstrap over prompts.
+    pub rating_bootstrap95: Option<[f64; 2]>,
+    /// With the effects of length and formatting taken out: of differences in characters and marks, not of shares of
+    /// both answers, and with neither ridge nor interval. A rough look, not Chatbot Arena's number.
+    pub rating_without_style: Option<f64>,
+    /// Ranks it can have: all true ranks lie in theirs with 95 % confidence (Holm). From the ratings and the
+    /// covariance over prompts: any rank where there are none.
+    pub rank: [u64; 2],
+}
+
+/// Two competitors head to head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadToHead {
+    pub a: String,
+    pub b: String,
+    pub wins_a: u64,
+    pub wins_b: u64,
+    pub ties: u64,
+    /// Comparisons that were decided neither way: no verdict.
+    pub unscored: u64,
+    pub win_rate_a: Option<Effect>,
+    /// Against an answer of equal length (two-feature form). Absent where length does not vary or the outcome not.
+    pub length_controlled_a: Option<Effect>,
+    /// Log-odds that go to the longer answer.
+    pub length_coefficient: Option<Effect>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArenaReport {
+    /// The best first.
+    pub standings: Vec<Standing>,
+    pub pairs: Vec<HeadToHead>,
+    /// Why nobody has a rating.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub no_ratings: Option<String>,
+    /// Bootstrap replicates without finite ratings, of 1000.
+    pub replicates_left_out: u32,
+}
+
+impl ArenaReport {
+    /// `unscored` counts comparisons without a verdict by (a, b), a < b.
+    #[must_use]
+    pub fn of(
+        names: &[String],
+        battles: &[ArenaBattle],
+        unscored: &BTreeMap<(usize, usize), u64>,
+        seed: u64,
+    ) -> Self {
+        let plain: Vec<Battle> = battles.iter().map(|b| Battle::new(b.a, b.b, b.points_a)).collect();
+        let prompts: Vec<usize> = battles.iter().map(ArenaBattle::group).collect();
+        let ratings = bradley_terry(names.len(), &plain, Some(&prompts), LEVEL);
+        let units = by_prompt(battles);
+        let plain_units: Vec<Vec<Battle>> = units
+            .iter()
+            .map(|unit| unit.iter().map(|b| Battle::new(b.a, b.b, b.points_a)).collect())
+            .collect();
+        let bootstrap = ratings
+            .as_ref()
+            .and_then(|_| bootstrap_ratings(names.len(), &plain_units, (RESAMPLES, seed, LEVEL)));
+        let ranks = ranks(names.len(), ratings.as_ref());
+        let without_style = ratings_without_style(names.len(), battles);
+        let standing = |(index, name): (usize, &String)| {
+            let rating = ratings.as_ref().map(|ratings| ratings.competitors[index]);
+            let own = battles.iter().filter(|b| b.a == index || b.b == index).count() as u64;
+            Standing {
+                name: name.clone(),
+                battles: own,
+                win_rate: win_rate(battles, seed, |b| points_of(b, index)),
+                rating: rating.map(|r| Effect { value: r.rating, ci95: r.interval, n: own }),
+                rating_bootstrap95: bootstrap.as_ref().map(|(intervals, _)| intervals[index]),
+                rating_without_style: without_style.as_ref().map(|ratings| ratings[index]),
+                rank: ranks[index],
+            }
+        };
+        let mut standings: Vec<Standing> = names.iter().enumerate().map(standing).collect();
+        standings.sort_by(|a, b| order(b).total_cmp(&order(a)));
+        Self {
+            standings,
+            pairs: head_to_heads(names, battles, unscored, seed),
+            no_ratings: ratings.is_none().then(|| why_no_ratings(names, battles, units.len())),
+            replicates_left_out: bootstrap.map_or(0, |(_, left_out)| left_out),
+        }
+    }
+}
+
+fn order(standing: &Standing) -> f64 {
+    let by_rating = standing.rating.map(|rating| rating.value);
+    by_rating.or(standing.win_rate.map(|rate| rate.value)).unwrap_or(f64::NEG_INFINITY)
+}
+
+fn points_of(battle: &ArenaBattle, competitor: usize) -> Option<f64> {
+    match competitor {
+        own if own == battle.a => Some(battle.points_a),
+        own if own == battle.b => Some(1.0 - battle.points_a),
+        _ => None,
+    }
+}
+
+fn by_prompt(battles: &[ArenaBattle]) -> Vec<Vec<&ArenaBattle>> {
+    let mut units: BTreeMap<u64, Vec<&ArenaBattle>> = BTreeMap::new();
+    for battle in battles {
+        units.entry(battle.prompt).or_default().push(battle);
+    }
+    units.into_values().collect()
+}
+
+/// Mean points over battles, bootstrapped over prompts.
+fn win_rate(
+    battles: &[ArenaBattle],
+    seed: u64,
+    points: impl Fn(&ArenaBattle) -> Option<f64>,
+) -> Option<Effect> {
+    let own = battles.iter().filter_map(|battle| Some((points(battle)?, battle.prompt)));
+    let (values, prompts): (Vec<f64>, Vec<u64>) = own.unzip();
+    let plan = Bootstrap { resamples: RESAMPLES, seed, level: LEVEL };
+    Effect::of_groups(&values, &prompts, [0.0, 1.0], &plan)
+}
+
+/// One competitor without a defeat (or a win) leaves all of them without ratings, which stand for odds against the
+/// average of all.
+fn why_no_ratings(names: &[String], battles: &[ArenaBattle], prompts: usize) -> String {
+    let always = |wanted: f64| {
+        names.iter().enumerate().find_map(|(index, name)| {
+            let mut own = battles.iter().filter_map(|battle| points_of(battle, index)).peekable();
+            (own.peek().is_some() && own.all(|points| points == wanted)).then_some(name)
+        })
+    };
+    match (always(1.0), always(0.0)) {
+        _ if battles.is_empty() => "no comparison was decided".to_owned(),
+        (Some(name), _) => {
+            format!("`{name}` won every comparison, and nothing says by how much it is better")
+        }
+        (None, Some(name)) => {
+            format!("`{name}` lost every comparison, and nothing says by how much it is worse")
+        }
+        (None, None) if prompts < names.len() => {
+            format!("{prompts} prompts are too few to tell how sure the ratings of {} would be", names.len())
+        }
+        (None, None) => "not everybody can be compared with everybody through a chain of wins".to_owned(),
+    }
+}
+
+/// Ranks from pairwise z tests of rating differences, adjusted by Holm.
+fn ranks(count: usize, ratings: Option<&Ratings>) -> Vec<[u64; 2]> {
+    let mut pairs = Vec::new();
+    let mut p = Vec::new();
+    if let Some(ratings) = ratings {
+        for a in 0..count {
+            for b in a + 1..count {
+                let difference = ratings.competitors[a].rating - ratings.competitors[b].rating;
+                let z = (difference / ratings.stderr_of_difference(a, b)).abs();
+                pairs.push(if difference > 0.0 { (a, b) } else { (b, a) });
+                p.push(normal_cdf(-z).map_or(1.0, |tail| 2.0 * tail));
+            }
+        }
+    }
+    let adjusted = holm(&p).unwrap_or_default();
+    let shown: Vec<(usize, usize)> =
+        pairs.into_iter().zip(adjusted).filter(|(_, p)| *p < 1.0 - LEVEL).map(|(pair, _)| pair).collect();
+    rank_intervals(count, &shown).into_iter().map(|rank| [rank.best, rank.worst]).collect()
+}
+
+/// Ratings of a logistic regression with the standardised differences of length and formatting marks as further
+/// terms: style control after LMSYS 2024, but of the differences themselves where that takes them relative to the sum,
+/// and without its ridge. The mean is 1000.
+fn ratings_without_style(count: usize, battles: &[ArenaBattle]) -> Option<Vec<f64>> {
+    let standardised = |value: fn(&ArenaBattle) -> f64| -> Vec<f64> {
+        let values: Vec<f64> = battles.iter().map(value).collect();
+        let spread = (values.iter().map(|x| x * x).sum::<f64>() / values.len().max(1) as f64).sqrt();
+        if spread > 0.0 { values.iter().map(|x| x / spread).collect() } else { Vec::new() }
+    };
+    let styles = [standardised(|b| b.length_difference), standardised(|b| b.mark_difference)];
+    let styles: Vec<Vec<f64>> = styles.into_iter().filter(|values| !values.is_empty()).collect();
+    if styles.is_empty() {
+        return None;
+    }
+    let observation = |(index, battle): (usize, &ArenaBattle)| {
+        // The last competitor is the zero of the scale.
+        let mut features = vec![0.0; count - 1];
+        for (competitor, sign) in [(battle.a, 1.0), (battle.b, -1.0)] {
+            if let Some(feature) = features.get_mut(competitor) {
+                *feature += sign;
+            }
+        }
+        features.extend(styles.iter().map(|values| values[index]));
+        Observation { features, target: battle.points_a, weight: 1.0 }
+    };
+    let observations: Vec<Observation> = battles.iter().enumerate().map(observation).collect();
+    let fit = logistic(&observations, None)?;
+    let mut strengths: Vec<f64> = fit.coefficients.iter().take(count - 1).copied().collect();
+    strengths.push(0.0);
+    let centre = mean(&strengths)?;
+    Some(strengths.iter().map(|s| 1000.0 + (s - centre) * 400.0 / std::f64::consts::LN_10).collect())
+}
+
+fn head_to_heads(
+    names: &[String],
+    battles: &[ArenaBattle],
+    unscored: &BTreeMap<(usize, usize), u64>,
+    seed: u64,
+) -> Vec<HeadToHead> {
+    let mut found = Vec::new();
+    for a in 0..names.len() {
+        for b in a + 1..names.len() {
+            let own: Vec<ArenaBattle> =
+                battles.iter().filter(|x| (x.a, x.b) == (a, b) || (x.a, x.b) == (b, a)).cloned().collect();
+            found.push(head_to_head((&names[a], &names[b]), a, &own, unscored.get(&(a, b)), seed));
+        }
+    }
+    found
+}
+
+fn head_to_head(
+    (a, b): (&str, &str),
+    side: usize,
+    battles: &[ArenaBattle],
+    unscored: Option<&u64>,
+    seed: u64,
+) -> HeadToHead {
+    let points: Vec<f64> = battles.iter().filter_map(|battle| points_of(battle, side)).collect();
+    let length = |battle: &ArenaBattle| {
+        let sign = if battle.a == side { 1.0 } else { -1.0 };
+        LengthBattle {
+            points: points_of(battle, side).unwrap_or(0.5),
+            length_difference: sign * battle.length_difference,
+        }
+    };
+    let clusters: Vec<usize> = battles.iter().map(ArenaBattle::group).collect();
+    let lengths: Vec<LengthBattle> = battles.iter().map(length).collect();
+    let controlled = length_controlled(&lengths, Some(&clusters), LEVEL);
+    let n = battles.len() as u64;
+    let count = |wanted: fn(f64) -> bool| points.iter().filter(|points| wanted(**points)).count() as u64;
+    HeadToHead {
+        a: a.to_owned(),
+        b: b.to_owned(),
+        wins_a: count(|points| points > 0.5),
+        wins_b: count(|points| points < 0.5),
+        ties: count(|points| points == 0.5),
+        unscored: unscored.copied().unwrap_or(0),
+        win_rate_a: win_rate(battles, seed, |battle| points_of(battle, side)),
+        length_controlled_a: controlled.map(|c| Effect { value: c.win_rate, ci95: c.interval, n }),
+        length_coefficient: controlled.map(|c| Effect {
+            value: c.length_coefficient,
+            ci95: c.length_interval,
+            n,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evalign_stats::SplitMix64;
+
+    fn names() -> Vec<String> {
+        ["weak", "middle", "strong"].map(str::to_owned).to_vec()
+    }
+
+    /// Strengths 0, 1 and 2; whoever is longer has no advantage.
+    fn battles(count: u64, seed: u64) -> Vec<ArenaBattle> {
+        let mut random = SplitMix64::new(seed);
+        let mut all = Vec::new();
+        for prompt in 0..count {
+            for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+                let won = random.below(1000) as f64 / 1000.0 < evalign_stats::sigmoid(a as f64 - b as f64);
+                let text = |random: &mut SplitMix64| "x".repeat(1 + random.below(50) as usize);
+                let texts = [text(&mut random), text(&mut random)];
+                let points = f64::from(u8::from(won));
+                all.push(ArenaBattle::new(prompt, (a, b), points, [&texts[0], &texts[1]]));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_stronger_stands_higher_with_an_interval_that_holds_the_truth() {
+        let report = ArenaReport::of(&names(), &battles(200, 1), &BTreeMap::new(), 7);
+        let order: Vec<&str> = report.standings.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(order, ["strong", "middle", "weak"]);
+        let per_nat = 400.0 / std::f64::consts::LN_10;
+        for (standing, strength) in report.standings.iter().zip([1.0, 0.0, -1.0]) {
+            let rating = standing.rating.unwrap();
+            let truth = 1000.0 + strength * per_nat;
+            assert!(rating.ci95[0] < truth && truth < rating.ci95[1], "{standing:?}");
+            let [low, high] = standing.rating_bootstrap95.unwrap();
+            assert!(low < rating.value && rating.value < high);
+            assert!((standing.rating_without_style.unwrap() - rating.value).abs() < 25.0, "{standing:?}");
+        }
+        assert_eq!(report.standings[0].rank, [1, 1]);
+        let pair = &report.pairs[0];
+        assert_eq!((pair.a.as_str(), pair.b.as_str(), pair.wins_a + pair.wins_b), ("weak", "middle", 200));
+        let controlled = pair.length_controlled_a.unwrap();
+        assert!((controlled.value - pair.win_rate_a.unwrap().value).abs() < 0.05);
+        let length = pair.length_coefficient.unwrap();
+        assert!(length.ci95[0] < 0.0 && 0.0 < length.ci95[1], "{length:?}");
+        assert_eq!(ArenaReport::of(&names(), &battles(200, 1), &BTreeMap::new(), 7), report);
+    }
+
+    #[test]
+    fn who_never_loses_has_a_win_rate_and_no_rating() {
+        let all: Vec<ArenaBattle> =
+            (0..20).map(|prompt| ArenaBattle::new(prompt, (0, 1), 1.0, ["a", "bb"])).collect();
+        let unscored = BTreeMap::from([((0, 1), 3)]);
+        let report = ArenaReport::of(&names()[..2], &all, &unscored, 7);
+        let best = &report.standings[0];
+        assert_eq!((best.name.as_str(), best.rating, best.rank), ("weak", None, [1, 2]));
+        // Twenty of twenty is not always.
+        let rate = best.win_rate.unwrap();
+        assert!(rate.value == 1.0 && rate.ci95[1] == 1.0 && (0.8..0.9).contains(&rate.ci95[0]), "{rate:?}");
+        assert!(report.no_ratings.as_ref().is_some_and(|why| why.contains("`weak` won every")), "{report:?}");
+        assert_eq!((report.pairs[0].unscored, report.pairs[0].length_controlled_a), (3, None));
+    }
+
+    /// Twenty people who vote on two prompts have seen two prompts.
+    #[test]
+    fn many_votes_on_few_prompts_make_nobody_certain() {
+        let votes = |voters: usize, prompts: u64| -> Vec<ArenaBattle> {
+            let once = battles(prompts, 4);
+            (0..voters).flat_map(|_| once.clone()).collect()
+        };
+        let report = |battles: &[ArenaBattle]| ArenaReport::of(&names(), battles, &BTreeMap::new(), 7);
+        let (one, twenty) = (report(&votes(1, 40)), report(&votes(20, 40)));
+        for (a, b) in one.standings.iter().zip(&twenty.standings) {
+            let width = |standing: &Standing| standing.rating.map(|r| r.ci95[1] - r.ci95[0]).unwrap();
+            assert!((width(a) / width(b) - 1.0).abs() < 1e-6, "{a:?} {b:?}");
+            assert_eq!((a.rank, a.rating_bootstrap95), (b.rank, b.rating_bootstrap95));
+        }
+        let few = report(&votes(20, 2));
+        assert!(few.standings.iter().all(|s| s.rating.is_none() && s.rank == [1, 3]), "{few:?}");
+        assert!(few.no_ratings.is_some());
+    }
+
+    #[test]
+    fn nothing_fought_is_nothing_known() {
+        let report = ArenaReport::of(&names(), &[], &BTreeMap::new(), 7);
+        assert!(
+            report.standings.iter().all(|s| s.win_rate.is_none() && s.rating.is_none() && s.rank == [1, 3])
+        );
+    }
+}

@@ -1,0 +1,274 @@
+//! What moves a judge besides the answers.
+//!
+//! Every pair is judged in both orders, so position can be told from everything else: over both orders the two
+//! answers stand first equally often. The effects are those of one logistic regression over single verdicts,
+//!
+//! ```text
+//! log-odds(first wins) = position + length * tanh(dlen / s) + own * (first - second) + format * tanh(dmarks / t)
+//! ```
+//!
+//! with standard errors clustered by what pairs share. Differences of length and of formatting marks are divided by
+//! their standard deviation. They are associations: a judge that prefers longer answers because they are better
+//! shows a length effect too. Where people labelled all pairs, or enough of them, the effects are those over
+//! the labelled ones with people's verdict as one more term, which takes that part away.
+
+use std::collections::BTreeSet;
+
+use evalign_core::ModelRef;
+use evalign_stats::{Logistic, Observation, clustered_difference, logistic, normal_quantile, sigmoid};
+use serde::{Deserialize, Serialize};
+
+use crate::effect::{Effect, LEVEL};
+use crate::pairwise::{Comparison, Order, Preference};
+
+/// From this many labelled pairs on the effects are those beside people's verdict, though other pairs have no label.
+const ENOUGH_LABELLED: usize = 50;
+
+/// A pair with what a judge said about it.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgedPair<'a> {
+    pub comparison: &'a Comparison,
+    /// Pairs of one group share noise: those of one prompt, or one pair that is judged again.
+    pub group: usize,
+    pub a: JudgedAnswer<'a>,
+    pub b: JudgedAnswer<'a>,
+    /// What people say: 1 for A, 0 for B, 1/2 for a tie.
+    pub people: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct JudgedAnswer<'a> {
+    pub text: &'a str,
+    /// The family of the model that wrote it ([`family_of`]).
+    pub family: Option<&'a str>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BiasReport {
+    /// Pairs, each as often as it was judged.
+    pub pairs: u64,
+    /// Pairs without a verdict in one of the orders: left out of everything below.
+    pub unscored: u64,
+    /// How often each verdict was given, over single orders, about the answers as shown.
+    pub first: u64,
+    pub second: u64,
+    pub ties: u64,
+    /// Share of wins that goes to what is shown first (a tie is half a win); 1/2 without position bias.
+    pub first_share: Option<Effect>,
+    /// Share of pairs of which the verdict turns round with the order.
+    pub flip_rate: Option<Effect>,
+    /// Probability to prefer the first of two answers that are alike.
+    pub position: Option<Effect>,
+    /// Log-odds for the longer answer.
+    pub length: Option<Effect>,
+    /// Log-odds for an answer of the judge's own family. Absent where no pair has one.
+    pub own_family: Option<Effect>,
+    /// Log-odds for the answer with more formatting marks.
+    pub format: Option<Effect>,
+    /// The four effects are those beside people's verdict, over the pairs that have one.
+    #[serde(default)]
+    pub beside_people: bool,
+    /// Mean entropy of the verdict's probabilities, in nats: 0 where the judge is certain. Absent where the model
+    /// gives none.
+    pub entropy_nats: Option<Effect>,
+    /// Why the four effects are absent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub no_effects: Option<String>,
+}
+
+/// One verdict in one order, from the first answer's side.
+struct Shown {
+    group: usize,
+    points: f64,
+    length: f64,
+    marks: f64,
+    own: f64,
+    people: Option<f64>,
+}
+
+impl BiasReport {
+    /// `judge_family`: see [`family_of`].
+    #[must_use]
+    pub fn of(pairs: &[JudgedPair<'_>], judge_family: Option<&str>) -> Self {
+        let decided: Vec<&JudgedPair<'_>> = pairs
+            .iter()
+            .filter(|pair| pair.comparison.orders.iter().all(|order| order.preference.points_a().is_some()))
+            .collect();
+        let shown: Vec<Shown> = decided.iter().flat_map(|pair| both_orders(pair, judge_family)).collect();
+        let (first, second, ties) = counts(&shown);
+        let flips: Vec<f64> =
+            decided.iter().map(|pair| f64::from(u8::from(pair.comparison.flipped()))).collect();
+        let groups: Vec<usize> = decided.iter().map(|pair| pair.group).collect();
+        let mut report = Self {
+            pairs: pairs.len() as u64,
+            unscored: (pairs.len() - decided.len()) as u64,
+            first,
+            second,
+            ties,
+            first_share: clustered_mean(&shown, |shown| shown.points),
+            flip_rate: Effect::share_in_groups(&flips, &groups),
+            position: None,
+            length: None,
+            own_family: None,
+            format: None,
+            beside_people: false,
+            entropy_nats: entropy(&decided),
+            no_effects: None,
+        };
+        report.add_effects(&shown);
+        report
+    }
+
+    fn add_effects(&mut self, shown: &[Shown]) {
+        let all: Vec<&Shown> = shown.iter().collect();
+        let labelled: Vec<&Shown> = shown.iter().filter(|shown| shown.people.is_some()).collect();
+        // Two verdicts each.
+        let enough = labelled.len() == all.len() || labelled.len() >= 2 * ENOUGH_LABELLED;
+        let beside = enough.then(|| effects(&labelled, true)).flatten();
+        self.beside_people = beside.is_some();
+        let Some(found) = beside.or_else(|| effects(&all, false)) else {
+            self.no_effects = Some(match all.len() {
+                0 => "no pair has a verdict in both orders".to_owned(),
+                _ => "too few or too uniform verdicts: no finite effects fit them best".to_owned(),
+            });
+            return;
+        };
+        for (term, effect) in found {
+            match term {
+                Term::Position => {
+                    let ci95 = effect.ci95.map(sigmoid);
+                    self.position = Some(Effect { value: sigmoid(effect.value), ci95, n: effect.n });
+                }
+                Term::Length => self.length = Some(effect),
+                Term::Own => self.own_family = Some(effect),
+                Term::Format => self.format = Some(effect),
+                Term::People => {}
+            }
+        }
+    }
+}
+
+/// The effects of all terms that differ between pairs. `None` where no finite ones fit best, or for too few groups.
+fn effects(shown: &[&Shown], beside_people: bool) -> Option<Vec<(Term, Effect)>> {
+    let terms = terms(shown, beside_people);
+    let observation = |(index, shown): (usize, &&Shown)| Observation {
+        features: terms.iter().map(|(_, values)| values[index]).collect(),
+        target: shown.points,
+        weight: 1.0,
+    };
+    let observations: Vec<Observation> = shown.iter().enumerate().map(observation).collect();
+    let clusters: Vec<usize> = shown.iter().map(|shown| shown.group).collect();
+    let groups = clusters.iter().collect::<BTreeSet<_>>().len();
+    let fit = logistic(&observations, Some(&clusters)).filter(|_| groups > terms.len())?;
+    let counts = (groups, shown.len() / 2);
+    Some(terms.iter().enumerate().map(|(index, (term, _))| (*term, effect_of(&fit, index, counts))).collect())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Term {
+    Position,
+    Length,
+    Own,
+    Format,
+    People,
+}
+
+/// The terms that differ between pairs, with their values.
+fn terms(shown: &[&Shown], beside_people: bool) -> Vec<(Term, Vec<f64>)> {
+    let people = shown.iter().filter(|_| beside_people).filter_map(|shown| shown.people).collect();
+    let all = [
+        (Term::Length, squashed(shown.iter().map(|shown| shown.length).collect())),
+        (Term::Own, shown.iter().map(|shown| shown.own).collect()),
+        (Term::Format, squashed(shown.iter().map(|shown| shown.marks).collect())),
+        (Term::People, people),
+    ];
+    let varies = |values: &[f64]| values.iter().any(|value| *value != 0.0);
+    let mut terms = vec![(Term::Position, vec![1.0; shown.len()])];
+    terms.extend(all.into_iter().filter(|(_, values)| varies(values)));
+    terms
+}
+
+/// tanh(x / standard deviation). The mean is 0: every pair stands in both orders.
+fn squashed(values: Vec<f64>) -> Vec<f64> {
+    let spread = (values.iter().map(|x| x * x).sum::<f64>() / values.len().max(1) as f64).sqrt();
+    if spread > 0.0 { values.iter().map(|x| (x / spread).tanh()).collect() } else { values }
+}
+
+/// With the small-sample factor G / (G - k) on the variance of G groups and k terms.
+fn effect_of(fit: &Logistic, index: usize, (groups, pairs): (usize, usize)) -> Effect {
+    let (value, groups) = (fit.coefficients[index], groups as f64);
+    let factor = groups / (groups - fit.coefficients.len() as f64);
+    let stderr = (fit.sandwich.at(index, index) * factor).max(0.0).sqrt();
+    let half = normal_quantile(0.5 + LEVEL / 2.0).unwrap_or(f64::NAN) * stderr;
+    Effect { value, ci95: [value - half, value + half], n: pairs as u64 }
+}
+
+fn both_orders(pair: &JudgedPair<'_>, judge: Option<&str>) -> Vec<Shown> {
+    let own = |answer: &JudgedAnswer<'_>| f64::from(u8::from(judge.is_some() && answer.family == judge));
+    let length = pair.a.text.chars().count() as f64 - pair.b.text.chars().count() as f64;
+    let marks = formatting_marks(pair.a.text) as f64 - formatting_marks(pair.b.text) as f64;
+    let own = own(&pair.a) - own(&pair.b);
+    let people = pair.people.map(|points| points - 0.5);
+    let shown = |verdict: &crate::OrderVerdict| {
+        let side = if verdict.order == Order::AsGiven { 1.0 } else { -1.0 };
+        let points_a = verdict.preference.points_a()?;
+        Some(Shown {
+            group: pair.group,
+            points: if verdict.order == Order::AsGiven { points_a } else { 1.0 - points_a },
+            length: side * length,
+            marks: side * marks,
+            own: side * own,
+            people: people.map(|points| side * points),
+        })
+    };
+    pair.comparison.orders.iter().filter_map(shown).collect()
+}
+
+/// Headings, list items, bold text and fenced code: what Chatbot Arena's style control counts.
+#[must_use]
+pub fn formatting_marks(text: &str) -> usize {
+    let begins = |line: &str| {
+        let line = line.trim_start();
+        let numbered = line.split_once(". ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+        line.starts_with('#') || line.starts_with("- ") || line.starts_with("* ") || numbered
+    };
+    let lines = text.lines().filter(|line| begins(line)).count();
+    lines + text.matches("**").count() / 2 + text.matches("```").count() / 2
+}
+
+/// The family that a model's name tells: the letters it begins with (`smollm` of SmolLM2-135M, `gpt` of gpt-4o).
+#[must_use]
+pub fn family_of(model: &ModelRef) -> String {
+    let name = model.name.rsplit('/').next().unwrap_or_default().to_lowercase();
+    let letters: String = name.chars().take_while(|c| c.is_alphabetic()).collect();
+    if letters.is_empty() { name } else { letters }
+}
+
+fn counts(shown: &[Shown]) -> (u64, u64, u64) {
+    let count = |wanted: fn(f64) -> bool| shown.iter().filter(|shown| wanted(shown.points)).count() as u64;
+    (count(|points| points > 0.5), count(|points| points < 0.5), count(|points| points == 0.5))
+}
+
+fn clustered_mean(shown: &[Shown], value: impl Fn(&Shown) -> f64) -> Option<Effect> {
+    let values: Vec<f64> = shown.iter().map(value).collect();
+    let groups: Vec<usize> = shown.iter().map(|shown| shown.group).collect();
+    let found = clustered_difference(&values, &groups, LEVEL)?;
+    Some(Effect { value: found.value, ci95: found.interval, n: shown.len() as u64 / 2 })
+}
+
+fn entropy(pairs: &[&JudgedPair<'_>]) -> Option<Effect> {
+    let orders = pairs.iter().flat_map(|pair| pair.comparison.orders.iter().map(|order| (pair.group, order)));
+    let (groups, values): (Vec<usize>, Vec<f64>) =
+        orders.filter_map(|(group, order)| Some((group, order.entropy?))).unzip();
+    let found = clustered_difference(&values, &groups, LEVEL)?;
+    Some(Effect { value: found.value, ci95: found.interval, n: values.len() as u64 / 2 })
+}
+
+/// Whether a preference was decided at all.
+pub(crate) fn is_decided(preference: &Preference) -> bool {
+    preference.points_a().is_some()
+}
+
+#[cfg(test)]
+mod tests;

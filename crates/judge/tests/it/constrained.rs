@@ -1,0 +1,105 @@
+//! The embedded default model as a judge. It is a small one: that its verdicts can be read is what is tested here, not
+//! that they are wise.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use evalign_core::{Dtype, GenerateParams, Message, Prompt, Request, RequestKind, Role, SampleKey};
+use evalign_judge::{Judge, JudgeOptions, Material, Prompts, Rubric, Unscored, score_all};
+use evalign_model::{LoadOptions, Model, load};
+use futures::executor::block_on;
+
+const COUNT: usize = 500;
+
+/// With the weights as the file has them: decoding is what takes the time here.
+fn load_model(test: &str) -> Option<Arc<dyn Model>> {
+    let path = evalign_testkit::real_model(test)?;
+    let reference = format!("local/{}", path.display()).parse().unwrap();
+    let options = LoadOptions { dtype: Some(Dtype::Q), ..LoadOptions::default() };
+    Some(load(&reference, &options, &|_| {}).unwrap())
+}
+
+fn judge(model: Arc<dyn Model>, constrained: bool) -> Judge {
+    let rubric = Rubric::find("helpfulness", &[]).unwrap();
+    let options =
+        JudgeOptions { explanation_tokens: Some(4), retries: 0, constrained, ..JudgeOptions::default() };
+    Judge::new(model, rubric, Arc::new(Prompts::load(&[]).unwrap()), options).unwrap()
+}
+
+fn material() -> Vec<(String, String)> {
+    let row = |i: usize| {
+        let (a, b) = (i % 23 + 2, i % 31 + 3);
+        let right = a * b + usize::from(i.is_multiple_of(3));
+        (format!("What is {a} times {b}?"), format!("It is {right}."))
+    };
+    (0..COUNT).map(row).collect()
+}
+
+/// Verdicts that can be read, of 500, and the scores' spread.
+fn readable(judge: &Judge) -> (usize, Vec<Unscored>, Vec<f64>) {
+    let rows = material();
+    let answers: Vec<(Material<'_>, &str)> = rows
+        .iter()
+        .map(|(prompt, answer)| (Material { prompt, ..Material::default() }, answer.as_str()))
+        .collect();
+    let verdicts = block_on(score_all(judge, &answers)).unwrap();
+    let scores =
+        verdicts.iter().filter_map(|verdict| verdict.as_ref().ok()).map(|judged| judged.score).collect();
+    let reasons: Vec<Unscored> = verdicts.into_iter().filter_map(Result::err).collect();
+    let unread = reasons.iter().filter(|reason| **reason != Unscored::Abstained).count();
+    (COUNT - unread, reasons, scores)
+}
+
+#[test]
+fn every_constrained_verdict_can_be_read_and_fewer_free_ones() {
+    let Some(model) = load_model("every_constrained_verdict_can_be_read_and_fewer_free_ones") else { return };
+    let (constrained, reasons, scores) = readable(&judge(model.clone(), true));
+    assert_eq!(constrained, COUNT, "{reasons:?}");
+    assert!(scores.iter().any(|score| score.fract() != 0.0), "scores are expected values: {scores:?}");
+    let (free, _, _) = readable(&judge(model, false));
+    println!("of {COUNT} verdicts {constrained} can be read held to the form, {free} told it");
+    assert!(free < COUNT, "{free}");
+}
+
+/// Decode seconds of 64 sequences of exactly 64 tokens, with and without a form.
+#[test]
+#[ignore = "measures time: needs a quiet machine"]
+fn holding_to_a_form_costs_less_than_a_tenth_of_decoding() {
+    let Some(model) = load_model("holding_to_a_form_costs_less_than_a_tenth_of_decoding") else { return };
+    let format = Rubric::find("helpfulness", &[]).unwrap().pointwise_format(Some(64));
+    let seconds = |constrained: bool| {
+        let request = |doc: u64| {
+            let content = format!("Write about the number {doc} in one long sentence without quotes.");
+            let params = GenerateParams {
+                max_tokens: if constrained { format.max_tokens() } else { 64 },
+                temperature: 1.0,
+                seed: doc,
+                logprobs: true,
+                response_format: constrained.then(|| format.clone()),
+                ..GenerateParams::default()
+            };
+            let prompt = Prompt::Chat(vec![Message { role: Role::User, content }]);
+            let key = SampleKey { task: "t".to_owned(), doc, repeat: 0 };
+            Request { key, kind: RequestKind::Generate { prompt, params } }
+        };
+        let before = model.timing().decode;
+        let started = Instant::now();
+        let mut replies = model.submit((0..64).map(request).collect());
+        let mut tokens = 0;
+        while let Some((_, answer)) = block_on(replies.next()) {
+            tokens += answer.unwrap().usage.unwrap().generated_tokens;
+        }
+        let decode = model.timing().decode - before;
+        println!(
+            "constrained {constrained}: {tokens} tokens, {decode:.3} s decoding, {:.3} ms a token, {:.3} s in all",
+            decode / tokens as f64 * 1000.0,
+            started.elapsed().as_secs_f64()
+        );
+        decode / tokens as f64
+    };
+    seconds(true);
+    let free = seconds(false).min(seconds(false));
+    let held = seconds(true).min(seconds(true));
+    println!("overhead {:.1} %", (held / free - 1.0) * 100.0);
+    assert!(held < 1.1 * free);
+}
