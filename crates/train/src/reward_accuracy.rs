@@ -1,0 +1,91 @@
+//! A reward model as a benchmark: how often does it prefer what people (or a rule) chose?
+
+use std::collections::BTreeMap;
+
+use evalign_lm::{LanguageModel, pooled_index};
+use evalign_stats::wilson_interval;
+use serde::Serialize;
+
+use crate::{Item, Prepared, TrainError};
+
+/// Level of all intervals.
+const LEVEL: f64 = 0.95;
+
+/// Chosen against rejected under a reward model, over one category or (without a name) over all pairs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RewardAccuracy {
+    pub category: Option<String>,
+    pub pairs: u64,
+    /// The chosen side has strictly the higher reward.
+    pub correct: u64,
+    pub ties: u64,
+    /// Of all pairs; a tie is not correct.
+    pub accuracy: f64,
+    /// Wilson's interval at 95 %.
+    pub interval: Option<[f64; 2]>,
+    /// Mean of chosen minus rejected.
+    pub margin: f64,
+}
+
+#[derive(Default)]
+struct Tally {
+    pairs: u64,
+    correct: u64,
+    ties: u64,
+    margin: f64,
+}
+
+impl Tally {
+    fn add(&mut self, chosen: f32, rejected: f32) {
+        self.pairs += 1;
+        self.correct += u64::from(chosen > rejected);
+        self.ties += u64::from(chosen == rejected);
+        self.margin += f64::from(chosen) - f64::from(rejected);
+    }
+
+    fn result(&self, category: Option<String>) -> RewardAccuracy {
+        RewardAccuracy {
+            category,
+            pairs: self.pairs,
+            correct: self.correct,
+            ties: self.ties,
+            accuracy: self.correct as f64 / self.pairs as f64,
+            interval: wilson_interval(self.correct, self.pairs, LEVEL),
+            margin: self.margin / self.pairs as f64,
+        }
+    }
+}
+
+/// Accuracies over all pairs, then by category in order of their names. `category_of` names the category of a row of the
+/// file; `pad` as in [`pooled_index`].
+///
+/// # Errors
+/// The model has no reward head, an item is no pair, or computing fails.
+pub fn reward_accuracy(
+    model: &LanguageModel,
+    data: &Prepared,
+    pad: Option<u32>,
+    category_of: &dyn Fn(u64) -> Option<String>,
+) -> Result<Vec<RewardAccuracy>, TrainError> {
+    let mut texts = Vec::with_capacity(2 * data.items.len());
+    for item in &data.items {
+        let Item::Pair { chosen, rejected, .. } = item else {
+            return Err(TrainError::Unsupported {
+                what: "rewards are compared over pairs".to_owned(),
+                hint: "give rows with `chosen` and `rejected`".to_owned(),
+            });
+        };
+        texts.extend([chosen, rejected].map(|text| (text.ids.clone(), pooled_index(&text.ids, pad))));
+    }
+    let rewards = model.rewards(&texts)?;
+    let mut all = Tally::default();
+    let mut by_category: BTreeMap<String, Tally> = BTreeMap::new();
+    for (row, pair) in data.rows.iter().zip(rewards.chunks_exact(2)) {
+        all.add(pair[0], pair[1]);
+        if let Some(category) = category_of(*row) {
+            by_category.entry(category).or_default().add(pair[0], pair[1]);
+        }
+    }
+    let categories = by_category.into_iter().map(|(name, tally)| tally.result(Some(name)));
+    Ok(std::iter::once(all.result(None)).chain(categories).collect())
+}
