@@ -1,0 +1,210 @@
+//! Answers that quote.
+//!
+//! ```text
+//! question -> hits -> statements, weighed -> enough? -no-> abstained
+//!     without a model: the best statements, as they stand
+//!     with one:        packed chunks -> model -> claims -> each held against the statements
+//! every quote verified against the document's text, or not shown
+//! ```
+//!
+//! Documents are data. A statement that gives orders to its reader is reported and never quoted as an answer.
+
+mod generated;
+mod holds;
+
+pub(crate) use generated::{ask, ask_in_form, defused};
+
+use std::sync::Arc;
+
+use evalign_model::Model;
+use evalign_store::Store;
+use serde::Serialize;
+
+use crate::abstain::DEFAULT_THRESHOLD;
+use crate::citation::{Citation, Sources};
+use crate::evidence::{Evidence, weigh};
+use crate::ingest::shown;
+use crate::injection::gives_orders;
+use crate::{
+    Chunk, Embedder, Filter, Hit, QueryPlan, RagError, Reranker, Scope, SearchOptions, Searcher, VectorStore,
+    rerank,
+};
+
+/// Statements that a quoting answer gives at most.
+const MOST_STATEMENTS: usize = 3;
+/// A further statement is given where its score is at least this share of the best one's.
+const NEXT_STATEMENT_SHARE: f64 = 0.88;
+
+/// How to answer.
+#[derive(Clone, Debug)]
+pub struct AnswerOptions {
+    pub search: SearchOptions,
+    pub filter: Filter,
+    /// Below this score of the best statement nothing is answered.
+    pub threshold: f64,
+    /// Tokens of sources that a model is shown, counted by the embedder.
+    pub context_tokens: usize,
+    pub max_answer_tokens: u32,
+}
+
+impl Default for AnswerOptions {
+    fn default() -> Self {
+        Self {
+            search: SearchOptions::recommended(),
+            filter: Filter::default(),
+            threshold: DEFAULT_THRESHOLD,
+            context_tokens: 1024,
+            max_answer_tokens: 128,
+        }
+    }
+}
+
+/// One statement of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Claim {
+    pub text: String,
+    /// Whether what it says stands in what it cites.
+    pub supported: bool,
+    pub citations: Vec<Citation>,
+}
+
+/// Something in a source that the reader should know of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Warning {
+    pub message: String,
+    pub citation: Citation,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    pub question: String,
+    /// Absent where nothing is answered.
+    pub text: Option<String>,
+    /// Why nothing is answered.
+    pub abstained: Option<String>,
+    pub claims: Vec<Claim>,
+    /// Score of the best statement.
+    pub confidence: f64,
+    pub threshold: f64,
+    pub warnings: Vec<Warning>,
+    pub hits: Vec<Hit>,
+}
+
+/// Answers questions from one tenant's part of an index.
+pub struct Answerer<'a> {
+    pub state: &'a Store,
+    pub vectors: &'a dyn VectorStore,
+    pub embedder: &'a dyn Embedder,
+    /// Without one, answers are quotes.
+    pub model: Option<Arc<dyn Model>>,
+    /// Puts the hits in another order, and looks at the better half only.
+    pub reranker: Option<Reranker>,
+    pub index: &'a str,
+    pub tenant: &'a str,
+}
+
+impl std::fmt::Debug for Answerer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answerer").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl Answerer<'_> {
+    /// # Errors
+    /// What the store, the embedder or the model report. Not knowing is no error.
+    pub async fn answer(&self, question: &str, options: &AnswerOptions) -> Result<Answer, RagError> {
+        let scope = Scope::of(self.tenant).visible(shown()).filter(options.filter.clone());
+        let searcher = Searcher::new(self.vectors, Some(self.embedder));
+        let plan = QueryPlan::of(question);
+        let hits = searcher.search(self.index, &scope, &plan, &options.search).await?;
+        let (hits, chunks) = self.reranked(question, hits).await?;
+        let mut sources = Sources::new(self.state, self.index, self.tenant);
+        let (orders, evidence): (Vec<Evidence>, Vec<Evidence>) = weigh(question, &chunks, self.embedder)
+            .await?
+            .into_iter()
+            .partition(|evidence| gives_orders(&evidence.citation.quote));
+        let mut answer = Answer {
+            question: question.to_owned(),
+            text: None,
+            abstained: None,
+            claims: Vec::new(),
+            confidence: evidence.first().map_or(0.0, |best| best.score),
+            threshold: options.threshold,
+            warnings: warnings(orders, &mut sources)?,
+            hits,
+        };
+        if answer.confidence < options.threshold {
+            answer.abstained = Some(match evidence.is_empty() {
+                true => "nothing was found".to_owned(),
+                false => "what was found does not answer the question surely enough".to_owned(),
+            });
+            return Ok(answer);
+        }
+        match &self.model {
+            None => self.quote(&mut answer, evidence, &mut sources)?,
+            Some(model) => {
+                self.generate(model, &mut answer, &chunks, &evidence, options, &mut sources).await?;
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The hits with their chunks; with a reranker its better half, in its order.
+    async fn reranked(&self, question: &str, mut hits: Vec<Hit>) -> Result<(Vec<Hit>, Vec<Chunk>), RagError> {
+        if let Some(reranker) = &self.reranker {
+            let better = hits.len().div_ceil(2);
+            hits = rerank((self.index, self.tenant), question, reranker, hits, better).await?;
+        }
+        let chunk = |hit: &Hit| Chunk::from_payload(self.index, hit.id, self.tenant, &hit.payload);
+        let chunks = hits.iter().map(chunk).collect::<Result<Vec<_>, _>>()?;
+        Ok((hits, chunks))
+    }
+
+    /// The best statements as they stand. One whose quote cannot be verified is not given.
+    fn quote(
+        &self,
+        answer: &mut Answer,
+        evidence: Vec<Evidence>,
+        sources: &mut Sources<'_>,
+    ) -> Result<(), RagError> {
+        let least = answer.confidence * NEXT_STATEMENT_SHARE;
+        for evidence in evidence.into_iter().take_while(|evidence| evidence.score >= least) {
+            let text = evidence.citation.quote.split_whitespace().collect::<Vec<_>>().join(" ");
+            let place = answer.claims.iter().position(|claim| claim.text == text);
+            if place.is_none() && answer.claims.len() == MOST_STATEMENTS {
+                break;
+            }
+            let Some(citation) = sources.verified(evidence.citation)? else { continue };
+            match place {
+                // Copies of a document say the same: one statement, with all its places.
+                Some(place) => answer.claims[place].citations.push(citation),
+                None => answer.claims.push(Claim { text, supported: true, citations: vec![citation] }),
+            }
+        }
+        match answer.claims.is_empty() {
+            true => answer.abstained = Some("no quote could be verified against its source".to_owned()),
+            false => {
+                let texts: Vec<&str> = answer.claims.iter().map(|claim| claim.text.as_str()).collect();
+                answer.text = Some(texts.join("\n"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn warnings(orders: Vec<Evidence>, sources: &mut Sources<'_>) -> Result<Vec<Warning>, RagError> {
+    let mut warnings = Vec::new();
+    for order in orders {
+        if let Some(citation) = sources.verified(order.citation)? {
+            let message = format!(
+                "`{}` holds a sentence that gives orders to whoever reads it; it was not followed",
+                citation.document.0
+            );
+            warnings.push(Warning { message, citation });
+        }
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests;

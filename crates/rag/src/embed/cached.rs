@@ -1,0 +1,71 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use evalign_core::Digest;
+use evalign_store::Store;
+use serde_json::json;
+
+use crate::{Embedder, EmbedderIdentity, RagError, TextRole};
+
+/// Keeps vectors by content: a text that was embedded once, by whatever index, is looked up.
+pub struct CachedEmbedder {
+    inner: Arc<dyn Embedder>,
+    store: Store,
+}
+
+impl std::fmt::Debug for CachedEmbedder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CachedEmbedder").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl CachedEmbedder {
+    #[must_use]
+    pub fn new(inner: Arc<dyn Embedder>, store: Store) -> Self {
+        Self { inner, store }
+    }
+
+    /// Everything that decides a vector. Without a digest of the weights the name stands for them.
+    fn key(&self, text: &str, role: TextRole) -> Digest {
+        let identity = self.inner.identity();
+        let model = match &identity.digest {
+            Some(digest) => digest.as_str(),
+            None => identity.name.as_str(),
+        };
+        let prefix = match role {
+            TextRole::Query => &identity.query_prefix,
+            TextRole::Passage => &identity.passage_prefix,
+        };
+        Digest::of_json(&json!([model, identity.pooling, identity.max_tokens, prefix, text]))
+    }
+}
+
+#[async_trait]
+impl Embedder for CachedEmbedder {
+    fn identity(&self) -> &EmbedderIdentity {
+        self.inner.identity()
+    }
+
+    async fn embed(&self, texts: &[String], role: TextRole) -> Result<Vec<Vec<f32>>, RagError> {
+        let keys: Vec<Digest> = texts.iter().map(|text| self.key(text, role)).collect();
+        let mut vectors = self.store.vectors(&keys)?;
+        let missing: Vec<usize> = (0..texts.len()).filter(|index| vectors[*index].is_none()).collect();
+        if !missing.is_empty() {
+            let wanted: Vec<String> = missing.iter().map(|index| texts[*index].clone()).collect();
+            let computed = self.inner.embed(&wanted, role).await?;
+            // Questions are asked once; only passages come again.
+            if role == TextRole::Passage {
+                let kept = missing.iter().zip(&computed).map(|(index, v)| (keys[*index].clone(), v.clone()));
+                self.store.put_vectors(kept.collect())?;
+            }
+            for (index, vector) in missing.into_iter().zip(computed) {
+                vectors[index] = Some(vector);
+            }
+        }
+        Ok(vectors.into_iter().flatten().collect())
+    }
+
+    fn count_tokens(&self, text: &str) -> usize {
+        self.inner.count_tokens(text)
+    }
+}

@@ -1,0 +1,129 @@
+use async_trait::async_trait;
+use evalign_core::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::RagError;
+
+/// Whether a text asks or answers: some models want another prefix for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextRole {
+    Query,
+    Passage,
+}
+
+/// How token vectors become the vector of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    Mean,
+    Cls,
+    /// A server does it and does not say how.
+    Unknown,
+}
+
+/// What makes two vectors comparable: same identity, same space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbedderIdentity {
+    /// As the user names it, for example `all-minilm-l6-v2`.
+    pub name: String,
+    /// Of the weights and the tokeniser; absent where a server does not show them.
+    pub digest: Option<Digest>,
+    pub dimension: usize,
+    pub pooling: Pooling,
+    pub query_prefix: String,
+    pub passage_prefix: String,
+    /// Special tokens included. Longer texts are cut by [`Embedder::embed`]; callers that must not lose
+    /// text ask [`Embedder::count_tokens`] first.
+    pub max_tokens: usize,
+}
+
+impl EmbedderIdentity {
+    /// Whether vectors of both can be compared. The name decides only where weights have no digest: a directory may
+    /// hold what has a name elsewhere.
+    #[must_use]
+    pub fn is_same_space(&self, other: &Self) -> bool {
+        let same_weights = match (&self.digest, &other.digest) {
+            (Some(a), Some(b)) => a == b,
+            (None, None) => self.name == other.name,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_weights
+            && (self.dimension, self.pooling, self.max_tokens)
+                == (other.dimension, other.pooling, other.max_tokens)
+            && (&self.query_prefix, &self.passage_prefix) == (&other.query_prefix, &other.passage_prefix)
+    }
+
+    /// Holds the embedder that is to search an index against the one that its settings record.
+    ///
+    /// # Errors
+    /// [`RagError::Index`] where it is another one: hits would look right and be wrong.
+    pub fn check_against(&self, index: &str, settings: &serde_json::Value) -> Result<(), RagError> {
+        let recorded: Self = serde_json::from_value(settings["embedder"].clone()).map_err(|error| {
+            RagError::index(index, format!("its settings are damaged: {error}"), "make it anew")
+        })?;
+        if self.is_same_space(&recorded) {
+            return Ok(());
+        }
+        let shown = |identity: &Self| {
+            let digest = identity.digest.as_ref().map_or("without a digest", Digest::short);
+            format!("{} ({digest}, {} numbers)", identity.name, identity.dimension)
+        };
+        Err(RagError::index(
+            index,
+            format!("it was made with the embedder {}, not {}", shown(&recorded), shown(self)),
+            "leave out `--embedder`, or index the documents into another index",
+        ))
+    }
+}
+
+/// Turns texts into vectors of unit length.
+#[async_trait]
+pub trait Embedder: Send + Sync {
+    fn identity(&self) -> &EmbedderIdentity;
+
+    /// One vector of `identity().dimension` numbers per text, in the order of `texts`.
+    ///
+    /// # Errors
+    /// [`RagError::Embed`] where the backend fails; no partial result is returned.
+    async fn embed(&self, texts: &[String], role: TextRole) -> Result<Vec<Vec<f32>>, RagError>;
+
+    /// Tokens of a text with the prefix of a passage and the special tokens, by the embedder's own tokeniser.
+    fn count_tokens(&self, text: &str) -> usize;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn identity(name: &str, digest: Option<&str>) -> EmbedderIdentity {
+        EmbedderIdentity {
+            name: name.to_owned(),
+            digest: digest.map(Digest::of),
+            dimension: 384,
+            pooling: Pooling::Mean,
+            query_prefix: String::new(),
+            passage_prefix: String::new(),
+            max_tokens: 256,
+        }
+    }
+
+    #[test]
+    fn an_index_is_searched_with_what_it_was_made_with() {
+        let settings = json!({"embedder": identity("minilm", Some("weights"))});
+        let check = |identity: EmbedderIdentity| identity.check_against("i", &settings);
+        check(identity("./a/directory", Some("weights"))).unwrap();
+        for other in [
+            identity("bge", Some("others")),
+            identity("minilm", None),
+            EmbedderIdentity { max_tokens: 128, ..identity("minilm", Some("weights")) },
+        ] {
+            let error = check(other).unwrap_err().to_string();
+            assert!(error.contains("made with the embedder minilm"), "{error}");
+        }
+        assert!(identity("openai/a", None).is_same_space(&identity("openai/a", None)));
+        assert!(!identity("openai/a", None).is_same_space(&identity("openai/b", None)));
+    }
+}

@@ -1,0 +1,283 @@
+//! A few documents on their way into the index together.
+
+use evalign_core::Digest;
+use evalign_store::{IndexCommit, IndexedDocument};
+use serde_json::{Map, Value, json};
+
+use super::{IngestNote, Run, shown};
+use crate::chunk::STAGED_FIELD;
+use crate::chunker::{ChunkPlace, chunks};
+use crate::injection::orders_in;
+use crate::load::{LARGEST_DOCUMENT_BYTES, LoadedText, load};
+use crate::sources::SourceFile;
+use crate::{Analyzer, Chunk, Condition, DocumentId, Filter, Point, RagError, Scope, TextRole};
+
+/// Chunks that are embedded and written together, and documents that are shown together: enough for full steps of
+/// the encoder, few enough that a crash costs seconds.
+const CHUNKS_TOGETHER: usize = 256;
+const DOCUMENTS_TOGETHER: usize = 256;
+/// How much of a suspicious sentence a report shows.
+const SHOWN_CHARACTERS: usize = 80;
+
+/// A document with its chunks.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    record: IndexedDocument,
+    chunks: Vec<Chunk>,
+    /// Of all chunks' searched texts.
+    terms: u64,
+    /// Of all chunks, special tokens not included.
+    tokens: u64,
+    text: Option<(Digest, String)>,
+    pub(super) notes: Vec<IngestNote>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    documents: Vec<Prepared>,
+    chunks: usize,
+}
+
+impl Batch {
+    pub(super) fn push(&mut self, document: Prepared) {
+        self.chunks += document.chunks.len();
+        self.documents.push(document);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.chunks >= CHUNKS_TOGETHER || self.documents.len() >= DOCUMENTS_TOGETHER
+    }
+
+    fn versions(&self) -> Vec<Value> {
+        self.documents.iter().map(|document| json!(document.record.version)).collect()
+    }
+}
+
+/// Reads and cuts a document. `original` has the same bytes.
+pub(super) fn prepare(
+    run: &Run<'_, '_>,
+    (name, file): (&str, &SourceFile),
+    version: &Digest,
+    original: Option<&str>,
+) -> Result<Prepared, RagError> {
+    let length = fs_err::metadata(&file.path).map_err(|error| RagError::file(&file.path, error))?.len();
+    if length > LARGEST_DOCUMENT_BYTES {
+        return Err(RagError::file(&file.path, format!("larger than {LARGEST_DOCUMENT_BYTES} bytes")));
+    }
+    let bytes = fs_err::read(&file.path).map_err(|error| RagError::file(&file.path, error))?;
+    if Digest::of(&bytes) != file.revision {
+        return Err(RagError::file(&file.path, "it changed while it was being read"));
+    }
+    let loaded = load(&file.path, &bytes, file.kind, &run.ingest.pdf_reader)?;
+    let embedder = &run.ingest.embedder;
+    let special = embedder.count_tokens("");
+    let count = |text: &str| embedder.count_tokens(text).saturating_sub(special);
+    let places = chunks(&loaded, run.request.settings.chunking, &count);
+    let chunks: Vec<Chunk> =
+        places.iter().map(|place| chunk(run, name, file, version, &loaded, place)).collect();
+    let analyzer = Analyzer::english();
+    let terms: usize = chunks.iter().map(|chunk| analyzer.terms(&chunk.searched_text()).len()).sum();
+    let text = (!loaded.text.is_empty()).then(|| Digest::of(&loaded.text));
+    let record = IndexedDocument {
+        document: name.to_owned(),
+        root: file.root.clone(),
+        revision: file.revision.clone(),
+        version: version.clone(),
+        text: text.clone(),
+        chunks: chunks.len() as u64,
+        duplicate_of: original.map(str::to_owned),
+        details: json!({
+            "path": file.path,
+            "kind": file.kind,
+            "title": loaded.title,
+            "source_start": loaded.source_start,
+            "terms": terms,
+        }),
+    };
+    let notes = notes(name, &loaded);
+    let tokens = chunks.iter().map(|chunk| count(&chunk.text) as u64).sum();
+    Ok(Prepared {
+        record,
+        chunks,
+        terms: terms as u64,
+        tokens,
+        text: text.map(|digest| (digest, loaded.text)),
+        notes,
+    })
+}
+
+fn chunk(
+    run: &Run<'_, '_>,
+    name: &str,
+    file: &SourceFile,
+    version: &Digest,
+    loaded: &LoadedText,
+    place: &ChunkPlace,
+) -> Chunk {
+    let (request, text) = (run.request, &loaded.text[place.range.clone()]);
+    let start_byte = place.range.start as u64;
+    let mut metadata = Map::new();
+    metadata.insert("kind".to_owned(), Value::from(file.kind.name()));
+    Chunk {
+        id: Chunk::point_id(&request.tenant, &request.index, version, start_byte, text),
+        tenant: request.tenant.clone(),
+        document: DocumentId(name.to_owned()),
+        revision: file.revision.clone(),
+        start_byte,
+        end_byte: place.range.end as u64,
+        page: place.page,
+        section: place.section.clone(),
+        text: text.to_owned(),
+        prefix: prefix(run, name, loaded, place, text),
+        metadata,
+    }
+}
+
+/// The document's title and the headings above a chunk, where that is asked for and the embedder can read it
+/// together with the text.
+fn prefix(
+    run: &Run<'_, '_>,
+    name: &str,
+    loaded: &LoadedText,
+    place: &ChunkPlace,
+    text: &str,
+) -> Option<String> {
+    if !run.request.settings.chunking.prefix {
+        return None;
+    }
+    let title = loaded.title.as_deref().unwrap_or(name);
+    let above = place.section.iter().map(String::as_str).filter(|heading| *heading != title);
+    let prefix = std::iter::once(title).chain(above).collect::<Vec<_>>().join(" > ");
+    let tokens = run.ingest.embedder.count_tokens(&format!("{prefix} {text}"));
+    (tokens <= run.request.settings.embedder.max_tokens).then_some(prefix)
+}
+
+fn notes(name: &str, loaded: &LoadedText) -> Vec<IngestNote> {
+    let note = |note: String, suspicious| IngestNote { document: name.to_owned(), note, suspicious };
+    let mut notes: Vec<IngestNote> = loaded.notes.iter().map(|text| note(text.clone(), false)).collect();
+    let orders = orders_in(&loaded.text);
+    if let Some(first) = orders.first() {
+        let quote: String = loaded.text[first.start..].chars().take(SHOWN_CHARACTERS).collect();
+        let text = format!(
+            "{} places address whoever reads it as a machine, first at byte {}: `{}`",
+            orders.len(),
+            first.start,
+            quote.split_whitespace().collect::<Vec<_>>().join(" ")
+        );
+        notes.push(note(text, true));
+    }
+    notes
+}
+
+fn payload(chunk: &Chunk, version: &Digest, staged: bool) -> Map<String, Value> {
+    let mut payload = chunk.payload();
+    payload.insert("version".to_owned(), json!(version));
+    payload.insert("kind".to_owned(), chunk.metadata["kind"].clone());
+    payload.insert(STAGED_FIELD.to_owned(), Value::Bool(staged));
+    payload
+}
+
+impl Run<'_, '_> {
+    /// Writes, verifies and shows the documents, then records them. See the crate's drawing for the order.
+    pub(super) async fn write(&mut self, batch: Batch) -> Result<(), RagError> {
+        if batch.documents.is_empty() {
+            return Ok(());
+        }
+        for document in &batch.documents {
+            self.statistics.remove(self.known.get(&document.record.document));
+            self.statistics.add(document.record.chunks, document.terms);
+        }
+        self.upsert(&batch).await?;
+        self.verify(&batch, &self.scope()).await?;
+        self.note(&batch)?;
+        self.show(&batch).await?;
+        self.verify(&batch, &self.scope().visible(shown())).await?;
+        self.record(batch)
+    }
+
+    /// Notes in SQLite whose versions are about to be shown. The statistics stay those of what is recorded.
+    fn note(&self, batch: &Batch) -> Result<(), RagError> {
+        let mut recorded = self.ingest.statistics(self.request)?;
+        let names = batch.documents.iter().map(|document| document.record.document.clone());
+        recorded.unrecorded.extend(names);
+        let commit = IndexCommit { statistics: json!(recorded), ..IndexCommit::default() };
+        Ok(self.ingest.state.commit_documents(&self.request.index, &self.request.tenant, commit)?)
+    }
+
+    async fn upsert(&mut self, batch: &Batch) -> Result<(), RagError> {
+        let (index, vectors) = (self.request.index.as_str(), self.ingest.vectors);
+        let (analyzer, bm25) = (Analyzer::english(), self.statistics.bm25());
+        let mut chunks = Vec::new();
+        for document in &batch.documents {
+            // A run that died after it had begun to show this version: hiding it again would make a gap.
+            let version = self.scope().filter(Filter::equals("version", json!(document.record.version)));
+            let staged = vectors.count(index, &version.visible(shown())).await? == 0;
+            chunks.extend(document.chunks.iter().map(|chunk| (chunk, &document.record.version, staged)));
+        }
+        self.report.chunks += chunks.len() as u64;
+        self.report.tokens += batch.documents.iter().map(|document| document.tokens).sum::<u64>();
+        // What a chunk becomes takes much more memory than the chunk: it is there for one group at a time.
+        for group in chunks.chunks(CHUNKS_TOGETHER) {
+            let texts: Vec<String> = group.iter().map(|(chunk, ..)| chunk.searched_text()).collect();
+            let dense = self.ingest.embedder.embed(&texts, TextRole::Passage).await?;
+            let points = group.iter().zip(texts.iter().zip(dense)).map(
+                |(&(chunk, version, staged), (text, dense))| Point {
+                    id: chunk.id,
+                    tenant: self.request.tenant.clone(),
+                    dense: Some(dense),
+                    sparse: bm25.document(&analyzer.terms(text)),
+                    payload: payload(chunk, version, staged),
+                },
+            );
+            vectors.upsert(index, points.collect()).await?;
+        }
+        vectors.flush(index).await
+    }
+
+    /// Nothing is shown before all of it is there, and nothing recorded before all of it is shown.
+    async fn verify(&self, batch: &Batch, scope: &Scope) -> Result<(), RagError> {
+        for document in &batch.documents {
+            let version = scope.clone().filter(Filter::equals("version", json!(document.record.version)));
+            let found = self.ingest.vectors.count(&self.request.index, &version).await?;
+            if found != document.record.chunks {
+                let message = format!(
+                    "of the {} chunks of `{}` the vector store has {found}",
+                    document.record.chunks, document.record.document
+                );
+                return Err(RagError::index(&self.request.index, message, "run the same command again"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn show(&self, batch: &Batch) -> Result<(), RagError> {
+        let versions = || Condition::AnyOf { key: "version".to_owned(), values: batch.versions() };
+        let new = self.scope().filter(Filter { must: vec![versions()], must_not: Vec::new() });
+        self.stage(&new, false).await?;
+        // Whatever else there is of these documents, recorded or shown by a run that died before it recorded it.
+        let names = batch.documents.iter().map(|document| Value::from(document.record.document.as_str()));
+        let documents = Condition::AnyOf { key: "document".to_owned(), values: names.collect() };
+        let old = self.scope().filter(Filter { must: vec![documents], must_not: vec![versions()] });
+        if self.ingest.vectors.count(&self.request.index, &old).await? == 0 {
+            return Ok(());
+        }
+        self.stage(&old, true).await
+    }
+
+    /// On disk before anything else happens: the order of these steps is what leaves no gap.
+    pub(super) async fn stage(&self, scope: &Scope, staged: bool) -> Result<(), RagError> {
+        let mut payload = Map::new();
+        payload.insert(STAGED_FIELD.to_owned(), Value::Bool(staged));
+        self.ingest.vectors.set_payload(&self.request.index, scope, payload).await?;
+        self.ingest.vectors.flush(&self.request.index).await
+    }
+
+    fn record(&mut self, batch: Batch) -> Result<(), RagError> {
+        let mut commit = IndexCommit { statistics: json!(self.statistics), ..IndexCommit::default() };
+        for document in batch.documents {
+            commit.texts.extend(document.text);
+            commit.indexed.push(document.record);
+        }
+        Ok(self.ingest.state.commit_documents(&self.request.index, &self.request.tenant, commit)?)
+    }
+}

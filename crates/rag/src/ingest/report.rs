@@ -1,0 +1,76 @@
+use serde::Serialize;
+
+use crate::RagError;
+use crate::sources::Sources;
+
+/// What became of every document of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct IngestReport {
+    pub added: usize,
+    pub updated: usize,
+    pub unchanged: usize,
+    pub deleted: Vec<String>,
+    pub failed: Vec<IngestFailure>,
+    /// Documents with the bytes of another one, and that one.
+    pub duplicates: Vec<(String, String)>,
+    /// Files that hold no text.
+    pub skipped: Vec<String>,
+    pub notes: Vec<IngestNote>,
+    /// Written in this run.
+    pub chunks: u64,
+    /// Of these chunks, special tokens not included.
+    pub tokens: u64,
+    pub seconds: f64,
+}
+
+/// A document that could not be read. Its last good version, if there is one, stays in the index.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IngestFailure {
+    pub document: String,
+    pub reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// What the user should know of a document that was indexed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct IngestNote {
+    pub document: String,
+    pub note: String,
+    /// The document gives orders to whoever reads it. They are not followed.
+    pub suspicious: bool,
+}
+
+impl IngestFailure {
+    /// The reason, with the document's name where it does not say it.
+    #[must_use]
+    pub fn reason_with_name(&self) -> String {
+        match self.reason.contains(&self.document) {
+            true => self.reason.clone(),
+            false => format!("{}: {}", self.document, self.reason),
+        }
+    }
+}
+
+impl IngestReport {
+    pub(super) fn of(sources: &Sources) -> Self {
+        let failure = |(document, reason): &(String, String)| IngestFailure {
+            document: document.clone(),
+            reason: reason.clone(),
+            hint: None,
+        };
+        Self {
+            failed: sources.failed.iter().map(failure).collect(),
+            skipped: sources.skipped.clone(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn fail(&mut self, document: &str, error: &RagError) {
+        self.failed.push(IngestFailure {
+            document: document.to_owned(),
+            reason: error.to_string(),
+            hint: evalign_core::Hint::hint(error),
+        });
+    }
+}

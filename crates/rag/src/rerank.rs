@@ -1,0 +1,64 @@
+//! Hits in the order in which a second look finds them relevant.
+
+mod cross_encoder;
+mod language;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use evalign_fetch::Progress;
+use evalign_model::Model;
+
+use crate::embed::EmbedOptions;
+use crate::{Chunk, RagError};
+use cross_encoder::CrossEncoder;
+use language::LanguageModel;
+
+/// A judge of how relevant a chunk is to a question.
+#[derive(Debug)]
+pub struct Reranker(Judge);
+
+#[derive(Debug)]
+enum Judge {
+    Language(LanguageModel),
+    Cross(Box<CrossEncoder>),
+}
+
+impl Reranker {
+    /// A language model that tells how probable a given text is.
+    ///
+    /// # Errors
+    /// [`RagError::Invalid`] for a model that does not.
+    pub fn language_model(model: Arc<dyn Model>) -> Result<Self, RagError> {
+        LanguageModel::new(model).map(Judge::Language).map(Self)
+    }
+
+    /// A cross-encoder in ONNX: a directory, or a model of fastembed's list (from the hub).
+    ///
+    /// # Errors
+    /// No usable ONNX Runtime, or the model cannot be found, fetched or loaded.
+    pub async fn cross_encoder(
+        name: &str,
+        options: &EmbedOptions,
+        progress: Progress<'_>,
+    ) -> Result<Self, RagError> {
+        let encoder = match Path::new(name) {
+            path if path.is_dir() => CrossEncoder::load_directory(name, path, options)?,
+            _ => CrossEncoder::from_hub(name, options, progress).await?,
+        };
+        Ok(Self(Judge::Cross(Box::new(encoder))))
+    }
+
+    /// The relevance of each chunk to the question, 0 to 1, in their order.
+    ///
+    /// # Errors
+    /// What the model reports.
+    pub async fn relevance(&self, question: &str, chunks: &[Chunk]) -> Result<Vec<f64>, RagError> {
+        match &self.0 {
+            Judge::Language(model) => model.relevance(question, chunks).await,
+            Judge::Cross(model) => model.relevance(question, chunks).await,
+        }
+    }
+}

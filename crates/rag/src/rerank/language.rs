@@ -1,0 +1,78 @@
+//! A language model as a judge of relevance.
+//!
+//! Relevance is the probability that the model says yes, among yes and no, when asked whether a passage answers the
+//! question (the pointwise relevance generation of Liang and others 2022, HELM, arXiv 2211.09110, section
+//! B.2). The question stands before the passage, so a model in this process reads it once for all of them.
+
+use std::sync::Arc;
+
+use evalign_core::{Digest, Output, Prompt, Request, RequestKind, SampleKey};
+use evalign_model::Model;
+use minijinja::{Environment, context};
+
+use crate::answer::defused;
+use crate::{Chunk, RagError};
+
+const TEMPLATE: &str = include_str!("../../../../prompts/rag/relevance.j2");
+
+pub(super) struct LanguageModel {
+    model: Arc<dyn Model>,
+}
+
+impl std::fmt::Debug for LanguageModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LanguageModel").field("model", self.model.identity()).finish()
+    }
+}
+
+impl LanguageModel {
+    /// # Errors
+    /// [`RagError::Invalid`] for a model that does not tell probabilities of given texts.
+    pub(super) fn new(model: Arc<dyn Model>) -> Result<Self, RagError> {
+        if !model.capabilities().log_likelihood {
+            return Err(RagError::invalid(
+                "--rerank",
+                "this model does not tell how probable a text is",
+                "name a model in this process, for example `local/smollm2-135m-instruct`",
+            ));
+        }
+        Ok(Self { model })
+    }
+
+    /// The probability of relevance of each chunk, in their order.
+    ///
+    /// # Errors
+    /// What the model reports.
+    pub(super) async fn relevance(&self, question: &str, chunks: &[Chunk]) -> Result<Vec<f64>, RagError> {
+        let special = self.model.special_tokens();
+        // Of the passages too: whoever writes one of them cannot know it.
+        let passages: Vec<&str> = chunks.iter().map(|chunk| chunk.text.as_str()).collect();
+        let fence = Digest::of_json(&serde_json::json!([question, passages]));
+        let head = Environment::new()
+            .render_str(
+                TEMPLATE,
+                context! { question => defused(question, &special), fence => fence.short() },
+            )
+            .map_err(|error| {
+                RagError::invalid("the template of relevance", error.to_string(), "report it as a bug")
+            })?;
+        let request = |chunk: &Chunk| {
+            let passage = defused(&chunk.text, &special);
+            let context =
+                format!("{head}\n{passage}\nEnd of passage {}. Does it answer the question?", fence.short());
+            let continuations = [" Yes", " No"].map(str::to_owned).to_vec();
+            let kind = RequestKind::LogLikelihood { context: Prompt::Text(context), continuations };
+            Request { key: SampleKey { task: "rag/relevance".to_owned(), doc: 0, repeat: 0 }, kind }
+        };
+        let mut relevance = vec![0.0; chunks.len()];
+        let mut replies = self.model.submit(chunks.iter().map(request).collect());
+        while let Some((index, response)) = replies.next().await {
+            if let Output::LogLikelihood { choices } = response?.output
+                && let [yes, no] = choices.as_slice()
+            {
+                relevance[index] = 1.0 / (1.0 + (no.sum - yes.sum).exp());
+            }
+        }
+        Ok(relevance)
+    }
+}

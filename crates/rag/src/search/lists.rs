@@ -1,0 +1,66 @@
+use super::{LegKind, LegShare, SearchMode, SearchOptions};
+use crate::Scored;
+use crate::fusion::{Fused, Share};
+
+/// What the legs of a question found.
+#[derive(Clone, Debug)]
+pub(crate) struct Searched {
+    /// Kind of each leg, and which query of that kind it looked for.
+    pub(super) legs: Vec<(LegKind, usize)>,
+    pub(super) lists: Vec<Vec<Scored>>,
+}
+
+impl Searched {
+    /// One list of all. A single leg keeps its own scores.
+    pub(crate) fn fuse(self, options: &SearchOptions) -> Vec<Fused> {
+        let depth = options.depth.max(options.limit);
+        let mut lists = self.lists;
+        for hits in &mut lists {
+            hits.truncate(depth);
+        }
+        if let [hits] = lists.as_slice() {
+            return hits.iter().enumerate().map(single).collect();
+        }
+        let count = |kind| self.legs.iter().filter(|(leg, _)| *leg == kind).count() as f64;
+        // Several queries of a kind share the weight of the kind, so that asking in more ways does not turn
+        // the balance between words and vectors.
+        let weights: Vec<f64> = self
+            .legs
+            .iter()
+            .map(|(kind, _)| match kind {
+                LegKind::Bm25 => options.bm25_weight / count(LegKind::Bm25),
+                LegKind::Dense => 1.0 / count(LegKind::Dense),
+            })
+            .collect();
+        options.fusion.fuse(&lists, &weights)
+    }
+
+    /// The legs of both.
+    pub(crate) fn join(mut self, other: Self) -> Self {
+        self.legs.extend(other.legs);
+        self.lists.extend(other.lists);
+        self
+    }
+
+    /// The legs that a mode uses.
+    pub(crate) fn of(&self, mode: SearchMode) -> Self {
+        let used = |kind| match mode {
+            SearchMode::Bm25 => kind == LegKind::Bm25,
+            SearchMode::Dense => kind == LegKind::Dense,
+            SearchMode::Hybrid => true,
+        };
+        let used = self.legs.iter().zip(&self.lists).filter(|((kind, _), _)| used(*kind));
+        let (legs, lists) = used.map(|(leg, list)| (*leg, list.clone())).unzip();
+        Self { legs, lists }
+    }
+}
+
+fn single((position, hit): (usize, &Scored)) -> Fused {
+    let score = f64::from(hit.score);
+    Fused { id: hit.id, score, shares: vec![Share { leg: 0, rank: position + 1, score, share: score }] }
+}
+
+pub(super) fn leg_share(legs: &[(LegKind, usize)], share: &Share) -> LegShare {
+    let (leg, query) = legs[share.leg];
+    LegShare { leg, query, rank: share.rank, score: share.score, share: share.share }
+}

@@ -1,0 +1,90 @@
+use serde::{Deserialize, Serialize};
+
+use super::{SearchMode, SearchOptions};
+use crate::{Analyzer, Embedder, Leg, RagError, TextRole};
+
+/// What a leg compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LegKind {
+    Bm25,
+    Dense,
+}
+
+/// A text whose vector is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DenseText {
+    pub text: String,
+    /// [`TextRole::Passage`] for a made-up answer (HyDE: Gao et al. 2023, arXiv 2212.10496).
+    pub role: TextRole,
+}
+
+/// Everything that one question is looked for by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryPlan {
+    pub words: Vec<String>,
+    pub vectors: Vec<DenseText>,
+}
+
+impl QueryPlan {
+    /// The question as it is.
+    #[must_use]
+    pub fn of(question: &str) -> Self {
+        let vector = DenseText { text: question.to_owned(), role: TextRole::Query };
+        Self { words: vec![question.to_owned()], vectors: vec![vector] }
+    }
+
+    /// The legs in the order in which they are asked: their kind and which query of that kind.
+    pub(super) fn legs(&self, mode: SearchMode) -> Vec<(LegKind, usize)> {
+        let words = (0..self.words.len()).map(|query| (LegKind::Bm25, query));
+        let vectors = (0..self.vectors.len()).map(|query| (LegKind::Dense, query));
+        match mode {
+            SearchMode::Bm25 => words.collect(),
+            SearchMode::Dense => vectors.collect(),
+            SearchMode::Hybrid => words.chain(vectors).collect(),
+        }
+    }
+
+    /// The same as requests to a store, without their limits.
+    pub(super) async fn build(
+        &self,
+        options: &SearchOptions,
+        analyzer: &Analyzer,
+        embedder: Option<&dyn Embedder>,
+    ) -> Result<Vec<Leg>, RagError> {
+        let mut legs = Vec::new();
+        if options.mode != SearchMode::Dense {
+            legs.extend(self.words.iter().map(|text| Leg::Sparse { vector: analyzer.query(text), limit: 0 }));
+        }
+        if options.mode != SearchMode::Bm25 {
+            let embedder = embedder.ok_or_else(|| {
+                RagError::invalid(
+                    "search mode",
+                    "needs vectors, and there is no embedder",
+                    "use `--mode bm25`, or name one with `--embedder`",
+                )
+            })?;
+            for vector in self.embedded(embedder).await? {
+                legs.push(Leg::Dense { vector, limit: 0, exact: options.exact });
+            }
+        }
+        Ok(legs)
+    }
+
+    /// In the order of `vectors`; texts of one role are embedded together.
+    async fn embedded(&self, embedder: &dyn Embedder) -> Result<Vec<Vec<f32>>, RagError> {
+        let mut vectors = vec![Vec::new(); self.vectors.len()];
+        for role in [TextRole::Query, TextRole::Passage] {
+            let of_role = || self.vectors.iter().enumerate().filter(|(_, text)| text.role == role);
+            let texts: Vec<String> = of_role().map(|(_, text)| text.text.clone()).collect();
+            if texts.is_empty() {
+                continue;
+            }
+            let embedded = embedder.embed(&texts, role).await?;
+            for ((position, _), vector) in of_role().zip(embedded) {
+                vectors[position] = vector;
+            }
+        }
+        Ok(vectors)
+    }
+}

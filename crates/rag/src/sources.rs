@@ -1,0 +1,209 @@
+//! What `rag index` was asked to read, as a list of files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evalign_core::Digest;
+use evalign_fetch::{Page, PagePolicy, fetch_page};
+use globset::{GlobBuilder, GlobMatcher};
+use tempfile::TempDir;
+use walkdir::{DirEntry, WalkDir};
+
+use crate::RagError;
+use crate::load::{DocumentKind, LARGEST_DOCUMENT_BYTES, looks_like_text};
+
+/// A file to be indexed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SourceFile {
+    pub(crate) path: PathBuf,
+    /// The file, directory or pattern it was found through, absolute.
+    pub(crate) root: String,
+    pub(crate) kind: DocumentKind,
+    pub(crate) revision: Digest,
+}
+
+/// What was found, by document name.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub(crate) files: BTreeMap<String, SourceFile>,
+    /// Absolute; documents found through one of these that are not found again are gone.
+    pub(crate) roots: Vec<String>,
+    /// Files that hold no text, by name.
+    pub(crate) skipped: Vec<String>,
+    /// What could not be read, with the reason.
+    pub(crate) failed: Vec<(String, String)>,
+}
+
+/// Most time for each step of the way to a page.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn is_address(input: &str) -> bool {
+    input.starts_with("http://") || input.starts_with("https://")
+}
+
+impl Sources {
+    /// Fetches the pages among `inputs` into files that are there as long as the directory. One that cannot be had is reported, and its last version stays.
+    ///
+    /// # Errors
+    /// [`RagError::Invalid`] for an address where `allowed` is false; a directory for pages that cannot be made.
+    pub(crate) async fn fetch(
+        &mut self,
+        inputs: &[String],
+        allowed: bool,
+    ) -> Result<Option<TempDir>, RagError> {
+        let addresses: Vec<&String> = inputs.iter().filter(|input| is_address(input)).collect();
+        let Some(first) = addresses.first() else { return Ok(None) };
+        if !allowed {
+            return Err(RagError::invalid(
+                format!("`{}`", first.escape_debug()),
+                "addresses are not fetched unless that is allowed",
+                "allow it with `--allow-urls`",
+            ));
+        }
+        let directory = tempfile::tempdir().map_err(|error| RagError::file(&std::env::temp_dir(), error))?;
+        let policy =
+            PagePolicy { allow_private: false, max_bytes: LARGEST_DOCUMENT_BYTES, timeout: PAGE_TIMEOUT };
+        for (number, address) in addresses.into_iter().enumerate() {
+            let name = address.clone();
+            match fetch_page(address, &policy).await {
+                Ok(page) => {
+                    let (kind, revision) = (kind_of(address, &page), Digest::of(&page.bytes));
+                    // Tables are opened by their extension.
+                    let path = directory.path().join(format!("{number}.{}", kind.name()));
+                    fs_err::write(&path, &page.bytes).map_err(|error| RagError::file(&path, error))?;
+                    self.files.insert(name, SourceFile { path, root: address.clone(), kind, revision });
+                }
+                Err(error) => self.failed.push((name, error.to_string())),
+            }
+        }
+        Ok(Some(directory))
+    }
+
+    /// Finds and hashes every file that `inputs` (files, directories, patterns) name.
+    ///
+    /// # Errors
+    /// [`RagError::Invalid`] for an input that names nothing, or a pattern that is none.
+    pub(crate) fn find(inputs: &[String]) -> Result<Self, RagError> {
+        let mut sources = Self::default();
+        for input in inputs.iter().filter(|input| !is_address(input)) {
+            let path = Path::new(input);
+            if path.is_dir() {
+                sources.walk(input, path, None);
+            } else if path.is_file() {
+                let root = sources.root(path);
+                sources.add(path, root, true);
+            } else if input.contains(['*', '?', '[', '{']) {
+                sources.walk_pattern(input)?;
+            } else {
+                return Err(RagError::invalid(
+                    format!("`{}`", input.escape_debug()),
+                    "there is no such file or directory",
+                    "give files, directories or patterns such as `docs/**/*.md`",
+                ));
+            }
+        }
+        Ok(sources)
+    }
+
+    fn root(&mut self, path: &Path) -> String {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let root = name_of(&absolute);
+        if !self.roots.contains(&root) {
+            self.roots.push(root.clone());
+        }
+        root
+    }
+
+    fn walk_pattern(&mut self, pattern: &str) -> Result<(), RagError> {
+        let invalid = |error: globset::Error| {
+            RagError::invalid(format!("pattern `{pattern}`"), error.to_string(), "quote it for the shell")
+        };
+        let plain = pattern.strip_prefix("./").unwrap_or(pattern);
+        let glob = GlobBuilder::new(plain).literal_separator(true).build().map_err(invalid)?;
+        let meta = plain.find(['*', '?', '[', '{']).unwrap_or(0);
+        let base = plain[..meta].rfind('/').map_or("", |slash| &plain[..=slash]);
+        let base = if base.is_empty() { "." } else { base };
+        let before = self.files.len() + self.failed.len() + self.skipped.len();
+        self.walk(pattern, Path::new(base), Some(&glob.compile_matcher()));
+        if self.files.len() + self.failed.len() + self.skipped.len() == before {
+            return Err(RagError::invalid(
+                format!("pattern `{pattern}`"),
+                "no file fits it",
+                "`**` crosses directories, `*` does not; quote the pattern for the shell",
+            ));
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, input: &str, base: &Path, pattern: Option<&GlobMatcher>) {
+        let root = self.root(Path::new(input));
+        // Links are followed; one that leads to a directory above itself is reported and not followed.
+        let walk = WalkDir::new(base).follow_links(true).sort_by_file_name();
+        for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry)) {
+            match entry {
+                Ok(entry) if entry.file_type().is_file() => {
+                    let path = entry.path().strip_prefix(".").unwrap_or(entry.path());
+                    if pattern.is_none_or(|pattern| pattern.is_match(path)) {
+                        self.add(path, root.clone(), false);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let name = error.path().map(|path| name_of(path.strip_prefix(".").unwrap_or(path)));
+                    let name = name.unwrap_or_default();
+                    let reason = match error.loop_ancestor() {
+                        Some(ancestor) => format!("a link back to {}, not followed", ancestor.display()),
+                        None => error.to_string(),
+                    };
+                    self.failed.push((name, reason));
+                }
+            }
+        }
+    }
+
+    /// A file that was named must be readable as something; one that was found may also hold no text.
+    fn add(&mut self, path: &Path, root: String, named: bool) {
+        let name = name_of(path.strip_prefix(".").unwrap_or(path));
+        let kind = match DocumentKind::of_name(&name) {
+            Some(kind) => kind,
+            None if named || begins_like_text(path) => DocumentKind::Text,
+            None => return self.skipped.push(name),
+        };
+        match evalign_fetch::file_digest(path) {
+            Ok((revision, _)) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                self.files.insert(name, SourceFile { path, root, kind, revision });
+            }
+            Err(error) => self.failed.push((name, error.to_string())),
+        }
+    }
+}
+
+/// By what the server says, else by the address.
+fn kind_of(address: &str, page: &Page) -> DocumentKind {
+    let path = address.split(['?', '#']).next().unwrap_or_default();
+    let by_name = DocumentKind::of_name(path);
+    match page.content_type.as_deref() {
+        Some("application/pdf") => DocumentKind::Pdf,
+        Some("text/html" | "application/xhtml+xml") => DocumentKind::Html,
+        Some("text/markdown") => DocumentKind::Markdown,
+        _ => by_name.unwrap_or(DocumentKind::Text),
+    }
+}
+
+fn is_hidden(entry: &DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b".")
+}
+
+fn begins_like_text(path: &Path) -> bool {
+    use std::io::Read;
+    let mut beginning = Vec::new();
+    let read = fs_err::File::open(path).map(|file| file.take(8192).read_to_end(&mut beginning));
+    // What cannot be opened is reported when it is hashed.
+    !matches!(read, Ok(Ok(_))) || looks_like_text(&beginning)
+}
+
+fn name_of(path: &Path) -> String {
+    path.to_string_lossy().replace('\\', "/")
+}
