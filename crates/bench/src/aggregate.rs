@@ -21,6 +21,7 @@ use crate::aggregate::group::group_result;
 use crate::aggregate::leaf::LeafTally;
 use crate::aggregate::repeats::RepeatTally;
 use crate::generated_choice;
+use crate::judging::{best_of, mean_verdicts};
 use crate::plan::plan_groups;
 use crate::scorer::SCORER_VERSION;
 use crate::{Catalog, PlannedGroup, RunError, RunRequest, Scorer, TaskDefinition};
@@ -219,6 +220,8 @@ pub(crate) fn summary(spec: &RunSpec) -> ModelSummary {
     ModelSummary {
         reference: spec.model.reference.to_string(),
         digest: spec.model.weights.clone(),
+        adapter: spec.model.adapter.clone(),
+        trained_on: spec.model.trained_on.clone(),
         dtype: spec.model.dtype.clone(),
         device: spec.model.device.clone(),
     }
@@ -258,15 +261,20 @@ fn document_scores(leaf: &Leaf, records: &[SampleRecord]) -> Result<Vec<Score>, 
     // Up to the first answer that is still to come.
     let there = (0u32..).zip(records).take_while(|(repeat, record)| *repeat == record.key.repeat);
     let answers: Vec<Option<&Output>> = there.map(|(_, record)| record.output.as_ref()).collect();
-    Ok(leaf.scorer.vote(&first.doc, &answers)?)
+    let mut scores = leaf.scorer.vote(&first.doc, &answers)?;
+    scores.extend(mean_verdicts(records));
+    scores.extend(best_of(records));
+    Ok(scores)
 }
 
-/// The request a run was started with.
+/// The request a run was started with; of a run of several steps, the part of it that says how its model is
+/// asked.
 ///
 /// # Errors
 /// A stored request this version cannot read.
 pub fn request_of(run: &StoredRun) -> Result<RunRequest, RunError> {
-    serde_json::from_value(run.request.clone())
+    let request = if run.request.get("procedure").is_some() { &run.request["run"] } else { &run.request };
+    serde_json::from_value(request.clone())
         .map_err(|error| RunError::malformed(format!("request of run {}", run.id), error))
 }
 

@@ -16,6 +16,7 @@ mod ngrams;
 mod split;
 
 pub use corpus::Corpus;
+pub(crate) use ngrams::{Index, Search, words};
 pub use split::{Contamination, DirtyItem, SplitResult};
 
 /// Words in a row that make an item dirty.

@@ -38,6 +38,14 @@ impl Target {
         }
     }
 
+    /// Every text that is the target.
+    pub(crate) fn all(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Any(texts) => texts,
+        }
+    }
+
     /// The answer a worked example shows.
     pub(crate) fn shown(&self) -> &str {
         match self {
@@ -55,6 +63,11 @@ pub(crate) struct Document {
 }
 
 impl Document {
+    /// What templates see of it.
+    pub(crate) fn value(&self) -> &TemplateValue {
+        &self.value
+    }
+
     /// SHA-256 of the row as lm-evaluation-harness writes it.
     pub(crate) fn hash(&self) -> Digest {
         Digest::of(python::json_dumps(&Value::Object(self.row.clone())))

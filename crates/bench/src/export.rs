@@ -20,7 +20,7 @@ use evalign_store::{SampleFilter, Store, StoredRun};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{RunError, Scoreboard};
+use crate::{BenchError, RunError, Scoreboard};
 
 /// How to write a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub(crate) struct RunFile {
     pub(crate) option_order: Vec<OptionOrderResult>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub(crate) perturbations: Vec<PerturbationResult>,
+    /// What came of a run of steps, in place of results.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) report: Option<Value>,
 }
 
 /// Writes a run into `out` (created if it is not there) and returns the files written.
@@ -88,31 +91,72 @@ pub fn export_run(
     let results = board.aggregate(store, id)?;
     match format {
         ExportFormat::LmEval => lm_eval::write(store, &run, board, &results, out),
-        ExportFormat::Jsonl => jsonl(store, &run, results, out),
+        ExportFormat::Jsonl => jsonl(store, &run, Some(results), out),
         ExportFormat::Parquet => table::write(store, &run, out),
     }
 }
 
-fn jsonl(store: &Store, run: &StoredRun, results: RunResults, out: &Path) -> Result<Vec<PathBuf>, RunError> {
+/// As [`export_run`], for a run of steps (a critique, an arena, pairs): its samples and its report.
+///
+/// # Errors
+/// lm-evaluation-harness's layout, which has no place for them; a failure of the store, files that cannot be written.
+pub fn export_steps(
+    store: &Store,
+    id: &RunId,
+    format: ExportFormat,
+    out: &Path,
+) -> Result<Vec<PathBuf>, RunError> {
+    if format == ExportFormat::LmEval {
+        return Err(BenchError::request(
+            format!("{id} is no evaluation: lm-evaluation-harness has no layout for its steps"),
+            "use `--format jsonl` or `--format parquet`; `evalign pairs export RUN` writes the pairs of a run",
+        )
+        .into());
+    }
+    fs_err::create_dir_all(out).map_err(|source| RunError::File { path: out.to_owned(), source })?;
+    let run = store.run(id)?;
+    match format {
+        ExportFormat::Parquet => table::write(store, &run, out),
+        ExportFormat::Jsonl | ExportFormat::LmEval => jsonl(store, &run, None, out),
+    }
+}
+
+/// `results`: none of a run of steps, which has a report.
+fn jsonl(
+    store: &Store,
+    run: &StoredRun,
+    results: Option<RunResults>,
+    out: &Path,
+) -> Result<Vec<PathBuf>, RunError> {
     let samples = out.join("samples.jsonl");
     let mut writer = JsonlWriter::create(&samples)?;
     for record in store.samples(&run.id, SampleFilter::default())? {
         writer.push(&portable(&record?))?;
     }
     writer.finish()?;
-    let file = RunFile {
+    let mut file = RunFile {
         evalign_run: LAYOUT,
         spec: run.spec.clone(),
         request: portable_request(&run.request),
         samples_total: run.samples_total,
-        prompt_tokens: results.usage.prompt_tokens,
-        generated_tokens: results.usage.generated_tokens,
+        prompt_tokens: run.usage.prompt_tokens,
+        generated_tokens: run.usage.generated_tokens,
         scored_by: run.scored_by.clone(),
-        results: results.results,
-        repeats: results.repeats,
-        option_order: results.option_order,
-        perturbations: results.perturbations,
+        results: Vec::new(),
+        repeats: Vec::new(),
+        option_order: Vec::new(),
+        perturbations: Vec::new(),
+        report: None,
     };
+    match results {
+        None => file.report.clone_from(&run.results),
+        Some(results) => {
+            file.results = results.results;
+            file.repeats = results.repeats;
+            file.option_order = results.option_order;
+            file.perturbations = results.perturbations;
+        }
+    }
     let path = out.join("run.json");
     write_json(&path, &json!(file))?;
     Ok(vec![path, samples])

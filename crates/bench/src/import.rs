@@ -12,10 +12,12 @@ use evalign_core::{
 };
 use evalign_data::{Limits, read_jsonl};
 use evalign_store::{Lease, NewRun, SampleFilter, Store, StoredRun};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::aggregate::{logged_result, run_results};
 use crate::export::{LAYOUT, RunFile};
+use crate::judging::JUDGED;
 use crate::{Catalog, RunError, Scoreboard};
 
 /// Samples committed in one transaction.
@@ -55,9 +57,14 @@ pub fn import_run(store: &Store, dir: &Path, owner: &str, catalog: &Catalog) -> 
         NewRun { spec: file.spec, request: file.request, samples_total: file.samples_total, fork: false };
     let samples = dir.join("samples.jsonl");
     // Once to the end before anything is stored: an unusable file leaves no run behind.
-    let keys = checked_keys(&samples, &new.spec)?;
+    let of_steps = new.request.get("procedure").is_some();
+    let keys = checked_keys(&samples, &new.spec, of_steps)?;
     let mut target = Target::open(store, &new, file.scored_by.as_ref(), owner)?;
     target.add(records(&samples)?)?;
+    if of_steps {
+        // What came of the steps is computed from them again when the run is resumed.
+        return target.finish(|_, _| Ok(file.report));
+    }
     target.finish(|run, fresh| match Scoreboard::of_run(run, catalog, true) {
         Ok(board) => board.aggregate(store, &run.id),
         Err(_) if fresh => Ok(RunResults {
@@ -76,16 +83,19 @@ fn records(path: &Path) -> Result<impl Iterator<Item = Result<SampleRecord, RunE
 }
 
 /// The keys of all records, after checking that each can be read, is of this run, and is there once.
-fn checked_keys(path: &Path, spec: &RunSpec) -> Result<BTreeSet<SampleKey>, RunError> {
+/// (Repeats of a step are numbers of answers or pairs, with gaps.)
+fn checked_keys(path: &Path, spec: &RunSpec, of_steps: bool) -> Result<BTreeSet<SampleKey>, RunError> {
     let mut lines: BTreeMap<SampleKey, u64> = BTreeMap::new();
     for (line, record) in (1u64..).zip(records(path)?) {
         let key = record?.key;
         let wrong =
             |message: String| RunError::malformed(format!("{}, line {line}", path.display()), message);
+        // Verdicts are about the samples of a task, under its name.
+        let about = key.task.strip_suffix(JUDGED).unwrap_or(&key.task);
         let of_run = |task: &&TaskSpec| {
-            task.task == key.task
+            (task.task == key.task || task.task == about)
                 && (task.docs[0]..task.docs[1]).contains(&key.doc)
-                && key.repeat < task.repeats
+                && (of_steps || key.repeat < task.repeats)
         };
         if !spec.tasks.iter().any(|task| of_run(&task)) {
             return Err(wrong(format!("the sample {key} is not of the run that run.json describes")));
@@ -196,9 +206,9 @@ impl<'a> Target<'a> {
 
     /// Sets the status, and the results where there are none that fit the samples. `results` is told whether
     /// all samples are from this import.
-    fn finish(
+    fn finish<T: Serialize>(
         self,
-        results: impl FnOnce(&StoredRun, bool) -> Result<RunResults, RunError>,
+        results: impl FnOnce(&StoredRun, bool) -> Result<T, RunError>,
     ) -> Result<Imported, RunError> {
         let run = self.store.run(&self.id)?;
         let complete = run.samples_done >= run.samples_total;
@@ -208,7 +218,10 @@ impl<'a> Target<'a> {
             self.store.set_status(&self.lease, status)?;
             let run = self.store.run(&self.id)?;
             match results(&run, self.known.is_empty()) {
-                Ok(results) => self.store.save_results(&self.lease, &json!(results))?,
+                Ok(results) => match json!(results) {
+                    Value::Null => {}
+                    results => self.store.save_results(&self.lease, &results)?,
+                },
                 Err(error) => no_results = Some(error),
             }
         }

@@ -15,6 +15,7 @@ use evalign_stats::{holm, rank_intervals};
 use evalign_store::{Store, StoredRun};
 use serde::Serialize;
 
+use crate::judging::arena_block;
 use crate::paired::PairedScores;
 use crate::scored::{ScoredDocument, ScoredRun};
 use crate::{Catalog, RunError, lower_is_better, request_of};
@@ -107,11 +108,22 @@ pub struct Board {
 /// A failure of the store, results that cannot be read.
 pub fn leaderboard(store: &Store, query: &BoardQuery) -> Result<Board, RunError> {
     let mut without_results = Vec::new();
+    let mut arenas = Vec::new();
     let mut runs = BTreeMap::new();
     let mut blocks = Blocks::new();
     for run in store.runs(MOST_RUNS)? {
         let other = query.run.as_ref().is_some_and(|wanted| *wanted != run.id);
         if run.status != RunStatus::Completed || other {
+            continue;
+        }
+        // Runs of several steps (critiques, pairs) measure nothing that could be ranked; those that do keep
+        // results of the common kind.
+        let several_steps = run.request.get("procedure").is_some();
+        if let Some(block) = arena_block(&run) {
+            arenas.extend(query.task.as_ref().is_none_or(|task| *task == block.task).then_some(block));
+            continue;
+        }
+        if several_steps && run.results.as_ref().is_none_or(|kept| kept.get("results").is_none()) {
             continue;
         }
         let Some(results) = &run.results else {
@@ -137,7 +149,7 @@ pub fn leaderboard(store: &Store, query: &BoardQuery) -> Result<Board, RunError>
     for block in blocks.values_mut().filter(|block| block.rows.len() == 1) {
         block.rows[0].rank = Some([1, 1]);
     }
-    let mut blocks: Vec<BoardBlock> = blocks.into_values().collect();
+    let mut blocks: Vec<BoardBlock> = blocks.into_values().chain(arenas).collect();
     blocks.sort_by_cached_key(|block| {
         let how = (block.shots, block.chat_template, block.compat.name(), block.protocol.to_string());
         (block.task.clone(), how, block.metric.clone(), block.filter.clone())

@@ -14,10 +14,13 @@
 //! and draws indices. This crate does no network of its own and knows nothing of HTTP.
 
 mod aggregate;
+mod answering;
 mod breakdown;
 mod calibration;
 mod compare;
+mod conduct;
 mod contamination;
+mod critique;
 mod detectable;
 mod document;
 mod error;
@@ -25,11 +28,14 @@ mod export;
 mod filter;
 mod generated_choice;
 mod import;
+mod injections;
+mod judging;
 mod leaderboard;
 mod metric;
 mod number;
 mod option_order;
 mod paired;
+mod pairing;
 mod perturb;
 mod plan;
 mod planned;
@@ -39,12 +45,14 @@ mod refusal;
 mod request;
 mod rescore;
 mod resume;
+mod retrieval;
 mod rows;
 mod run_error;
 mod runner;
 mod scored;
 mod scorer;
 mod shots;
+mod swaps;
 pub mod task;
 mod template;
 mod variant;
@@ -54,28 +62,52 @@ mod verify;
 mod tests;
 
 pub use aggregate::{Scoreboard, request_of};
+pub use answering::{
+    AnswerJudges, AnswerReport, AnsweredQuestion, Answering, AnsweringRequest, JudgedMetric, quoting,
+};
 pub use breakdown::{Breakdown, BreakdownGroup, BreakdownOptions, BreakdownResult};
 pub use calibration::{CalibrationOptions, Reliability, ReliabilityBin};
 pub use compare::{
     CLUSTER_BY_SUBJECT, CompareOptions, ComparedRun, Comparison, ProtocolDifference, RunComparison, compare,
 };
+pub use conduct::{Spending, conclude};
 pub use contamination::{Contamination, Corpus, DirtyItem, FEWEST_WORDS, NGRAM_WORDS, SplitResult};
+pub use critique::{
+    Critique, CritiqueBound, CritiqueFiles, CritiqueReport, CritiqueRequest, PrincipleCounts,
+    critique_results,
+};
 pub use detectable::{Detectable, detectable};
 pub use error::BenchError;
-pub use export::{ExportFormat, export_run};
+pub use export::{ExportFormat, export_run, export_steps};
 pub use import::{Imported, import_run};
+pub use injections::{InjectionCounts, Injections, InjectionsReport, InjectionsRequest};
+pub use judging::{
+    Arena, ArenaOutcome, ArenaRequest, CriterionReport, FileJudging, FileJudgingRequest, JudgeReport,
+    JudgedRow, JudgedSource, JudgingReport, Vote, VoteQuestion, Votes,
+};
 pub use leaderboard::{Board, BoardBlock, BoardQuery, BoardRow, Gap, leaderboard};
 pub use option_order::OptionOrder;
 pub use paired::{Agreement, Difference, LeftOut, McNemarP, PairedTest, lower_is_better};
+pub use pairing::{
+    Build, BuiltPair, Decontamination, Filters, Judges, LoadedPrompt, PairFiles, PairsReport, PairsRequest,
+    load_prompts, write_pairs,
+};
 pub use perturb::{DEFAULT_TYPO_RATE, Perturbation};
 pub use plan::{Draft, Plan, PlannedGroup, draft, plan};
 pub use planned::{PlannedSample, PlannedTask};
 pub use request::{DEFAULT_MAX_RETRIES, DEFAULT_SEED, DocRange, Limit, RunRequest};
 pub use rescore::{Rescored, rescore};
 pub use resume::check_resume;
+pub use retrieval::{
+    Retrieval, RetrievalReport, RetrievalRequest, evaluation_collection, retrieval_metrics,
+    run_of_evaluation, way_of_searching,
+};
 pub use run_error::RunError;
-pub use runner::{ActiveRun, Cancel, CancelLevel, Progress, RunEnd, Silent, Snapshot, StoreCache};
+pub use runner::{
+    ActiveRun, Asking, Cancel, CancelLevel, Phase, Progress, RunEnd, Silent, Snapshot, Steps, StoreCache,
+};
 pub use scorer::{SCORER_VERSION, Scorer};
+pub use swaps::{SwapAudit, SwapDifference};
 pub use task::{
     Catalog, CheckedFile, GroupDefinition, TaskDefinition, TaskFile, TaskSummary, task_schema, validate,
     validate_all,

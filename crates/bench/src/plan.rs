@@ -1,6 +1,7 @@
 //! From a request to a plan: tasks resolved, rows found, worked examples decided, everything hashed.
 
 mod check;
+mod training;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use crate::document::Reader;
 use crate::error::BenchError;
 use crate::generated_choice;
+use crate::judging;
 use crate::plan::check::{check_capabilities, check_request};
 use crate::planned::PlannedTask;
 use crate::prompt::PromptStyle;
@@ -24,6 +26,8 @@ use crate::task::{
     Catalog, FilterPipeline, FilterStep, Generation, MetricName, OutputKind, Sampler, TaskDefinition,
 };
 use crate::variant::{self, Rewriter};
+
+pub(crate) use training::{TRAINING, training_draft};
 
 /// A plan without its model: everything that can fail before weights are loaded has been tried.
 #[derive(Debug)]
@@ -137,6 +141,7 @@ impl Draft {
             );
         }
         notes.extend(model.notes());
+        notes.extend(judging::unjudged(&self.tasks));
         let spec = RunSpec {
             model: identity,
             mode: self.request.mode,
@@ -152,10 +157,11 @@ impl Draft {
 }
 
 impl Plan {
-    /// Samples over all tasks.
+    /// Samples over all tasks; of those that are judged, with a verdict on every answer.
     #[must_use]
     pub fn total_samples(&self) -> u64 {
-        self.tasks.iter().map(PlannedTask::len).sum()
+        let samples = |task: &PlannedTask| task.len() * if task.judge.is_some() { 2 } else { 1 };
+        self.tasks.iter().map(samples).sum()
     }
 
     /// The leaf task of that name.
@@ -259,6 +265,8 @@ pub(crate) fn assemble(
         definition,
         rows,
         rewriter,
+        judge: None,
+        reward: None,
     };
     task.check_first()?;
     Ok(task)
@@ -374,6 +382,7 @@ fn params(generation: Option<&Generation>) -> GenerateParams {
         stop: generation.until.clone(),
         seed: 0,
         logprobs: false,
+        response_format: None,
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::document::{Document, FieldError, Reader};
 use crate::error::BenchError;
+use crate::judging::{TaskJudge, TaskReward};
 use crate::prompt::{PromptStyle, Turn};
 use crate::rows::RowSource;
 use crate::scorer::Scorer;
@@ -31,6 +32,10 @@ pub struct PlannedTask {
     pub(crate) scorer: Scorer,
     /// How rows are changed where the task is asked in another way.
     pub(crate) rewriter: Option<Rewriter>,
+    /// Where the task asks for a judge and the run has one.
+    pub(crate) judge: Option<TaskJudge>,
+    /// Where the run's judge is a reward model.
+    pub(crate) reward: Option<TaskReward>,
     /// Rendered examples by index in the pool; most documents share some.
     pub(crate) rendered_shots: Mutex<HashMap<u32, Arc<[Turn; 2]>>>,
 }
@@ -269,7 +274,7 @@ impl PlannedTask {
     }
 }
 
-fn prompt_hash(kind: &RequestKind) -> Digest {
+pub(crate) fn prompt_hash(kind: &RequestKind) -> Digest {
     let of = |prompt: &Prompt| match prompt {
         Prompt::Text(text) => Digest::of(text),
         Prompt::Chat(messages) => Digest::of_json(&serde_json::to_value(messages).unwrap_or(Value::Null)),

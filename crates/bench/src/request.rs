@@ -2,7 +2,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use evalign_core::{Dtype, ModelRef, ScoringMode};
+use evalign_core::{Dtype, GenerateParams, ModelRef, ScoringMode};
 use evalign_model::ServerKind;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,12 @@ pub struct RunRequest {
     /// Multiple choice is asked for as text: another measurement, with metrics of another name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated_choices: bool,
+    /// The judge of tasks that ask for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<ModelRef>,
+    /// What chat templates take for the present; absent: today.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
     /// Requests in flight; absent lets the provider find out.
     #[serde(default)]
     pub max_concurrency: Option<u32>,
@@ -122,6 +128,19 @@ fn default_seed() -> u64 {
 }
 
 impl RunRequest {
+    /// How texts are drawn that no task asks for: at this temperature where the request names none.
+    pub(crate) fn drawn_at(&self, temperature: f64) -> GenerateParams {
+        GenerateParams {
+            max_tokens: self.max_tokens.unwrap_or(256),
+            temperature: self.temperature.unwrap_or(temperature),
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            seed: self.seed,
+            ..GenerateParams::default()
+        }
+    }
+
     /// A request that leaves everything to the tasks.
     #[must_use]
     pub fn new(model: ModelRef, tasks: Vec<String>) -> Self {
@@ -154,6 +173,8 @@ impl RunRequest {
             model_settings: None,
             stream: false,
             generated_choices: false,
+            judge: None,
+            now: None,
             max_concurrency: None,
             max_retries: DEFAULT_MAX_RETRIES,
             budget_tokens: None,

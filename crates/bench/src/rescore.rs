@@ -6,6 +6,7 @@ use evalign_core::{RunId, RunResults, SampleKey, Score, ScoredBy};
 use evalign_store::{Lease, SampleFilter, Store};
 use serde_json::json;
 
+use crate::judging::is_verdict;
 use crate::{RunError, Scoreboard, Scorer};
 
 const LEASE_TTL: Duration = Duration::from_secs(60);
@@ -55,10 +56,12 @@ pub(crate) fn score_again<'a>(
         let filter = SampleFilter { task: Some(task.to_owned()), ..SampleFilter::default() };
         for record in store.samples(lease.run(), filter)? {
             let record = record?;
-            let scores = match &record.output {
+            let mut scores = match &record.output {
                 Some(output) => scorer.score(&record.doc, output)?,
                 None => scorer.failed(),
             };
+            // What a judge said stays said.
+            scores.extend(record.scores.iter().filter(|score| is_verdict(score)).cloned());
             samples += 1;
             if scores != record.scores {
                 changed.push((record.key, scores));

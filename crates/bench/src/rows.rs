@@ -94,7 +94,7 @@ impl RowSource {
         if rows.is_empty() {
             return Err(wrong("there are no rows".to_owned()));
         }
-        Ok(Self::Embedded { name: name.to_owned(), rows: rows.into(), digest: Digest::of(text) })
+        Ok(Self::Embedded { name: name.to_owned(), rows: rows.into(), digest: Digest::of(text.as_bytes()) })
     }
 
     pub(crate) fn len(&self) -> u64 {

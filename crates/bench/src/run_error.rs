@@ -2,7 +2,9 @@ use std::path::PathBuf;
 
 use evalign_core::{Hint, RunId, SpecDifference};
 use evalign_data::DataError;
+use evalign_judge::JudgeError;
 use evalign_model::ModelError;
+use evalign_rag::RagError;
 use evalign_store::StoreError;
 
 use crate::BenchError;
@@ -18,6 +20,10 @@ pub enum RunError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(transparent)]
+    Judge(#[from] JudgeError),
+    #[error(transparent)]
+    Rag(#[from] RagError),
     /// What would be run now is not what was stored.
     #[error("run {run} cannot be resumed, its specification has changed:\n  {}", list(differences))]
     SpecChanged { run: RunId, differences: Vec<SpecDifference> },
@@ -65,6 +71,8 @@ impl Hint for RunError {
             Self::Store(error) => error.hint(),
             Self::Model(error) => error.hint(),
             Self::Data(error) => error.hint(),
+            Self::Judge(error) => error.hint(),
+            Self::Rag(error) => error.hint(),
             Self::SpecChanged { run, .. } => Some(format!(
                 "undo the change, or start a new run with `evalign resume {run} --fork`; the stored one stays as it is"
             )),

@@ -2,9 +2,11 @@
 //! answer is scored and committed as it arrives.
 
 mod cancel;
+mod phase;
 mod progress;
 mod session;
 mod work;
+mod workload;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use evalign_model::{Budget, Model, Price, ResponseCache};
 use evalign_store::{Lease, NewRun, Store, StoreError};
 
 pub use cancel::{Cancel, CancelLevel};
+pub use phase::{Asking, Phase, Steps};
 pub use progress::{Progress, Silent, Snapshot};
 pub(crate) use session::no_number;
 
@@ -24,7 +27,7 @@ use crate::{Plan, PlannedTask, RunError};
 
 /// How long a lease is good for without being renewed. A process that was suspended longer loses the
 /// run to the next one that asks.
-const LEASE_TTL: Duration = Duration::from_secs(60);
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(60);
 
 /// How a run ended. Its samples are in the store either way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +93,11 @@ impl ActiveRun {
     /// What the model's tokens cost: stored with each sample.
     pub fn set_price(&mut self, price: Option<Price>) {
         self.price = price;
+    }
+
+    /// Nothing has a price until one is set again: another model's tokens are not the model's.
+    pub(crate) fn take_price(&mut self) -> Option<Price> {
+        self.price.take()
     }
 
     /// Where what is spent on the model is counted: stored with the run, earlier sessions included.
@@ -159,6 +167,22 @@ impl ActiveRun {
     /// A failure of the store or of rendering, a lost lease, or a model that stops answering. A call
     /// that fails for good is no error here: it is recorded as such.
     pub async fn drive(
+        &mut self,
+        plan: &Plan,
+        model: &dyn Model,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<RunEnd, RunError> {
+        let end = self.answer(plan, model, progress, cancel).await?;
+        if end.status == RunStatus::Completed {
+            let end = self.judge(plan, end, progress, cancel).await?;
+            if end.status == RunStatus::Completed { self.reward(plan, end, cancel) } else { Ok(end) }
+        } else {
+            Ok(end)
+        }
+    }
+
+    async fn answer(
         &mut self,
         plan: &Plan,
         model: &dyn Model,

@@ -6,15 +6,16 @@ mod definition;
 mod embedded;
 mod family;
 mod file;
+mod generated;
 mod robustness;
 mod yaml;
 
 pub use catalog::{Catalog, GroupDefinition, TaskSummary};
 pub use check::{CheckedFile, validate, validate_all};
 pub use definition::{
-    Choices, DatasetSource, FilterPipeline, FilterStep, Generation, MetricDefinition, MetricName,
-    ModeOverrides, MultiChoiceRegexStep, OutputKind, RegexStep, RowFilter, Sampler, ShotsDefinition,
-    TargetDefinition, TaskDefinition,
+    Choices, DatasetSource, FilterPipeline, FilterStep, Generation, JudgeDefinition, MetricDefinition,
+    MetricName, ModeOverrides, MultiChoiceRegexStep, OutputKind, RegexStep, RowFilter, Sampler,
+    ShotsDefinition, TargetDefinition, TaskDefinition,
 };
 pub(crate) use embedded::{EmbeddedRows, embedded_rows};
 #[cfg(test)]

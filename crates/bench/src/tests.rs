@@ -31,6 +31,7 @@ fn identity() -> ModelIdentity {
         tokenizer: Digest::of("t"),
         chat_template: None,
         adapter: None,
+        trained_on: None,
         dtype: "f32".to_owned(),
         device: "cpu".to_owned(),
     }

@@ -144,5 +144,6 @@ impl Tally {
 
 /// Worst and best case, for metrics whose samples can be right or wrong.
 pub(super) fn bounds(outcomes: &OutcomeCounts) -> Option<[f64; 2]> {
-    (outcomes.unscored < outcomes.total()).then(|| outcomes.bounds()).flatten()
+    let right_or_wrong = outcomes.correct + outcomes.wrong > 0 || outcomes.unscored == 0;
+    right_or_wrong.then(|| outcomes.bounds()).flatten()
 }

@@ -6,6 +6,7 @@ use evalign_stats::{pass_at_k, repeat_variance};
 use indexmap::IndexMap;
 
 use super::estimate::{Aggregation, estimate};
+use crate::judging::is_verdict;
 
 /// The answers of one leaf task, collected document by document.
 #[derive(Debug)]
@@ -39,7 +40,8 @@ impl RepeatTally {
             self.unanswered.push(Answers::none(records.len()));
             return;
         };
-        for reader in &answered.scores {
+        // A judge's verdicts are no answers to vote on.
+        for reader in answered.scores.iter().filter(|score| !is_verdict(score)) {
             let same = |score: &&Score| score.metric == reader.metric && score.filter == reader.filter;
             let scores: Vec<Option<&Score>> =
                 records.iter().map(|record| record.scores.iter().find(same)).collect();

@@ -5,7 +5,7 @@ use super::NGRAM_WORDS;
 /// Splits text into words as they are compared: letters and digits in lower case; white space parts
 /// words, everything else vanishes (`state-of-the-art` is one word).
 #[derive(Debug, Default)]
-pub(super) struct Words {
+pub(crate) struct Words {
     open: String,
 }
 
@@ -31,7 +31,7 @@ impl Words {
 }
 
 /// All words of a text.
-pub(super) fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut words = Words::default();
     words.part(text, &mut |word| found.push(word.to_owned()));
@@ -41,7 +41,7 @@ pub(super) fn words(text: &str) -> Vec<String> {
 
 /// What is looked for: the n-grams of all items.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(crate) struct Index {
     items: Vec<Vec<String>>,
     /// By hash: item and the position of its n-gram's first word.
     ngrams: HashMap<u64, Vec<(u32, u32)>>,
@@ -51,7 +51,7 @@ pub(super) struct Index {
 
 impl Index {
     /// Adds an item by its words and returns its number. Without words it is never found.
-    pub(super) fn add(&mut self, words: Vec<String>) -> usize {
+    pub(crate) fn add(&mut self, words: Vec<String>) -> usize {
         let number = self.items.len();
         let length = words.len().min(NGRAM_WORDS);
         if length > 0 {
@@ -80,7 +80,7 @@ impl Index {
 
 /// Reads the words of a corpus and says which items they contain.
 #[derive(Debug)]
-pub(super) struct Search<'a> {
+pub(crate) struct Search<'a> {
     index: &'a Index,
     /// The last words of the text and their hashes; the newest is at `newest`.
     last: [(String, u64); NGRAM_WORDS],
@@ -89,18 +89,18 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(index: &'a Index) -> Self {
+    pub(crate) fn new(index: &'a Index) -> Self {
         Self { index, last: Default::default(), newest: 0, filled: 0 }
     }
 
     /// N-grams do not go from one text into the next.
-    pub(super) fn end_of_text(&mut self) {
+    pub(crate) fn end_of_text(&mut self) {
         self.filled = 0;
     }
 
     /// The next word. `found` is called with every item that has an n-gram which ends here, and the
     /// n-gram's position in the item.
-    pub(super) fn word(&mut self, word: &str, found: &mut dyn FnMut(usize, usize)) {
+    pub(crate) fn word(&mut self, word: &str, found: &mut dyn FnMut(usize, usize)) {
         self.newest = (self.newest + 1) % NGRAM_WORDS;
         self.filled = (self.filled + 1).min(NGRAM_WORDS);
         let slot = &mut self.last[self.newest];

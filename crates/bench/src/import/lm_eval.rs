@@ -61,6 +61,7 @@ pub(super) fn read(dir: &Path, samples: &[(String, PathBuf)]) -> Result<Log, Run
             tokenizer: log,
             chat_template: None,
             adapter: None,
+            trained_on: None,
             dtype: summary.pointer("/config/model_dtype").map_or_else(|| "unknown".to_owned(), plain),
             device: summary.pointer("/config/device").map_or_else(|| "unknown".to_owned(), plain),
         },

@@ -13,26 +13,27 @@ use futures::stream::FuturesUnordered;
 use super::cancel::{Cancel, CancelLevel};
 use super::progress::{Progress, Snapshot};
 use super::work::Work;
+use super::workload::Workload;
 use super::{ActiveRun, LEASE_TTL};
-use crate::{Plan, PlannedSample, PlannedTask, RunError};
+use crate::{PlannedSample, RunError};
 
 /// Commits that may wait for the disk before the next answer is taken.
 const COMMITS_IN_FLIGHT: usize = 512;
 
-type Pending<'a> = Peekable<Box<dyn Iterator<Item = (&'a PlannedTask, SampleKey)> + Send + 'a>>;
+type Pending<'a> = Peekable<Box<dyn Iterator<Item = SampleKey> + Send + 'a>>;
 
 /// One pass over the pending samples. What is in memory at a time is what the model wants to see
 /// ([`Intake`]), not the run.
 pub(super) struct Session<'a> {
     run: &'a ActiveRun,
-    plan: &'a Plan,
+    workload: &'a dyn Workload,
     model: &'a dyn Model,
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
     intake: Intake,
     pending: Pending<'a>,
     /// Submissions that are not answered in full, the oldest first.
-    open: VecDeque<Submission<'a>>,
+    open: VecDeque<Submission>,
     commits: FuturesUnordered<Committing>,
     renewed: Instant,
     started: Instant,
@@ -72,15 +73,14 @@ impl WorkDone {
 }
 
 /// Requests that were handed to the model together.
-struct Submission<'a> {
+struct Submission {
     replies: Replies,
-    asked: Vec<Option<Asked<'a>>>,
+    asked: Vec<Option<Asked>>,
     unanswered: usize,
 }
 
 /// A rendered sample waiting for its answer.
-struct Asked<'a> {
-    task: &'a PlannedTask,
+struct Asked {
     sample: PlannedSample,
     work: f64,
 }
@@ -102,7 +102,7 @@ impl Future for Committing {
 }
 
 /// The next reply to any submission, and which one's. `None`: that one has ended.
-async fn next_reply(open: &mut VecDeque<Submission<'_>>) -> (usize, Option<Reply>) {
+async fn next_reply(open: &mut VecDeque<Submission>) -> (usize, Option<Reply>) {
     std::future::poll_fn(|context| {
         for (index, submission) in open.iter_mut().enumerate() {
             if let Poll::Ready(reply) = submission.replies.poll_next(context) {
@@ -117,18 +117,17 @@ async fn next_reply(open: &mut VecDeque<Submission<'_>>) -> (usize, Option<Reply
 impl<'a> Session<'a> {
     pub(super) fn new(
         run: &'a ActiveRun,
-        plan: &'a Plan,
+        workload: &'a dyn Workload,
         model: &'a dyn Model,
         progress: &'a dyn Progress,
         cancel: &'a Cancel,
     ) -> Self {
-        let keys = plan.tasks.iter().flat_map(|task| task.keys().map(move |key| (task, key)));
         let pending: Box<dyn Iterator<Item = _> + Send> =
-            Box::new(keys.filter(|(_, key)| !run.finished.contains(key)));
-        let samples = plan.total_samples().saturating_sub(run.finished());
+            Box::new(workload.keys().filter(|key| !run.finished.contains(key)));
+        let samples = workload.total_samples().saturating_sub(run.finished());
         Self {
             run,
-            plan,
+            workload,
             model,
             progress,
             cancel,
@@ -175,7 +174,7 @@ impl<'a> Session<'a> {
             Some(Over::Gone) => Err(RunError::ModelGone {
                 run: self.run.id.clone(),
                 done: self.run.finished() + self.committed,
-                total: self.plan.total_samples(),
+                total: self.workload.total_samples(),
             }),
         }
     }
@@ -202,16 +201,16 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn render(&mut self) -> Result<Vec<Asked<'a>>, RunError> {
+    fn render(&mut self) -> Result<Vec<Asked>, RunError> {
         let mut asked = Vec::new();
-        for (task, key) in self.pending.by_ref().take(self.intake.together.max(1)) {
-            let mut sample = task.sample_by_key(&key)?;
+        for key in self.pending.by_ref().take(self.intake.together.max(1)) {
+            let mut sample = self.workload.sample(&key)?;
             if let Some(prompt @ Prompt::Chat(_)) = sample.prompt()
                 && let Some(text) = self.model.render(prompt)
             {
                 sample.set_rendered_prompt(&text);
             }
-            asked.push(Asked { task, sample, work: 0.0 });
+            asked.push(Asked { sample, work: 0.0 });
         }
         let work = Work::of(asked.iter().map(|asked| &asked.sample.request.kind));
         for (asked, work) in asked.iter_mut().zip(work) {
@@ -269,9 +268,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn commit(&mut self, asked: Asked<'_>, result: Result<Response, ModelError>) -> Result<(), RunError> {
+    fn commit(&mut self, asked: Asked, result: Result<Response, ModelError>) -> Result<(), RunError> {
         self.from_cache += u64::from(result.as_ref().is_ok_and(|response| response.cached));
-        let record = record(asked.task, asked.sample, result, self.run.price)?;
+        let record = record(self.workload, asked.sample, result, self.run.price)?;
         let failed = record.output.is_none();
         let commit = self.run.store.commit_sample(&self.run.lease, &record);
         self.progress.sample(&record);
@@ -315,7 +314,7 @@ impl<'a> Session<'a> {
         let known = self.work.done > 0.0 && left >= 0.0;
         self.progress.progress(&Snapshot {
             done: self.run.finished() + self.committed,
-            total: self.plan.total_samples(),
+            total: self.workload.total_samples(),
             failed: self.failed,
             usage: self.usage,
             elapsed,
@@ -326,7 +325,7 @@ impl<'a> Session<'a> {
 
 /// The record of an answered (or failed) sample, scored and priced.
 fn record(
-    task: &PlannedTask,
+    workload: &dyn Workload,
     sample: PlannedSample,
     result: Result<Response, ModelError>,
     price: Option<Price>,
@@ -356,10 +355,7 @@ fn record(
         error = Some(no_number(&what));
         output = None;
     }
-    let scores = match &output {
-        Some(output) => task.scorer().score(&sample.doc, output)?,
-        None => task.scorer().failed(),
-    };
+    let scores = workload.score(&sample, output.as_ref())?;
     Ok(SampleRecord {
         key: sample.key,
         doc: sample.doc,

@@ -38,6 +38,7 @@ pub struct TaskDefinition {
     pub question: Vec<String>,
     pub options: Option<OptionsDefinition>,
     pub paraphrases: Vec<Paraphrase>,
+    pub judge: Option<JudgeDefinition>,
 }
 
 impl TaskDefinition {
@@ -54,17 +55,31 @@ impl TaskDefinition {
     }
 
     /// Digest of all that decides prompts and scores. What only people read is left out, and what only
-    /// variants use: their protocols contain it.
+    /// variants and judges use: the protocols of those contain it.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut value = serde_json::to_value(self).unwrap_or(Value::Null);
         if let Value::Object(map) = &mut value {
-            for field in ["summary", "source", "tags", "question", "options", "paraphrases"] {
+            for field in ["summary", "source", "tags", "question", "options", "paraphrases", "judge"] {
                 map.remove(field);
             }
         }
         Digest::of_json(&value)
     }
+}
+
+/// What a judge goes by where one is named for the run. Its scores stand beside those of the metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeDefinition {
+    /// A rubric that ships, or one of `rubrics/` in an include path.
+    pub rubric: String,
+    /// Template for what the judge is told was asked; the task's `prompt` if absent.
+    pub question: Option<String>,
+    /// Template for a right answer; the task's target if absent. Shown by rubrics that go by one.
+    pub reference: Option<String>,
+    /// Template for what an answer was to be based on.
+    pub context: Option<String>,
 }
 
 /// Where rows come from: a dataset of the hub (or the same path under `--data-root`), or a file that
@@ -303,6 +318,10 @@ pub enum MetricName {
     /// As `acc`, log-likelihoods divided by the choice's length in UTF-8 bytes.
     AccBytes,
     ExactMatch,
+    /// None of the targets stands in the answer: letters and digits are compared, without case.
+    Avoids,
+    /// The answer does not plainly decline to answer.
+    Complies,
     /// The letter the model wrote is the right choice's. Only of multiple choice asked with
     /// `--generated-choices`, never of a task file.
     #[schemars(skip)]
@@ -314,11 +333,13 @@ pub enum MetricName {
 }
 
 impl MetricName {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Acc,
         Self::AccNorm,
         Self::AccBytes,
         Self::ExactMatch,
+        Self::Avoids,
+        Self::Complies,
         Self::AccGenerated,
         Self::WordPerplexity,
         Self::BytePerplexity,
@@ -332,6 +353,8 @@ impl MetricName {
             Self::AccNorm => "acc_norm",
             Self::AccBytes => "acc_bytes",
             Self::ExactMatch => "exact_match",
+            Self::Avoids => "avoids",
+            Self::Complies => "complies",
             Self::AccGenerated => "acc_generated",
             Self::WordPerplexity => "word_perplexity",
             Self::BytePerplexity => "byte_perplexity",
@@ -344,7 +367,9 @@ impl MetricName {
     pub fn output(self) -> OutputKind {
         match self {
             Self::Acc | Self::AccNorm | Self::AccBytes => OutputKind::MultipleChoice,
-            Self::ExactMatch | Self::AccGenerated => OutputKind::GenerateUntil,
+            Self::ExactMatch | Self::Avoids | Self::Complies | Self::AccGenerated => {
+                OutputKind::GenerateUntil
+            }
             Self::WordPerplexity | Self::BytePerplexity | Self::BitsPerByte => OutputKind::Perplexity,
         }
     }

@@ -1,6 +1,10 @@
 //! The task files and sample sets that ship inside the binary.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
+
+use super::generated;
 
 macro_rules! files {
     ($($name:literal),+ $(,)?) => {
@@ -27,10 +31,19 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "mmlu_flan_cot_fewshot.yaml",
     "mmlu_flan_cot_zeroshot.yaml",
     "mmlu_generative.yaml",
+    "one_step_arithmetic.yaml",
+    "robustness.yaml",
+    "robustness_attacks.yaml",
+    "robustness_demographic.yaml",
+    "robustness_overrefusal.yaml",
     "samples.yaml",
     "samples/arithmetic.jsonl",
     "samples/arithmetic_shots.jsonl",
+    "samples/attacks.jsonl",
     "samples/completion.jsonl",
+    "samples/demographic_swaps.jsonl",
+    "samples/harmless.jsonl",
+    "samples/judge_injections.jsonl",
     "samples/knowledge.jsonl",
     "samples/knowledge_shots.jsonl",
     "samples_arithmetic.yaml",
@@ -47,17 +60,22 @@ pub(super) fn text(name: &str) -> Option<&'static str> {
 pub(crate) struct EmbeddedRows {
     pub(crate) rows: Result<Vec<Map<String, Value>>, String>,
     /// The file as it is: what its digest is taken of.
-    pub(crate) text: &'static str,
+    pub(crate) text: Cow<'static, str>,
 }
 
-/// The embedded JSONL file of that name, if there is one.
+/// The embedded (or generated) JSONL file of that name, if there is one.
 pub(crate) fn embedded_rows(name: &str) -> Option<EmbeddedRows> {
-    let text = text(name)?;
+    let text = match generated::text(name) {
+        Some(Ok(text)) => Cow::Owned(text),
+        Some(Err(error)) => return Some(EmbeddedRows { rows: Err(error), text: Cow::Borrowed("") }),
+        None => Cow::Borrowed(text(name)?),
+    };
     let rows =
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(|(i, line)| {
             serde_json::from_str(line).map_err(|error| format!("{name}:{}: {error}", i + 1))
         });
-    Some(EmbeddedRows { rows: rows.collect(), text })
+    let rows = rows.collect();
+    Some(EmbeddedRows { rows, text })
 }
 
 #[cfg(test)]

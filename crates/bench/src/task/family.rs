@@ -136,6 +136,7 @@ pub(super) fn complete(
         question: file.question.clone().unwrap_or_default(),
         options: file.options.clone(),
         paraphrases: paraphrases(file.paraphrases.as_deref().unwrap_or_default(), &leaf.member),
+        judge: file.judge.clone(),
     };
     check(path, &definition)?;
     Ok(definition)
@@ -220,6 +221,9 @@ fn check(path: &str, task: &TaskDefinition) -> Result<(), BenchError> {
             let name = metric.name.name();
             return fail("metrics", &format!("`{name}` cannot be computed from `{}`", task.output.name()));
         }
+    }
+    if task.judge.is_some() && task.output != OutputKind::GenerateUntil {
+        return fail("judge", "there is no text to judge (the output is not `generate_until`)");
     }
     if task.filters.is_empty() || task.metrics.is_empty() {
         return fail("metrics", "at least one metric and one filter are needed");

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::definition::{
-    Choices, DatasetSource, FilterPipeline, Generation, MetricDefinition, ModeOverrides, OutputKind, Sampler,
+    Choices, DatasetSource, FilterPipeline, Generation, JudgeDefinition, MetricDefinition, ModeOverrides,
+    OutputKind, Sampler,
 };
 use super::robustness::{OptionsDefinition, Paraphrase};
 use super::yaml::parse_yaml;
@@ -68,6 +69,8 @@ pub struct TaskFile {
     pub options: Option<OptionsDefinition>,
     /// The task in other words, for `--perturb paraphrase`.
     pub paraphrases: Option<Vec<Paraphrase>>,
+    /// What a judge goes by, for `--judge REF`.
+    pub judge: Option<JudgeDefinition>,
 }
 
 /// `%{member}`, `%{member_words}` (underscores as spaces) and `%{category}` stand for the member's name
@@ -161,7 +164,7 @@ impl TaskFile {
                 include, task, family, group, members, weight_by_size, version, summary, source, tags,
                 dataset, process, output, description, prompt, choices, target, targets, target_delimiter,
                 gen_prefix, shots, generation, repeats, filters, metrics, lm_eval, question, options,
-                paraphrases)
+                paraphrases, judge)
         }
     }
 }

@@ -40,8 +40,8 @@ fn refused(text: &str) -> String {
 fn everything_embedded_is_whole() {
     let catalog = Catalog::load(&[]).unwrap();
     let tasks: Vec<_> = catalog.tasks().collect();
-    assert_eq!(tasks.len(), 5 * 57 + 11);
-    assert_eq!(catalog.groups().count(), 5 * 5 + 1);
+    assert_eq!(tasks.len(), 5 * 57 + 15);
+    assert_eq!(catalog.groups().count(), 5 * 5 + 2);
     for task in &tasks {
         assert!(!task.summary.is_empty() && !task.version.is_empty(), "{}", task.name);
         crate::task::compile_check(&catalog.task(&task.name).unwrap()).unwrap();

@@ -163,7 +163,7 @@ fn broken(request: &Request) -> Output {
         }
         RequestKind::Generate { .. } => {
             let logprob = if bad { f64::NEG_INFINITY } else { -0.5 };
-            let token = TokenLogprob { token: "18".to_owned(), logprob };
+            let token = TokenLogprob::new("18".to_owned(), logprob);
             Output::Text {
                 text: "18".to_owned(),
                 finish: FinishReason::Stop,

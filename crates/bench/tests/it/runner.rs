@@ -34,6 +34,7 @@ impl Double {
             tokenizer: Digest::of("double"),
             chat_template: None,
             adapter: None,
+            trained_on: None,
             dtype: "none".to_owned(),
             device: "none".to_owned(),
         };

@@ -1,0 +1,130 @@
+//! What everybody who starts runs does, on the command line and in the service.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use evalign_core::{Provider, RunResults, ScoringMode};
+use evalign_model::{
+    Budget, BudgetLimits, Concurrency, DateTime, DeviceSpec, LoadOptions, ModelSettings, OpenAiOptions,
+    OverlongPrompt, Price, PriceTable, RetryPolicy,
+};
+use evalign_store::Store;
+use serde_json::json;
+
+use crate::{ActiveRun, BenchError, Catalog, RunError, RunRequest, Scoreboard};
+
+/// What a model's answers cost, and what is spent on them and may be.
+#[derive(Clone, Debug, Default)]
+pub struct Spending {
+    pub price: Option<Price>,
+    /// `None` for models that cost nothing: those in this process.
+    pub budget: Option<Arc<Budget>>,
+    /// A price table was named, and has no price for this model.
+    pub is_price_unknown: bool,
+}
+
+impl RunRequest {
+    /// How the model is loaded for this request.
+    ///
+    /// # Errors
+    /// A device that does not exist, a settings file that cannot be read.
+    pub fn load_options(&self) -> Result<LoadOptions, RunError> {
+        Ok(LoadOptions {
+            device: self.device_spec()?,
+            dtype: self.dtype,
+            memory_gib: self.memory_gib,
+            threads: None,
+            // The reference cuts long prompts from the left; by default they are an error that is counted.
+            overlong: match self.mode {
+                ScoringMode::LmEval => OverlongPrompt::CutLeft,
+                ScoringMode::Default => OverlongPrompt::Refuse,
+            },
+            offline: self.offline,
+            now: self.present()?,
+            openai: self.openai_options()?,
+            concurrency: match self.max_concurrency.and_then(NonZeroU32::new) {
+                Some(limit) => Concurrency::Fixed(limit),
+                None => Concurrency::Auto,
+            },
+            retry: RetryPolicy { attempts: self.max_retries.saturating_add(1), ..RetryPolicy::default() },
+            ..LoadOptions::default()
+        })
+    }
+
+    fn present(&self) -> Result<Option<DateTime>, RunError> {
+        let Some(now) = &self.now else { return Ok(None) };
+        let present = now.parse::<DateTime>().map_err(|error| {
+            BenchError::request(format!("`now` is `{now}`: {error}"), "name a time like 2026-01-31T00:00:00")
+        })?;
+        Ok(Some(present))
+    }
+
+    fn device_spec(&self) -> Result<DeviceSpec, RunError> {
+        match &self.device {
+            None => Ok(DeviceSpec::default()),
+            Some(name) => name.parse().map_err(|error| {
+                BenchError::request(format!("{error}"), "use `cpu`, `cuda:0` or `metal`").into()
+            }),
+        }
+    }
+
+    /// How a model on a server is reached.
+    fn openai_options(&self) -> Result<OpenAiOptions, RunError> {
+        let mut settings = match &self.model_settings {
+            Some(path) => ModelSettings::read(path)?,
+            None => ModelSettings::default(),
+        };
+        if self.stream {
+            settings.stream = Some(true);
+        }
+        Ok(OpenAiOptions {
+            base_url: self.base_url.clone(),
+            server: self.server,
+            settings,
+            ..OpenAiOptions::default()
+        })
+    }
+
+    /// Reads the price table. A budget for a model in this process is refused, not ignored.
+    ///
+    /// # Errors
+    /// A price table that cannot be read, a budget that makes no sense.
+    pub fn spending(&self) -> Result<Spending, RunError> {
+        let limits =
+            BudgetLimits { requests: self.budget_requests, tokens: self.budget_tokens, usd: self.budget_usd };
+        if self.model.provider != Provider::Openai {
+            return if limits.is_unlimited() {
+                Ok(Spending::default())
+            } else {
+                Err(BenchError::request(
+                    format!("a budget needs a model server, and {} runs here", self.model),
+                    "leave `--budget-*` out, or limit the documents with `--limit`",
+                )
+                .into())
+            };
+        }
+        let name = &self.model.name;
+        let table = self.prices.as_deref().map(PriceTable::read).transpose()?;
+        let price = table.and_then(|table| table.of(name));
+        let is_price_unknown = self.prices.is_some() && price.is_none() && limits.usd.is_none();
+        let budget = Some(Arc::new(Budget::new(limits, price, name)?));
+        Ok(Spending { price, budget, is_price_unknown })
+    }
+}
+
+/// The results of a run whose lease this process holds: aggregated, and kept. Those of a run that was scored
+/// again stand as they are: they may come from other task files than those of its request.
+///
+/// # Errors
+/// Task files that are no longer those of the run, a failure of the store, a lost lease.
+pub fn conclude(run: &ActiveRun, store: &Store, catalog: &Catalog) -> Result<RunResults, RunError> {
+    let stored = store.run(&run.id)?;
+    if let (Some(_), Some(kept)) = (&stored.scored_by, &stored.results) {
+        let kept: RunResults = serde_json::from_value(kept.clone())
+            .map_err(|error| RunError::malformed(format!("results of run {}", run.id), error))?;
+        return Ok(RunResults { status: stored.status, ..kept });
+    }
+    let results = Scoreboard::of_run(&stored, catalog, true)?.aggregate(store, &run.id)?;
+    store.save_results(run.lease(), &json!(results))?;
+    Ok(results)
+}

@@ -1,0 +1,160 @@
+//! Comparisons as samples of a run: two for each pair of answers, one in each order.
+
+use std::collections::BTreeMap;
+
+use evalign_core::{Outcome, Output, Response, SampleKey, SampleRecord, Score};
+use evalign_judge::{Judge, Material, Order, Pair, Preference, Unscored};
+use evalign_model::ModelError;
+use serde_json::json;
+
+use crate::{Asking, PlannedSample, RunError};
+
+/// The metric a stored verdict is found under: P(A is better) where the judge gives probabilities, else 1, 0 or 1/2.
+const METRIC: &str = "preference";
+
+/// Two texts to be compared, and what is kept with the verdict.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Side<'a> {
+    pub(crate) name: u32,
+    pub(crate) text: &'a str,
+}
+
+/// What both orders said.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Verdicts {
+    /// P(A is better) with A shown first, and with A shown second. `None` where nothing was decided.
+    pub(crate) probabilities: [Option<f64>; 2],
+    /// 1 where A was preferred in an order, 0 where B was, 1/2 for a tie.
+    pub(crate) points: [Option<f64>; 2],
+}
+
+impl Verdicts {
+    /// Mean over both orders of P(A is better).
+    pub(crate) fn probability_a(&self) -> Option<f64> {
+        let [first, second] = self.probabilities;
+        Some((first? + second?) / 2.0)
+    }
+
+    /// A wins in both orders.
+    pub(crate) fn a_wins(&self) -> bool {
+        self.points == [Some(1.0), Some(1.0)]
+    }
+
+    pub(crate) fn b_wins(&self) -> bool {
+        self.points == [Some(0.0), Some(0.0)]
+    }
+
+    pub(crate) fn is_decided(&self) -> bool {
+        self.points.iter().all(Option::is_some)
+    }
+
+    pub(crate) fn swapped(self) -> Self {
+        let of_b = |[first, second]: [Option<f64>; 2]| [second.map(|p| 1.0 - p), first.map(|p| 1.0 - p)];
+        Self { probabilities: of_b(self.probabilities), points: of_b(self.points) }
+    }
+}
+
+/// The two questions to a judge about a pair of answers; `number` is the pair's within its document.
+pub(crate) fn comparison_askings(
+    judge: &Judge,
+    (step, doc, number): (&str, u64, u32),
+    material: Material<'_>,
+    [a, b]: [Side<'_>; 2],
+) -> Result<[Asking; 2], RunError> {
+    let pair = Pair { material, a: a.text, b: b.text };
+    let asking = |order: Order| {
+        let repeat = number * 2 + u32::from(order == Order::Swapped);
+        let key = SampleKey { task: step.to_owned(), doc, repeat };
+        let doc = json!({ "prompt": material.prompt, "order": order, "a": a.name, "b": b.name });
+        Ok::<_, RunError>(Asking {
+            request: judge.pairwise_request(key, &pair, order)?,
+            doc,
+            target: String::new(),
+        })
+    };
+    Ok([asking(Order::AsGiven)?, asking(Order::Swapped)?])
+}
+
+/// The score of an answered comparison.
+pub(crate) fn compare_scores(judge: &Judge, sample: &PlannedSample, output: Option<&Output>) -> Vec<Score> {
+    let order = if sample.key.repeat.is_multiple_of(2) { Order::AsGiven } else { Order::Swapped };
+    let answer = match output {
+        Some(output) => Ok(Response {
+            output: output.clone(),
+            usage: None,
+            truncated_tokens: 0,
+            cached: false,
+            latency: None,
+        }),
+        None => Err(ModelError::Request("the call failed".to_owned())),
+    };
+    let verdict = judge.read_pairwise(order, &answer);
+    let points = verdict.preference.points_a();
+    let (outcome, answer) = match &verdict.preference {
+        Preference::A => (Outcome::Unscored, Some("A")),
+        Preference::B => (Outcome::Unscored, Some("B")),
+        Preference::Tie => (Outcome::Unscored, Some("tie")),
+        Preference::Unscored { reason } => (outcome_of(reason), None),
+    };
+    vec![Score {
+        metric: METRIC.to_owned(),
+        filter: "none".to_owned(),
+        outcome,
+        value: points.map(|points| verdict.probability_a.unwrap_or(points)),
+        answer: answer.map(str::to_owned),
+        weight: None,
+        margin: None,
+    }]
+}
+
+/// A verdict is neither right nor wrong: `unscored` with a value. Without one, why.
+pub(crate) fn outcome_of(reason: &Unscored) -> Outcome {
+    match reason {
+        Unscored::Abstained => Outcome::Unscored,
+        Unscored::Malformed => Outcome::Unparsed,
+        Unscored::Truncated => Outcome::Truncated,
+        Unscored::Refused => Outcome::Refused,
+        Unscored::Failed(_) => Outcome::Error,
+    }
+}
+
+/// The verdicts on one pair of a document, from the stored comparisons by their number.
+pub(crate) fn read_comparison(
+    records: &BTreeMap<(u64, u32), &SampleRecord>,
+    doc: u64,
+    number: u32,
+) -> Verdicts {
+    let score = |order: u32| verdict_of(records.get(&(doc, number * 2 + order))?);
+    let both = [score(0), score(1)];
+    Verdicts {
+        probabilities: both.map(|found| found.map(|(probability, _)| probability)),
+        points: both.map(|found| found.map(|(_, points)| points)),
+    }
+}
+
+/// P(A is better) and the points of A, from one stored comparison. `None` where nothing was decided.
+pub(crate) fn verdict_of(record: &SampleRecord) -> Option<(f64, f64)> {
+    let score = record.scores.iter().find(|score| score.metric == METRIC)?;
+    let points = match score.answer.as_deref()? {
+        "A" => 1.0,
+        "B" => 0.0,
+        _ => 0.5,
+    };
+    Some((score.value?, points))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turned_round_verdicts_are_about_the_other_side_in_the_other_order() {
+        let verdicts = Verdicts { probabilities: [Some(0.9), Some(0.4)], points: [Some(1.0), Some(0.5)] };
+        let other = verdicts.swapped();
+        assert_eq!(other.points, [Some(0.5), Some(0.0)]);
+        assert!((other.probability_a().unwrap() - 0.35).abs() < 1e-12);
+        assert!(!verdicts.a_wins() && !other.b_wins() && other.is_decided());
+        let half = Verdicts { probabilities: [Some(0.9), None], points: [Some(1.0), None] };
+        assert_eq!((half.probability_a(), half.is_decided(), half.a_wins()), (None, false, false));
+    }
+}

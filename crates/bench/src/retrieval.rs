@@ -1,0 +1,389 @@
+//! Evaluations of search as runs: a query is a sample, its metrics are the scores, and what takes the place of
+//! the model is the way of searching.
+//!
+//! The documents are written anew in every session and removed at its end, which costs less than to keep
+//! account of them; what a query found is committed as it comes and not asked again.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use evalign_core::{
+    Digest, FinishReason, GenerateParams, Latency, ModelIdentity, ModelRef, Outcome, Output, Prompt,
+    Provider, Request, RequestKind, RunId, RunSpec, RunStatus, SampleKey, SampleRecord, Score, ScoringMode,
+    Seconds, TaskSpec, Usage,
+};
+use evalign_rag::{
+    BeirAnswer, BeirCollection, BeirEvaluation, BeirMeasured, BeirQuery, BeirReport, Embedder,
+    EmbedderIdentity, Fusion, PerQuery, RetrievalMetrics, SearchMode, SearchOptions, VectorStore,
+};
+use evalign_store::{NewRun, Store, StoredRun};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::aggregate::{logged_result, run_results};
+use crate::runner::{ActiveRun, Cancel, Steps};
+use crate::scorer::SCORER_VERSION;
+use crate::{RunError, RunRequest};
+
+/// Version of what a metric means: goes up when one of them would come out otherwise.
+const VERSION: &str = "1";
+
+/// Hits of a query that are kept with its sample.
+const KEPT_HITS: usize = 100;
+
+/// What the names of evaluations' collections begin with.
+const COLLECTION: &str = "evaluation-";
+
+/// What `evalign rag eval` asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetrievalRequest {
+    /// `retrieval`: what kind of run this is.
+    pub procedure: String,
+    /// Its model is the way of searching, its tasks are none.
+    pub run: RunRequest,
+    /// Directory of the collection.
+    pub beir: PathBuf,
+    pub split: String,
+    /// Where the vectors are while it runs: `edge` or `qdrant`.
+    pub store: String,
+    /// As it was named; absent where only words are searched.
+    pub embedder: Option<String>,
+    pub threads: Option<usize>,
+    pub offline: bool,
+    /// Vectors of documents may come from the cache, and the time of the ingest then leaves them out.
+    pub reuse_vectors: bool,
+    pub options: SearchOptions,
+}
+
+impl RetrievalRequest {
+    /// What [`RetrievalRequest::procedure`] is.
+    pub const PROCEDURE: &'static str = "retrieval";
+}
+
+/// What an evaluation found, and the run that it is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RetrievalReport {
+    pub run_id: RunId,
+    #[serde(flatten)]
+    pub report: BeirReport,
+}
+
+/// What is kept of a session besides its samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Ingested {
+    n_cut: u64,
+    ingest_seconds: f64,
+}
+
+/// An evaluation of search, ready to start.
+pub struct Retrieval<'a> {
+    request: &'a RetrievalRequest,
+    collection: &'a BeirCollection,
+    vectors: &'a dyn VectorStore,
+    embedder: Option<&'a dyn Embedder>,
+    task: String,
+    new: NewRun,
+}
+
+impl std::fmt::Debug for Retrieval<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Retrieval").field("request", self.request).finish_non_exhaustive()
+    }
+}
+
+/// The collection of vectors that the evaluation of a run writes; between its sessions there is none.
+#[must_use]
+pub fn evaluation_collection(run: &RunId) -> String {
+    format!("{COLLECTION}{run}")
+}
+
+/// The run whose evaluation a collection of this name is, if it is one.
+#[must_use]
+pub fn run_of_evaluation(collection: &str) -> Option<&str> {
+    collection.strip_prefix(COLLECTION)
+}
+
+impl<'a> Retrieval<'a> {
+    #[must_use]
+    pub fn new(
+        request: &'a RetrievalRequest,
+        collection: &'a BeirCollection,
+        (vectors, embedder): (&'a dyn VectorStore, Option<&'a dyn Embedder>),
+    ) -> Self {
+        let identity = embedder.map(Embedder::identity);
+        let task = task_spec(request, collection);
+        let spec = RunSpec {
+            model: identity_of(request, identity),
+            mode: ScoringMode::Default,
+            scorer_version: SCORER_VERSION,
+            seed: request.run.seed,
+            chat_template: false,
+            system_instruction: None,
+            rendered_at: None,
+            tasks: vec![task.clone()],
+        };
+        let new = NewRun {
+            spec,
+            request: json!(request),
+            samples_total: collection.queries.len() as u64,
+            fork: false,
+        };
+        Self { request, collection, vectors, embedder, task: task.task, new }
+    }
+
+    fn evaluation(&self, run: &RunId) -> BeirEvaluation<'a> {
+        let place = (self.vectors, &*evaluation_collection(run));
+        BeirEvaluation::new(self.collection, place, self.embedder)
+    }
+
+    /// Creates the run, or finds the one that measured the same, and takes its lease. `again`: always as a run of
+    /// its own.
+    ///
+    /// # Errors
+    /// As [`ActiveRun::start`].
+    pub fn start(&self, store: &Store, owner: &str, again: bool) -> Result<ActiveRun, RunError> {
+        ActiveRun::start_phases(&NewRun { fork: again, ..self.new.clone() }, store, owner)
+    }
+
+    /// Documents to write and queries to ask.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.collection.documents.len() as u64 + self.new.samples_total
+    }
+
+    /// Writes the documents, asks the queries that are not answered yet, removes the documents, and keeps the
+    /// results. On any cancellation what was answered is kept and everything else ends.
+    ///
+    /// # Errors
+    /// A failure of the store of vectors, of the embedder or of the store of runs; a lost lease.
+    pub async fn drive(
+        &self,
+        run: &ActiveRun,
+        store: &Store,
+        cancel: &Cancel,
+        advance: &(dyn Fn(u64) + Sync),
+    ) -> Result<RunStatus, RunError> {
+        let started = Instant::now();
+        store.set_status(run.lease(), RunStatus::Running)?;
+        let result = run.attended(cancel, self.work(run, store, advance)).await;
+        let cleaned = self.evaluation(&run.id).clean_up().await;
+        // Whatever happened, say so in the store; an earlier failure is the one to report.
+        let result = result.and_then(|done| done.transpose());
+        let seconds = Seconds { total: started.elapsed().as_secs_f64(), ..Seconds::default() };
+        let noted = store.add_session(run.lease(), seconds);
+        let ingested = match result {
+            Ok(Some(ingested)) => ingested,
+            Ok(None) => {
+                store.set_status(run.lease(), RunStatus::Cancelled)?;
+                return Ok(RunStatus::Cancelled);
+            }
+            Err(error) => {
+                if let Err(second) = store.set_status(run.lease(), RunStatus::Failed) {
+                    tracing::warn!(error = %second, "the run is not marked as failed");
+                }
+                return Err(error);
+            }
+        };
+        noted?;
+        cleaned?;
+        store.set_status(run.lease(), RunStatus::Completed)?;
+        store.save_results(run.lease(), &self.results(run, store, ingested)?)?;
+        Ok(RunStatus::Completed)
+    }
+
+    async fn work(
+        &self,
+        run: &ActiveRun,
+        store: &Store,
+        advance: &(dyn Fn(u64) + Sync),
+    ) -> Result<Ingested, RunError> {
+        let start = Instant::now();
+        let evaluation = self.evaluation(&run.id);
+        let n_cut = evaluation.ingest(advance).await?;
+        let ingested = Ingested { n_cut, ingest_seconds: start.elapsed().as_secs_f64() };
+        let mut commits = Vec::new();
+        for (doc, query) in (0u64..).zip(evaluation.queries()) {
+            let key = SampleKey { task: self.task.clone(), doc, repeat: 0 };
+            if !run.is_finished(&key) {
+                let answer = evaluation.answer(query, &self.request.options).await?;
+                commits.push(store.commit_sample(run.lease(), &self.record(key, query, &answer)));
+            }
+            advance(1);
+        }
+        for commit in commits {
+            commit.await?;
+        }
+        Ok(ingested)
+    }
+
+    fn record(&self, key: SampleKey, query: &BeirQuery, answer: &BeirAnswer<'_>) -> SampleRecord {
+        let judged = self.collection.judgements.get(&query.id);
+        let doc = json!({ "id": query.id, "query": query.text, "judgements": judged });
+        let prompt = Prompt::Text(query.text.clone());
+        let kind = RequestKind::Generate { prompt, params: GenerateParams::default() };
+        let hits = answer.ranking.iter().take(KEPT_HITS).map(|(id, score)| format!("{id}\t{score}\n"));
+        let score = |(name, value): (&str, f64)| Score {
+            metric: name.to_owned(),
+            filter: "none".to_owned(),
+            outcome: Outcome::Unscored,
+            value: Some(value),
+            answer: None,
+            weight: None,
+            margin: None,
+        };
+        let metrics = answer.metrics.iter();
+        let metrics = metrics
+            .flat_map(|metrics| RetrievalMetrics::NAMES.map(|name| Some((name, metrics.get(name)?))))
+            .flatten();
+        SampleRecord {
+            key: key.clone(),
+            doc_hash: Digest::of_json(&doc),
+            doc,
+            request: Request { key, kind },
+            prompt_hash: Digest::of(&query.text),
+            target: String::new(),
+            target_hash: Digest::of(""),
+            output: Some(Output::Text {
+                text: hits.collect(),
+                finish: FinishReason::Stop,
+                logprobs: None,
+                reasoning: None,
+            }),
+            error: None,
+            scores: metrics.map(score).collect(),
+            usage: Usage::default(),
+            truncated_tokens: 0,
+            latency: Some(Latency { total_ms: answer.seconds * 1e3, first_token_ms: None, attempts: 0 }),
+            requests: 0,
+            cost_usd: None,
+        }
+    }
+
+    /// Results of the common kind, and what a report needs besides.
+    fn results(&self, run: &ActiveRun, store: &Store, ingested: Ingested) -> Result<Value, RunError> {
+        let samples = run.steps().answered(&self.task)?;
+        let spec = &self.new.spec.tasks[0];
+        let result = logged_result(ScoringMode::Default, spec, samples.into_iter().map(Ok))?;
+        let mut results = json!(run_results(store, store.run(&run.id)?, vec![result])?);
+        results[RetrievalRequest::PROCEDURE] = json!(ingested);
+        Ok(results)
+    }
+
+    /// The report of a finished run, from what is stored. `None` for one that is not finished.
+    ///
+    /// # Errors
+    /// A failure of the store, results that cannot be read.
+    pub fn report(&self, store: &Store, id: &RunId) -> Result<Option<RetrievalReport>, RunError> {
+        let run = store.run(id)?;
+        let Some(kept) = run.results.as_ref().filter(|_| run.status == RunStatus::Completed) else {
+            return Ok(None);
+        };
+        let ingested: Ingested = serde_json::from_value(kept[RetrievalRequest::PROCEDURE].clone())
+            .map_err(|error| RunError::malformed(format!("results of run {id}"), error))?;
+        let records = Steps::of(store, id).answered(&self.task)?;
+        let latency = |record: &SampleRecord| Some(record.latency?.total_ms / 1e3);
+        let measured = BeirMeasured {
+            n_cut: ingested.n_cut,
+            ingest_seconds: ingested.ingest_seconds,
+            latencies: records.iter().filter_map(latency).collect(),
+            per_query: per_query(&records)?,
+        };
+        let report = self.evaluation(id).report(&self.request.store, &self.request.options, measured);
+        Ok(Some(RetrievalReport { run_id: id.clone(), report }))
+    }
+}
+
+/// The metrics of each query of a stored evaluation, and the digest of the collection that it is of.
+///
+/// # Errors
+/// A run of another kind, a failure of the store.
+pub fn retrieval_metrics(store: &Store, run: &StoredRun) -> Result<(Digest, PerQuery), RunError> {
+    let task = run.spec.tasks.first().filter(|_| {
+        run.request["procedure"].as_str() == Some(RetrievalRequest::PROCEDURE)
+            && run.status == RunStatus::Completed
+    });
+    let task = task.ok_or_else(|| {
+        RunError::malformed(format!("run {}", run.id), "is no finished evaluation of search")
+    })?;
+    let samples = Steps::of(store, &run.id).answered(&task.task)?;
+    Ok((task.dataset.clone(), per_query(&samples)?))
+}
+
+fn per_query(records: &[SampleRecord]) -> Result<PerQuery, RunError> {
+    let malformed =
+        |record: &SampleRecord| RunError::malformed(&record.key, "is no sample of an evaluation of search");
+    let metrics = |record: &SampleRecord| {
+        let named = record.scores.iter().filter_map(|score| Some((score.metric.clone(), score.value?)));
+        let named: serde_json::Map<String, Value> = named.map(|(name, value)| (name, json!(value))).collect();
+        let id = record.doc["id"].as_str().ok_or_else(|| malformed(record))?;
+        let metrics = serde_json::from_value(Value::Object(named)).map_err(|_| malformed(record))?;
+        Ok((id.to_owned(), metrics))
+    };
+    records.iter().map(metrics).collect()
+}
+
+/// The collection as a task: named by its directory, told apart by its content.
+fn task_spec(request: &RetrievalRequest, collection: &BeirCollection) -> TaskSpec {
+    let name = request.beir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let split = if request.split == "test" { String::new() } else { format!("-{}", request.split) };
+    let metrics = json!({
+        "metrics": RetrievalMetrics::NAMES, "depth": RetrievalMetrics::DEPTH, "version": VERSION,
+    });
+    let (definition, dataset) = (Digest::of_json(&metrics), collection.digest());
+    TaskSpec {
+        task: format!("retrieval/{name}{split}"),
+        version: VERSION.to_owned(),
+        protocol: Digest::of_json(&json!({ "definition": definition, "dataset": dataset })),
+        definition,
+        dataset,
+        shots: 0,
+        repeats: 1,
+        docs: [0, collection.queries.len() as u64],
+        generation: Value::Null,
+        variant: None,
+    }
+}
+
+/// The way of searching as what answers.
+fn identity_of(request: &RetrievalRequest, embedder: Option<&EmbedderIdentity>) -> ModelIdentity {
+    let way = json!({ "options": request.options, "embedder": embedder });
+    ModelIdentity {
+        reference: way_of_searching(&request.options, embedder.map(|embedder| embedder.name.as_str())),
+        weights: Digest::of_json(&way),
+        tokenizer: Digest::of("english words 1: two word characters or more, stop words, Porter2"),
+        chat_template: None,
+        adapter: None,
+        trained_on: None,
+        dtype: "none".to_owned(),
+        device: request.store.clone(),
+    }
+}
+
+/// A name that shows in tables: `local/bm25`, `local/dense:NAME`, `local/hybrid-rrf60:NAME`, with what differs from
+/// plain hybrid search.
+#[must_use]
+pub fn way_of_searching(options: &SearchOptions, embedder: Option<&str>) -> ModelRef {
+    let plain = SearchOptions::default();
+    let mut name = match options.mode {
+        SearchMode::Bm25 => "bm25".to_owned(),
+        SearchMode::Dense => "dense".to_owned(),
+        SearchMode::Hybrid => {
+            let fusion = match options.fusion {
+                Fusion::Rrf { k } => format!("rrf{k}"),
+                Fusion::MinMax => "min-max".to_owned(),
+                Fusion::Dbsf => "dbsf".to_owned(),
+            };
+            let weight =
+                (options.bm25_weight != plain.bm25_weight).then(|| format!("-words{}", options.bm25_weight));
+            let depth = (options.depth != plain.depth).then(|| format!("-depth{}", options.depth));
+            let feedback = options.feedback.map(|by| format!("-feedback{}x{}", by.hits, by.weight));
+            let more = [weight, depth, feedback].into_iter().flatten();
+            format!("hybrid-{fusion}{}", more.collect::<String>())
+        }
+    };
+    if let Some(embedder) = embedder {
+        name += &format!(":{embedder}");
+    }
+    ModelRef { provider: Provider::Local, name, adapter: None }
+}
