@@ -1,0 +1,109 @@
+//! The socket: so many connections at once, each with deadlines, and an end that loses nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::app::App;
+use crate::gate::Peer;
+use crate::worker::Workers;
+
+/// Tells a server to end. The first call drains, the second ends at once.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    drain: tokio_util::sync::CancellationToken,
+    now: tokio_util::sync::CancellationToken,
+}
+
+impl Shutdown {
+    /// One step more urgent.
+    pub fn raise(&self) {
+        if self.drain.is_cancelled() {
+            self.now.cancel();
+        }
+        self.drain.cancel();
+    }
+}
+
+/// Largest head of a request, in bytes.
+const MOST_HEAD_BYTES: usize = 64 * 1024;
+
+/// Serves until told to end: then no connection is accepted any more, streams close, what is being answered
+/// is answered, runs that are worked on commit what they have and are queued for the next server. All of that
+/// takes at most the grace period of the settings.
+pub async fn listen(app: Arc<App>, router: Router, listener: TcpListener, shutdown: &Shutdown) {
+    let workers = Workers::start(&app);
+    let connections = Arc::new(Semaphore::new(app.settings.max_connections as usize));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.drain.cancelled() => break,
+            accepted = accept(&listener, &connections) => accepted,
+        };
+        let Some((stream, peer, permit)) = accepted else { continue };
+        let router = router.clone();
+        let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            tower::ServiceExt::oneshot(router.clone(), request)
+        });
+        let connection =
+            builder(&app).serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let watched = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = watched.await {
+                tracing::debug!(%error, %peer, "a connection ended badly");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    tracing::info!("ending: what is being answered is still answered");
+    app.ending.cancel();
+    let grace = Duration::from_secs(app.settings.grace_secs);
+    let drained = async {
+        tokio::join!(graceful.shutdown(), workers.end());
+    };
+    tokio::select! {
+        () = drained => tracing::info!("everything is answered and committed"),
+        () = tokio::time::sleep(grace) => tracing::warn!("the grace period is over"),
+        () = shutdown.now.cancelled() => {}
+    }
+}
+
+/// A slow client cannot hold a connection without saying anything: its head has a deadline, also the next one
+/// on a connection that is kept.
+fn builder(app: &App) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(app.settings.read_timeout_secs))
+        .max_buf_size(MOST_HEAD_BYTES);
+    builder
+}
+
+type Accepted = (tokio::net::TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit);
+
+/// The next connection, once there is room for it.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepted> {
+    let permit = room.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => {
+            // Answers are small and written whole: waiting for more to send only delays them.
+            let _ = stream.set_nodelay(true);
+            Some((stream, peer, permit))
+        }
+        Err(error) => {
+            // Out of descriptors, or the client was gone already: trying at once would spin.
+            tracing::warn!(%error, "a connection was not accepted");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            None
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What can be asked, by subject. Handlers read, call and write down; they decide nothing.
+
+pub(crate) mod board;
+pub(crate) mod events;
+pub(crate) mod files;
+pub(crate) mod operations;
+pub(crate) mod runs;
+
+use serde::Serialize;
+
+/// A page of a list. The next one comes after `last_id`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct List<T> {
+    pub(crate) object: &'static str,
+    pub(crate) data: Vec<T>,
+    pub(crate) first_id: Option<String>,
+    pub(crate) last_id: Option<String>,
+    pub(crate) has_more: bool,
+}
+
+impl<T> List<T> {
+    /// From up to `limit` + 1 items: the one too many says that there are more.
+    pub(crate) fn page(mut data: Vec<T>, limit: usize, id: impl Fn(&T) -> String) -> Self {
+        let has_more = data.len() > limit;
+        data.truncate(limit);
+        Self {
+            object: "list",
+            first_id: data.first().map(&id),
+            last_id: data.last().map(&id),
+            data,
+            has_more,
+        }
+    }
+
+    /// All there is.
+    pub(crate) fn whole(data: Vec<T>, id: impl Fn(&T) -> String) -> Self {
+        let limit = data.len();
+        Self::page(data, limit, id)
+    }
+}
+
+/// Items of a page where nothing is said.
+pub(crate) const DEFAULT_LIMIT: u32 = 20;
+
+/// Most items of a page.
+pub(crate) const MOST: u32 = 100;
+
+/// A page's length, or a refusal that names the field.
+pub(crate) fn page_length(limit: Option<u32>) -> crate::error::ApiResult<u32> {
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
+    if (1..=MOST).contains(&limit) {
+        return Ok(limit);
+    }
+    let message = format!("`limit` is a number from 1 to {MOST}");
+    Err(crate::error::ApiError::new(crate::error::Code::InvalidRequest, message).about("limit"))
+}

@@ -1,0 +1,107 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use evalign_bench::{BoardQuery, CompareOptions, compare, leaderboard};
+use http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::app::App;
+use crate::error::{ApiError, ApiResult, Code};
+use crate::extract::{Query, Tenanted, tagged};
+use crate::openapi::ErrorAnswers;
+use crate::routes::List;
+
+/// What of the leaderboard.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LeaderboardQuery {
+    /// Only this task or group.
+    task: Option<String>,
+    /// Also the members of groups.
+    #[serde(default)]
+    #[param(required = false)]
+    all: bool,
+}
+
+/// All finished runs in blocks of what may be compared, each with the ranks that the samples support.
+#[utoipa::path(get, path = "/v1/leaderboard", tag = "leaderboard", params(LeaderboardQuery),
+    responses((status = 200, description = "As `evalign leaderboard --format json` prints it", body = Object),
+        (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
+pub(crate) async fn board(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    Query(query): Query<LeaderboardQuery>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    app.blocking(move |_| {
+        let query = BoardQuery { task: query.task, all: query.all, run: None };
+        let board = leaderboard(&tenanted.store, &query)?;
+        let document = json!({
+            "object": "leaderboard",
+            "data": board.blocks,
+            "runs": board.runs,
+            "without_results": board.without_results,
+        });
+        tagged(&headers, &document)
+    })
+    .await
+}
+
+/// Two runs.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CompareQuery {
+    a: String,
+    b: String,
+}
+
+/// Two runs document by document: is the difference real?
+#[utoipa::path(get, path = "/v1/compare", tag = "leaderboard", params(CompareQuery),
+    responses((status = 200, description = "As `evalign compare --json` prints it", body = Object),
+        (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
+pub(crate) async fn comparison(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    Query(query): Query<CompareQuery>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    app.blocking(move |_| {
+        let run = |id: &str| id.parse().map_err(|_| ApiError::not_found("run", id));
+        let (a, b) = (run(&query.a)?, run(&query.b)?);
+        if a == b {
+            return Err(ApiError::new(Code::InvalidRequest, "these are the same run").about("b"));
+        }
+        let comparison = compare(&tenanted.store, &a, &b, &CompareOptions::default())?;
+        tagged(&headers, &comparison)
+    })
+    .await
+}
+
+/// A task that can be run.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct TaskObject {
+    object: &'static str,
+    id: String,
+    version: String,
+    summary: String,
+}
+
+/// The tasks there are.
+#[utoipa::path(get, path = "/v1/tasks", tag = "leaderboard",
+    responses((status = 200, description = "All tasks and groups", body = List<TaskObject>), ErrorAnswers))]
+pub(crate) async fn tasks(State(app): State<Arc<App>>, _: Tenanted) -> ApiResult<Json<List<TaskObject>>> {
+    let object = |id: &str, version: &str, summary: &str| TaskObject {
+        object: "task",
+        id: id.to_owned(),
+        version: version.to_owned(),
+        summary: summary.to_owned(),
+    };
+    let tasks = app.catalog.tasks().map(|task| object(&task.name, &task.version, &task.summary));
+    let groups = app.catalog.groups().map(|group| object(&group.name, &group.version, &group.summary));
+    Ok(Json(List::whole(groups.chain(tasks).collect(), |task: &TaskObject| task.id.clone())))
+}

@@ -1,0 +1,351 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use evalign_bench::{ExportFormat, export_run};
+use evalign_core::{Digest, Outcome, RunStatus, SampleKey};
+use evalign_store::{Repetition, SampleFilter, Store};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::app::App;
+use crate::error::{ApiError, ApiResult, Code};
+use crate::extract::{JsonBody, Query, RunPath, Tenanted, tagged};
+use crate::openapi::{ErrorAnswers, Refusals};
+use crate::routes::{List, page_length};
+use crate::runs::{NewRunBody, RunObject};
+
+/// Which runs.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RunsQuery {
+    /// Runs of a page, 1 to 100; 20 where absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    /// The last run of the page before.
+    after: Option<String>,
+    /// Only runs of this status: `queued`, `running`, `completed`, `failed`, `cancelled`, `budget_exhausted`.
+    status: Option<String>,
+}
+
+/// Lists runs, the newest first.
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", params(RunsQuery),
+    responses((status = 200, description = "A page of runs", body = List<RunObject>), ErrorAnswers))]
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    Query(query): Query<RunsQuery>,
+) -> ApiResult<Json<List<RunObject>>> {
+    let limit = page_length(query.limit)?;
+    let after = query.after.map(|id| id.parse().map_err(|_| ApiError::not_found("run", &id))).transpose()?;
+    let status = match query.status.as_deref() {
+        None => None,
+        Some(name) => Some(RunStatus::parse(name).ok_or_else(|| {
+            ApiError::new(Code::InvalidRequest, "`status` is no status of a run").about("status")
+        })?),
+    };
+    app.blocking(move |app| {
+        let store = &tenanted.store;
+        let runs = store.runs_after(after.as_ref(), limit + 1, status)?;
+        let objects = runs.iter().map(|run| RunObject::of(app, store, run)).collect::<ApiResult<_>>()?;
+        Ok(Json(List::page(objects, limit as usize, |run: &RunObject| run.id.clone())))
+    })
+    .await
+}
+
+/// Starts a run: plans it, stores it and queues it. The answer comes at once and says where to look. A request
+/// with the `Idempotency-Key` of an earlier one is answered as that was; without one, equal requests are still
+/// the same run.
+#[utoipa::path(post, path = "/v1/runs", tag = "runs", request_body = NewRunBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    responses(
+        (status = 202, description = "Queued; `Location` names it", body = RunObject),
+        ErrorAnswers, Refusals))]
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    headers: HeaderMap,
+    body: JsonBody<NewRunBody>,
+) -> ApiResult<Response> {
+    let key = idempotency_key(&headers)?;
+    app.blocking(move |app| {
+        let store = &tenanted.store;
+        let Some(key) = key else { return Ok(accepted(&created(app, store, &body.value)?)) };
+        let digest = Digest::of(format!("POST /v1/runs\n{}", body.digest));
+        match store.begin_request(&key, &digest)? {
+            Repetition::Answered { status, response } => replayed(status, &response),
+            Repetition::Running => {
+                let message = "the first request with this Idempotency-Key is still being answered";
+                Err(ApiError::new(Code::IdempotencyRunning, message).retry_after(1))
+            }
+            Repetition::Differs => {
+                let message = "this Idempotency-Key was used for another request";
+                Err(ApiError::new(Code::IdempotencyDiffers, message))
+            }
+            Repetition::First => first(app, store, &key, &body.value),
+        }
+    })
+    .await
+}
+
+/// Answers the first request of a key and keeps the answer. One that failed is to be tried again.
+fn first(app: &App, store: &Store, key: &str, body: &NewRunBody) -> ApiResult<Response> {
+    // Whatever happens in between, a panic included, the key must not stay blocked.
+    let guard = Begun { store, key };
+    let run = created(app, store, body)?;
+    store.finish_request(key, StatusCode::ACCEPTED.as_u16(), &run.to_string())?;
+    std::mem::forget(guard);
+    Ok(accepted(&run))
+}
+
+struct Begun<'a> {
+    store: &'a Store,
+    key: &'a str,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.abandon_request(self.key) {
+            tracing::warn!(%error, "an Idempotency-Key stays blocked for a minute");
+        }
+    }
+}
+
+fn created(app: &App, store: &Store, body: &NewRunBody) -> ApiResult<Value> {
+    let run = app.start_run(store, body)?;
+    serde_json::to_value(RunObject::of(app, store, &run)?).map_err(ApiError::internal)
+}
+
+fn replayed(status: u16, response: &str) -> ApiResult<Response> {
+    let run: Value = serde_json::from_str(response).map_err(ApiError::internal)?;
+    let mut answer = accepted(&run);
+    *answer.status_mut() = StatusCode::from_u16(status).map_err(ApiError::internal)?;
+    answer.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+    Ok(answer)
+}
+
+/// `202`, with where to look.
+fn accepted(run: &Value) -> Response {
+    let mut response = (StatusCode::ACCEPTED, Json(run)).into_response();
+    let place = format!("/v1/runs/{}", run["id"].as_str().unwrap_or_default());
+    if let Ok(place) = HeaderValue::from_str(&place) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    response
+}
+
+fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
+    if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(Some(text.to_owned()));
+    }
+    let message = "an Idempotency-Key has 1 to 255 visible ASCII characters";
+    Err(ApiError::new(Code::InvalidRequest, message).about("Idempotency-Key"))
+}
+
+/// One run.
+#[utoipa::path(get, path = "/v1/runs/{id}", tag = "runs", params(("id" = String, Path, description = "The run")),
+    responses((status = 200, description = "The run", body = RunObject),
+        (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
+pub(crate) async fn read(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    app.blocking(move |app| {
+        let run = tenanted.store.run(&id)?;
+        tagged(&headers, &RunObject::of(app, &tenanted.store, &run)?)
+    })
+    .await
+}
+
+/// The results of a run: estimates with their intervals and counts.
+#[utoipa::path(get, path = "/v1/runs/{id}/results", tag = "runs",
+    params(("id" = String, Path, description = "The run")),
+    responses((status = 200, description = "As `evalign eval --json` prints them", body = Object),
+        (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
+pub(crate) async fn results(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    app.blocking(move |_| {
+        let results = tenanted.store.run(&id)?.results;
+        let none = || ApiError::new(Code::NotFound, "the run has no results yet");
+        tagged(&headers, &results.ok_or_else(none)?)
+    })
+    .await
+}
+
+/// Which samples.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct SamplesQuery {
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    /// The last sample of the page before: `TASK:DOC:REPEAT`.
+    after: Option<String>,
+    /// Only samples of this leaf task.
+    task: Option<String>,
+    /// Only samples with a score of this outcome: `correct`, `wrong`, `truncated`, `refused`, `unparsed`,
+    /// `error`, `unscored`.
+    outcome: Option<String>,
+}
+
+/// `TASK:DOC:REPEAT`.
+pub(crate) fn sample_id(key: &SampleKey) -> String {
+    format!("{}:{}:{}", key.task, key.doc, key.repeat)
+}
+
+pub(crate) fn parse_sample_id(text: &str) -> Option<SampleKey> {
+    let mut parts = text.rsplitn(3, ':');
+    let repeat = parts.next()?.parse().ok()?;
+    let doc = parts.next()?.parse().ok().filter(|doc| i64::try_from(*doc).is_ok())?;
+    Some(SampleKey { task: parts.next()?.to_owned(), doc, repeat })
+}
+
+/// The samples of a run: prompt, answer and scores, in the order of tasks and documents.
+#[utoipa::path(get, path = "/v1/runs/{id}/samples", tag = "runs",
+    params(("id" = String, Path, description = "The run"), SamplesQuery),
+    responses((status = 200, description = "A page of samples", body = List<Object>), ErrorAnswers))]
+pub(crate) async fn samples(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+    Query(query): Query<SamplesQuery>,
+) -> ApiResult<Json<List<Value>>> {
+    let limit = page_length(query.limit)?;
+    let wrong = |field: &str| ApiError::new(Code::InvalidRequest, format!("`{field}` is none")).about(field);
+    let outcome = match query.outcome.as_deref() {
+        None => None,
+        Some(name) => {
+            let known = Outcome::ALL.into_iter().find(|outcome| outcome.name() == name);
+            Some(known.ok_or_else(|| wrong("outcome"))?)
+        }
+    };
+    let after = match query.after.as_deref() {
+        None => None,
+        Some(text) => Some(parse_sample_id(text).ok_or_else(|| wrong("after"))?),
+    };
+    app.blocking(move |_| {
+        let filter = SampleFilter { task: query.task, outcome, after, limit: Some(u64::from(limit) + 1) };
+        let mut page = Vec::new();
+        for sample in tenanted.store.samples(&id, filter)? {
+            let sample = sample?;
+            let name = sample_id(&sample.key);
+            let mut value = serde_json::to_value(sample).map_err(ApiError::internal)?;
+            if let Some(fields) = value.as_object_mut() {
+                fields.shift_insert(0, "object".to_owned(), "sample".into());
+                fields.shift_insert(1, "id".to_owned(), name.into());
+            }
+            page.push(value);
+        }
+        let name = |value: &Value| value["id"].as_str().unwrap_or_default().to_owned();
+        Ok(Json(List::page(page, limit as usize, name)))
+    })
+    .await
+}
+
+/// Ends a run. One that waits ends at once; one that is worked on keeps what it has, and can be resumed.
+#[utoipa::path(post, path = "/v1/runs/{id}/cancel", tag = "runs",
+    params(("id" = String, Path, description = "The run")),
+    responses((status = 202, description = "It ends", body = RunObject), ErrorAnswers,
+        (status = 409, description = "It is neither queued nor being worked on", body = crate::openapi::ErrorBody)))]
+pub(crate) async fn cancel(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+) -> ApiResult<Response> {
+    app.blocking(move |app| {
+        let run = app.cancel_run(&tenanted.store, &id)?;
+        let run = RunObject::of(app, &tenanted.store, &run)?;
+        Ok(accepted(&serde_json::to_value(run).map_err(ApiError::internal)?))
+    })
+    .await
+}
+
+/// Goes on with a run that stopped before its end. Nothing finished is asked again.
+#[utoipa::path(post, path = "/v1/runs/{id}/resume", tag = "runs",
+    params(("id" = String, Path, description = "The run")),
+    responses((status = 202, description = "Queued", body = RunObject), ErrorAnswers, Refusals))]
+pub(crate) async fn resume(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+) -> ApiResult<Response> {
+    app.blocking(move |app| {
+        let run = app.resume_run(&tenanted.store, &id)?;
+        let run = RunObject::of(app, &tenanted.store, &run)?;
+        Ok(accepted(&serde_json::to_value(run).map_err(ApiError::internal)?))
+    })
+    .await
+}
+
+/// Which file of a run.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ExportQuery {
+    /// `jsonl` (every sample with everything), or `parquet` (one row for each score).
+    format: Option<String>,
+}
+
+/// The samples of a run as one file, as `evalign export` writes it.
+#[utoipa::path(get, path = "/v1/runs/{id}/export", tag = "runs",
+    params(("id" = String, Path, description = "The run"), ExportQuery),
+    responses((status = 200, description = "The file", content_type = "application/octet-stream", body = String), ErrorAnswers,
+        (status = 409, description = "The run was scored by other rules than there are now", body = crate::openapi::ErrorBody)))]
+pub(crate) async fn export(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+    Query(query): Query<ExportQuery>,
+) -> ApiResult<Response> {
+    let (format, kind, name) = match query.format.as_deref() {
+        None | Some("jsonl") => (ExportFormat::Jsonl, "application/jsonl", "samples.jsonl"),
+        Some("parquet") => (ExportFormat::Parquet, "application/vnd.apache.parquet", "samples.parquet"),
+        Some(_) => {
+            let message = "`format` is `jsonl` or `parquet`";
+            return Err(ApiError::new(Code::InvalidRequest, message).about("format"));
+        }
+    };
+    let attachment = format!("attachment; filename=\"{id}-{name}\"");
+    let (dir, path) = app
+        .blocking(move |app| {
+            let run = tenanted.store.run(&id)?;
+            let board = evalign_bench::Scoreboard::of_run(&run, &app.catalog, true)?;
+            let dir = tempfile::Builder::new()
+                .prefix("export")
+                .tempdir_in(&app.home)
+                .map_err(ApiError::internal)?;
+            let files = export_run(&tenanted.store, &id, &board, format, dir.path())?;
+            let file = files.into_iter().find(|file| file.ends_with(name));
+            let path = file.ok_or_else(|| ApiError::internal("the export wrote no such file"))?;
+            Ok((dir, path))
+        })
+        .await?;
+    let body = crate::uploads::stream_file(&path, dir).await?;
+    Ok(([(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, attachment)], body)
+        .into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_samples_come_back_as_they_went() {
+        let key = SampleKey { task: "mmlu_anatomy:typos".to_owned(), doc: 12, repeat: 3 };
+        assert_eq!(parse_sample_id(&sample_id(&key)), Some(key));
+        for bad in ["", "a", "a:1", "a:1:x", "a:-1:0", "a:99999999999999999999:0"] {
+            assert_eq!(parse_sample_id(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Runs as the service starts, stops and resumes them.
+
+use std::sync::Arc;
+
+use evalign_bench::{DocRange, Limit, Plan, RunRequest, check_resume, draft, request_of};
+use evalign_core::{Provider, RunId, RunStatus, ScoringMode};
+use evalign_model::{Model, ServerKind};
+use evalign_store::{Enqueued, JobState, NewRun, Store, StoredRun};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::app::App;
+use crate::error::{ApiError, ApiResult, Code};
+
+/// A run to be started. What is absent is decided by the task. There is no field for a path or an address:
+/// models are named as they are served, task files and datasets are the operator's.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"model": "smollm2", "tasks": ["arc_easy"], "limit": 20}))]
+pub(crate) struct NewRunBody {
+    /// A name of `GET /v1/models`, or of a model on another server that the operator has named.
+    pub(crate) model: String,
+    /// Names of tasks or groups; `GET /v1/tasks` lists them.
+    #[schema(min_items = 1)]
+    pub(crate) tasks: Vec<String>,
+    /// Worked examples per prompt.
+    pub(crate) shots: Option<u32>,
+    /// Documents per leaf task: a number of at least 1, or a share between 0 and 1.
+    #[schema(value_type = Option<f64>, exclusive_minimum = 0)]
+    pub(crate) limit: Option<Limit>,
+    /// A range of documents of each leaf task, `a..b`.
+    #[schema(value_type = Option<String>, pattern = r"^\d+\.\.\d+$")]
+    pub(crate) samples: Option<DocRange>,
+    /// Answers per document.
+    #[schema(minimum = 1)]
+    pub(crate) repeats: Option<u32>,
+    pub(crate) temperature: Option<f64>,
+    pub(crate) top_p: Option<f64>,
+    pub(crate) top_k: Option<u32>,
+    pub(crate) min_p: Option<f64>,
+    #[schema(minimum = 1)]
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) chat_template: Option<bool>,
+    #[serde(default)]
+    pub(crate) multiturn: bool,
+    #[schema(max_length = 100000)]
+    pub(crate) system_instruction: Option<String>,
+    /// `default`, or `lm-eval` for lm-evaluation-harness 0.4.13 bug for bug.
+    #[serde(default)]
+    #[schema(value_type = String, pattern = "^(default|lm-eval)$")]
+    pub(crate) compat: ScoringMode,
+    pub(crate) seed: Option<u64>,
+    /// Requests in flight to a model on another server.
+    #[schema(minimum = 1)]
+    pub(crate) max_concurrency: Option<u32>,
+    pub(crate) budget_tokens: Option<u64>,
+    pub(crate) budget_requests: Option<u64>,
+    /// A new run even where the same was run before.
+    #[serde(default)]
+    pub(crate) fork: bool,
+}
+
+/// What a worker needs beside what the run's row says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct JobRequest {
+    /// The name under which the model is served.
+    pub(crate) model: String,
+}
+
+/// A run as clients see it.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct RunObject {
+    #[schema(pattern = "^run$")]
+    pub(crate) object: &'static str,
+    pub(crate) id: String,
+    /// `queued`, `running`, `completed`, `failed`, `cancelled`, `budget_exhausted`.
+    pub(crate) status: &'static str,
+    pub(crate) model: String,
+    pub(crate) tasks: Vec<String>,
+    pub(crate) samples_total: u64,
+    pub(crate) samples_done: u64,
+    /// Unix time in seconds.
+    pub(crate) created_at: u64,
+    pub(crate) updated_at: u64,
+    /// Why the last attempt failed.
+    pub(crate) error: Option<String>,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) generated_tokens: u64,
+    pub(crate) has_results: bool,
+}
+
+impl RunObject {
+    pub(crate) fn of(app: &App, store: &Store, run: &StoredRun) -> ApiResult<Self> {
+        let job = store.job_of(&run.id)?;
+        let waits = job.as_ref().is_some_and(|job| job.state == JobState::Queued);
+        let works = job.as_ref().is_some_and(|job| job.state == JobState::Running);
+        // A run that is to go on says so, whatever it came to before.
+        let status = match run.status {
+            _ if waits => RunStatus::Queued,
+            // Its results are still being computed.
+            RunStatus::Completed if works => RunStatus::Running,
+            status => status,
+        };
+        let failed = job.filter(|job| job.state == JobState::Failed);
+        let reference = &run.spec.model.reference;
+        let model = app.models.name_of(reference).map_or_else(|| reference.to_string(), str::to_owned);
+        let tasks = run.request.get("tasks").cloned().unwrap_or_default();
+        Ok(Self {
+            object: "run",
+            id: run.id.to_string(),
+            status: status.name(),
+            model,
+            tasks: serde_json::from_value(tasks).unwrap_or_default(),
+            samples_total: run.samples_total,
+            samples_done: run.samples_done,
+            created_at: run.created_ms / 1000,
+            updated_at: run.updated_ms / 1000,
+            error: failed.and_then(|job| job.error),
+            prompt_tokens: run.usage.prompt_tokens,
+            generated_tokens: run.usage.generated_tokens,
+            has_results: run.results.is_some(),
+        })
+    }
+}
+
+fn queue_full() -> ApiError {
+    let message = "so many runs are queued already that no more are taken";
+    ApiError::new(Code::QueueFull, message).retry_after(60)
+}
+
+/// A request planned and its model loaded.
+pub(crate) struct Prepared {
+    pub(crate) plan: Plan,
+    pub(crate) model: Arc<dyn Model>,
+    pub(crate) spending: evalign_bench::Spending,
+}
+
+impl App {
+    fn run_request(&self, body: &NewRunBody) -> ApiResult<RunRequest> {
+        if body.tasks.is_empty() {
+            return Err(ApiError::new(Code::InvalidRequest, "name at least one task").about("tasks"));
+        }
+        let reference = self.models.reference(&body.model)?;
+        let mut request = RunRequest::new(reference.clone(), body.tasks.clone());
+        request.shots = body.shots;
+        request.limit = body.limit;
+        request.samples = body.samples;
+        request.repeats = body.repeats;
+        request.temperature = body.temperature;
+        request.top_p = body.top_p;
+        request.top_k = body.top_k;
+        request.min_p = body.min_p;
+        request.max_tokens = body.max_tokens;
+        request.chat_template = body.chat_template;
+        request.multiturn = body.multiturn;
+        request.system_instruction.clone_from(&body.system_instruction);
+        request.mode = body.compat;
+        request.seed = body.seed.unwrap_or(request.seed);
+        request.max_concurrency = body.max_concurrency;
+        request.budget_tokens = body.budget_tokens;
+        request.budget_requests = body.budget_requests;
+        request.data_root.clone_from(&self.settings.data_root);
+        request.include_path.clone_from(&self.settings.include_path);
+        request.offline = self.settings.offline;
+        if reference.provider == Provider::Openai {
+            request.base_url = ServerKind::base_url_from_env(None, |name| std::env::var(name).ok());
+        }
+        Ok(request)
+    }
+
+    /// Blocks while datasets are read and the model is loaded.
+    pub(crate) fn prepare(
+        &self,
+        name: &str,
+        request: &RunRequest,
+        stored: Option<&StoredRun>,
+    ) -> ApiResult<Prepared> {
+        let draft = draft(request, &self.catalog, &self.roots)?;
+        let spending = request.spending()?;
+        let mut options = request.load_options()?;
+        options.openai.needs = draft.needs();
+        options.budget.clone_from(&spending.budget);
+        // Prompts that name the day go on naming the one the run was started on.
+        let rendered_at = stored.and_then(|run| run.spec.rendered_at.as_deref());
+        options.now = rendered_at.map(str::parse).transpose().map_err(ApiError::internal)?;
+        let model = self.models.measured(name, request, &options)?;
+        let plan = draft.bind(&*model)?;
+        if let Some(stored) = stored {
+            check_resume(stored, &plan)?;
+        }
+        Ok(Prepared { plan, model, spending })
+    }
+
+    /// Plans, creates and queues a run. Everything that is wrong with the request is said now, not by a run
+    /// that fails later. A run of the same specification is that run, and goes on if it is not finished.
+    pub(crate) fn start_run(&self, store: &Store, body: &NewRunBody) -> ApiResult<StoredRun> {
+        let request = self.run_request(body)?;
+        // Before anything is planned or stored: a flood of requests costs little.
+        if store.active_jobs()? >= u64::from(self.settings.max_active_runs) {
+            return Err(queue_full());
+        }
+        let Prepared { plan, .. } = self.prepare(&body.model, &request, None)?;
+        let new = NewRun {
+            samples_total: plan.total_samples(),
+            spec: plan.spec,
+            request: serde_json::to_value(&request).map_err(ApiError::internal)?,
+            fork: body.fork,
+        };
+        let created = store.create_run(&new)?;
+        if created.status != RunStatus::Completed {
+            self.queue(store, &created.id, &body.model)?;
+        }
+        Ok(store.run(&created.id)?)
+    }
+
+    fn queue(&self, store: &Store, run: &RunId, model: &str) -> ApiResult<Enqueued> {
+        let job = json!(JobRequest { model: model.to_owned() });
+        let queued = store.enqueue(run, &job, self.settings.max_active_runs)?;
+        if queued == Enqueued::Full {
+            return Err(queue_full());
+        }
+        self.active.wake();
+        Ok(queued)
+    }
+
+    /// Goes on with a run that stopped before its end.
+    pub(crate) fn resume_run(&self, store: &Store, run: &RunId) -> ApiResult<StoredRun> {
+        let stored = store.run(run)?;
+        if stored.status == RunStatus::Completed {
+            return Err(ApiError::new(Code::RunFinished, "the run is completed"));
+        }
+        if stored.request.get("procedure").is_some() {
+            let message = "runs of several steps are resumed on the command line: `evalign resume`";
+            return Err(ApiError::new(Code::InvalidRequest, message));
+        }
+        let request = request_of(&stored)?;
+        let served = self.models.name_of(&request.model).ok_or_else(|| {
+            ApiError::new(Code::ModelNotFound, "the run's model is not served any more").about("model")
+        })?;
+        if self.queue(store, run, served)? == Enqueued::WasActive {
+            return Err(ApiError::new(Code::RunActive, "the run is queued or being worked on"));
+        }
+        Ok(store.run(run)?)
+    }
+
+    /// Ends a run: one that waits at once, one that is worked on with what it has.
+    pub(crate) fn cancel_run(&self, store: &Store, run: &RunId) -> ApiResult<StoredRun> {
+        match store.cancel_job(run)? {
+            None => {
+                store.run(run)?;
+                return Err(ApiError::new(
+                    Code::RunFinished,
+                    "the run is neither queued nor being worked on",
+                ));
+            }
+            Some(JobState::Queued) => {
+                let lease = store.lease(run, "evalign serve", std::time::Duration::from_secs(10))?;
+                store.set_status(&lease, RunStatus::Cancelled)?;
+                store.release(lease)?;
+            }
+            Some(_) => self.active.cancel(run),
+        }
+        self.active.changed(run);
+        Ok(store.run(run)?)
+    }
+}

@@ -1,0 +1,170 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use evalign_core::Tenant;
+use evalign_serve::{App, Layer, Settings, Shutdown, listen, mint_key, service, settings};
+use evalign_store::{KeyScope, Store};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tower::ServiceExt;
+
+/// A service on a store of its own, with a scripted model called `small`, and keys.
+pub(crate) struct Service {
+    pub(crate) home: TempDir,
+    pub(crate) store: Store,
+    pub(crate) app: Arc<App>,
+    pub(crate) router: Router,
+    /// Of tenant `default`.
+    pub(crate) admin: String,
+    pub(crate) run: String,
+    pub(crate) read: String,
+    /// Of tenant `other`.
+    pub(crate) other: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The error's code, of an answer that has OpenAI's shape.
+    pub(crate) fn code(&self) -> String {
+        let body = self.json();
+        let error = body["error"].as_object().unwrap_or_else(|| panic!("no envelope: {body}"));
+        assert_eq!(error.keys().collect::<Vec<_>>(), ["message", "type", "param", "code"], "{body}");
+        error["code"].as_str().unwrap().to_owned()
+    }
+}
+
+pub(crate) fn key(store: &Store, tenant: &str, scope: KeyScope) -> String {
+    let tenant: Tenant = tenant.parse().unwrap();
+    let key = mint_key(tenant, "test", scope, None).unwrap();
+    store.create_key(&key.record).unwrap();
+    key.expose().to_owned()
+}
+
+pub(crate) fn settings_with(home: &Path, script: &Value, layer: Layer) -> Settings {
+    fs_err::write(home.join("model.json"), script.to_string()).unwrap();
+    let reference = format!("small=scripted/{}", home.join("model.json").display());
+    let lookup = |name: &str| match name {
+        "EVALIGN_SERVE__MODELS" => Some(reference.clone()),
+        "EVALIGN_SERVE__OFFLINE" => Some("true".to_owned()),
+        _ => None,
+    };
+    settings(home, None, &lookup, layer).unwrap().0
+}
+
+impl Service {
+    pub(crate) fn new() -> Self {
+        Self::with(&json!({"seed": 1}), Layer::default())
+    }
+
+    pub(crate) fn with(script: &Value, layer: Layer) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let settings = settings_with(home.path(), script, layer);
+        let store = Store::open(home.path()).unwrap();
+        let app = App::new(home.path(), store.clone(), settings).unwrap();
+        Self {
+            admin: key(&store, "default", KeyScope::Admin),
+            run: key(&store, "default", KeyScope::Run),
+            read: key(&store, "default", KeyScope::Read),
+            other: key(&store, "other", KeyScope::Admin),
+            router: service(app.clone()),
+            home,
+            store,
+            app,
+        }
+    }
+
+    /// Sends a request as it is.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str, key: &str, body: Option<&Value>) -> Answer {
+        self.send(request(method, path, key, body)).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path, &self.admin, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::POST, path, &self.run, Some(body)).await
+    }
+
+    /// The service on a port of this machine, with its workers.
+    pub(crate) async fn listening(self) -> Listening {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = Shutdown::default();
+        let (app, router, until) = (self.app.clone(), self.router.clone(), shutdown.clone());
+        let task = tokio::spawn(async move { listen(app, router, listener, &until).await });
+        Listening { service: self, address, shutdown, task }
+    }
+}
+
+/// A service that listens and works.
+pub(crate) struct Listening {
+    pub(crate) service: Service,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) task: JoinHandle<()>,
+}
+
+impl Listening {
+    /// Waits until a run has this status.
+    pub(crate) async fn until(&self, run: &str, status: &str) -> Value {
+        for _ in 0..600 {
+            let answer = self.service.get(&format!("/v1/runs/{run}")).await.json();
+            if answer["status"] == status {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{run} is not {status}: {}", self.service.get(&format!("/v1/runs/{run}")).await.text());
+    }
+
+    pub(crate) async fn end(self) {
+        self.shutdown.raise();
+        tokio::time::timeout(Duration::from_secs(30), self.task).await.unwrap().unwrap();
+    }
+}
+
+pub(crate) fn request(method: Method, path: &str, key: &str, body: Option<&Value>) -> Request<Body> {
+    let request =
+        Request::builder().method(method).uri(path).header("authorization", format!("Bearer {key}"));
+    match body {
+        None => request.body(Body::empty()).unwrap(),
+        Some(body) => {
+            let request = request.header("content-type", "application/json");
+            request.body(Body::from(body.to_string())).unwrap()
+        }
+    }
+}
+
+/// A run that takes a moment: a few samples of the suite that ships with evalign.
+pub(crate) fn small_run() -> Value {
+    json!({"model": "small", "tasks": ["samples_knowledge"], "limit": 3})
+}
