@@ -2,7 +2,13 @@
 
 mod compare;
 mod eval;
+mod judge;
 mod measures;
+mod pairs;
+mod rag;
+mod retrieval;
+mod serve;
+mod train;
 mod values;
 mod variants;
 
@@ -13,8 +19,25 @@ use evalign_bench::{ExportFormat, Limit};
 use evalign_core::{Dtype, ModelRef, Outcome};
 
 pub(crate) use compare::CompareArgs;
-pub(crate) use eval::{BudgetArgs, EvalArgs, SamplingArgs};
+pub(crate) use eval::{BudgetArgs, EvalArgs, SamplingArgs, ServerArgs};
+pub(crate) use judge::{
+    JudgeArgs, JudgeCalibrateArgs, JudgeCommand, JudgeCompareArgs, JudgeScoreArgs, JudgeVoteArgs,
+};
 pub(crate) use measures::MeasureArgs;
+pub(crate) use pairs::{
+    AnswerArgs, CritiqueArgs, FileArgs, FilterArgs, InjectionsArgs, PairsBuildArgs, PairsCheckArgs,
+    PairsCommand, PairsExportArgs,
+};
+pub(crate) use rag::{
+    ChunkBy, EmbedderArgs, RagCommand, RagEvalAnswersArgs, RagGenerateTestsArgs, RagIndexArgs, RagQueryArgs,
+    RagStoreArgs, StoreKind,
+};
+pub(crate) use retrieval::{
+    ExpansionKind, RagDiffArgs, RagEvalArgs, RagGcArgs, RagListArgs, RagSearchArgs, RagTuneArgs,
+    ServeQdrantArgs,
+};
+pub(crate) use serve::{KeyCreateArgs, KeysCommand, ServeArgs, ServeSettingsArgs};
+pub(crate) use train::{MergeArgs, ScoreArgs, TrainArgs, TrainCommand, VerifyCaseArgs};
 pub(crate) use values::{Concurrency, Extent, Tolerance, parse_dtype};
 use values::{parse_concurrency, parse_outcome, parse_tolerance, positive};
 pub(crate) use variants::VariantArgs;
@@ -66,15 +89,34 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Score stored answers again; needs no model.
     Rescore(RescoreArgs),
+    /// Judge answers by a rubric, compare models, and hold judges against people.
+    #[command(subcommand)]
+    Judge(JudgeCommand),
+    /// Have a model criticise and revise its answers by principles, and a judge verify what is gained.
+    Critique(Box<CritiqueArgs>),
+    /// Preference pairs: make them, check them, write them for training.
+    #[command(subcommand)]
+    Pairs(PairsCommand),
+    /// Train on texts and preference pairs.
+    #[command(subcommand)]
+    Train(TrainCommand),
     /// Tasks there are, and checking your own.
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// Ask your documents.
+    #[command(subcommand)]
+    Rag(RagCommand),
     /// Models on this machine, and getting them.
     #[command(subcommand)]
     Models(ModelsCommand),
     /// Measure this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Answer over HTTP: runs, the leaderboard, pages, and OpenAI's API for local models.
+    Serve(Box<ServeArgs>),
+    /// Keys of the service.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Where settings come from.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -362,6 +404,18 @@ pub(crate) enum ModelsCommand {
         #[arg(long)]
         offline: bool,
     },
+    /// Write an embedder's weights in 8 bits, beside everything else that belongs to it.
+    #[command(visible_alias = "quantize")]
+    Quantise {
+        /// `all-minilm-l6-v2`, a model directory or `ORG/REPO`.
+        model: String,
+        /// Directory for the result [default: models/NAME-q8 in evalign's directory].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Ask neither hub nor package index.
+        #[arg(long)]
+        offline: bool,
+    },
     /// List the models on this machine.
     List {
         /// Check the digests of all files.
@@ -399,8 +453,11 @@ pub(crate) enum BenchCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Print directories and variables that are in effect.
+    /// Print directories, variables and settings of the service that are in effect, and where from.
     Show {
+        /// File with settings of the service, as for `evalign serve`.
+        #[arg(long, env = "EVALIGN_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Print one JSON document.
         #[arg(long)]
         json: bool,
@@ -408,77 +465,4 @@ pub(crate) enum ConfigCommand {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn habits_of_lm_eval_users_parse() {
-        let line = "evalign run --model hf --model_args pretrained=a/b --tasks mmlu,gsm8k --num_fewshot 5 --limit 10 \
-                    --batch_size auto --apply_chat_template --gen_kwargs temperature=0.5 --seed 0,1234,1234,1234";
-        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
-        let Command::Eval(args) = cli.command else { panic!("not eval") };
-        assert_eq!(args.tasks_flag, ["mmlu", "gsm8k"]);
-        assert_eq!((args.shots, args.seed, args.chat_template), (Some(5), 1234, true));
-        assert_eq!(args.limit, Some(Extent::First(Limit::Docs(10))));
-    }
-
-    #[test]
-    fn limits_are_numbers_shares_or_ranges() {
-        let limit = |text: &str| {
-            let cli = Cli::try_parse_from(["evalign", "eval", "gsm8k", "--limit", text]).unwrap();
-            let Command::Eval(args) = cli.command else { panic!("not eval") };
-            args.limit.unwrap()
-        };
-        assert_eq!(limit("7"), Extent::First(Limit::Docs(7)));
-        assert_eq!(limit("0.25"), Extent::First(Limit::Fraction(0.25)));
-        assert_eq!(limit("10..20"), Extent::Range(evalign_bench::DocRange { start: 10, end: 20 }));
-    }
-
-    #[test]
-    fn everything_that_is_shown_is_explained() {
-        fn unexplained(command: &clap::Command, path: &str, found: &mut Vec<String>) {
-            let path = format!("{path} {}", command.get_name());
-            let bare = command.get_arguments().filter(|a| !a.is_hide_set() && a.get_help().is_none());
-            found.extend(bare.map(|a| format!("{path}: {}", a.get_id())));
-            if command.get_about().is_none() {
-                found.push(path.clone());
-            }
-            for inner in command.get_subcommands() {
-                unexplained(inner, &path, found);
-            }
-        }
-        let mut found = Vec::new();
-        unexplained(&Cli::command(), "", &mut found);
-        assert!(found.is_empty(), "no help for {found:#?}");
-    }
-
-    #[test]
-    fn impossible_values_are_refused() {
-        for bad in [
-            "--limit 0",
-            "--limit 5..5",
-            "--limit a..b",
-            "--limit 1.5",
-            "--memory-gib 0",
-            "--max-concurrency 0",
-            "--dtype f64",
-            "--limit 5 --samples 1..2",
-        ] {
-            let line = format!("evalign eval gsm8k --model local/x {bad}");
-            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn tolerances() {
-        assert!(Tolerance::Samples(0).exceeded(1, 10));
-        assert!(!Tolerance::Share(0.1).exceeded(1, 10));
-        assert!(Tolerance::Share(0.1).exceeded(2, 10));
-    }
-}
+mod tests;

@@ -5,30 +5,39 @@ mod compare;
 mod completions;
 mod config;
 mod context;
+mod critique;
 mod dry_run;
 mod eval;
 mod export;
+mod injections;
+mod judge;
+mod keys;
 mod leaderboard;
 mod man;
 mod measures;
 mod model_args;
 mod models;
+mod pairs;
+mod procedure;
 mod progress;
 mod quickstart;
+mod rag;
 mod repeats;
 mod request;
 mod rescore;
 mod resume;
 mod runs;
 mod sensitivity;
+mod serve;
 mod session;
 mod show;
 mod spending;
 mod tasks;
+mod train;
 mod verify;
 
 use crate::Verdict;
-use crate::args::{BenchCommand, Command, ConfigCommand, ModelsCommand, TasksCommand};
+use crate::args::{BenchCommand, Command, ConfigCommand, ModelsCommand, PairsCommand, TasksCommand};
 use crate::output::{Failure, Output};
 
 pub(crate) fn run(command: Command, output: Output) -> Result<Verdict, Failure> {
@@ -44,6 +53,12 @@ pub(crate) fn run(command: Command, output: Output) -> Result<Verdict, Failure> 
         Command::Import(args) => export::import(&args, output),
         Command::Verify(args) => verify::verify(&args, output),
         Command::Rescore(args) => rescore::rescore(&args, output),
+        Command::Judge(command) => judge::judge(command, output),
+        Command::Critique(args) => critique::critique(&args, output),
+        Command::Pairs(PairsCommand::Build(args)) => pairs::build(&args, output),
+        Command::Pairs(PairsCommand::Check(args)) => pairs::check(&args, output),
+        Command::Pairs(PairsCommand::Export(args)) => pairs::export(&args, output),
+        Command::Train(command) => train::train(&command, output),
         Command::Tasks(TasksCommand::List { all, json, include_path }) => {
             tasks::list(all, json, &include_path, output)
         }
@@ -53,11 +68,17 @@ pub(crate) fn run(command: Command, output: Output) -> Result<Verdict, Failure> 
         Command::Models(ModelsCommand::Pull { models, file, offline }) => {
             models::pull(&models, file, offline, output)
         }
+        Command::Rag(command) => rag::rag(command, output),
+        Command::Models(ModelsCommand::Quantise { model, out, offline }) => {
+            models::quantise(&model, out, offline, output)
+        }
         Command::Models(ModelsCommand::List { verify, json }) => models::list(verify, json, output),
         Command::Bench(BenchCommand::Engine { model, engine, offline, json }) => {
             bench::engine(&model, &engine, offline, json, output)
         }
-        Command::Config(ConfigCommand::Show { json }) => config::show(json, output),
+        Command::Serve(args) => serve::serve(&args, output),
+        Command::Keys(command) => keys::keys(command, output),
+        Command::Config(ConfigCommand::Show { config, json }) => config::show(config, json, output),
         Command::Completions { shell } => completions::completions(shell, output),
         Command::Man { out } => man::man(out.as_deref(), output),
     }

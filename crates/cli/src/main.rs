@@ -80,7 +80,8 @@ fn keep_decoders_quiet() {
 
 fn log_to_stderr(verbose: u8) {
     let default = match verbose {
-        0 => "warn",
+        // The vector engine warns of a setting that it has no way to be given.
+        0 => "warn,qdrant_edge::common::mmap=error",
         1 => "info",
         _ => "debug",
     };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use evalign_bench::{DEFAULT_MAX_RETRIES, DocRange};
-use evalign_core::ScoringMode;
+use evalign_core::{ModelRef, ScoringMode};
 use evalign_model::ServerKind;
 
 use super::values::{
@@ -75,6 +75,10 @@ pub(crate) struct EvalArgs {
     /// servers that give none. Another measurement; its metrics are named `..._generated`.
     #[arg(long, help_heading = "Options", alias = "generated_choices")]
     pub(crate) generated_choices: bool,
+
+    /// The judge of tasks that ask for one (`judge` in their files): its scores stand beside those of the rules.
+    #[arg(long, help_heading = "Options", value_name = "REF")]
+    pub(crate) judge: Option<ModelRef>,
 
     /// Seeds the choice of worked examples and sampling.
     #[arg(long, help_heading = "Options", value_parser = parse_seed, default_value_t = evalign_bench::DEFAULT_SEED, value_name = "S")]

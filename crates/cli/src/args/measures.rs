@@ -36,4 +36,8 @@ pub(crate) struct MeasureArgs {
         value_name = "BINS"
     )]
     pub(crate) calibration: Option<CalibrationOptions>,
+
+    /// The same items about different groups (columns `item` and `group`): paired differences with intervals.
+    #[arg(long, conflicts_with = "samples")]
+    pub(crate) swaps: bool,
 }

@@ -25,6 +25,8 @@ const ANSWER_TOKENS: usize = 8;
 const QUESTIONS: usize = 16;
 /// Questions computed one sequence at a time for comparison.
 const UNSHARED_QUESTIONS: usize = 2;
+/// At which answers for preference pairs are drawn: no token is left out.
+const SAMPLING_TEMPERATURE: f64 = 0.8;
 
 /// What one measurement found.
 #[derive(Clone, Debug)]
@@ -71,8 +73,9 @@ pub(super) fn engine(
         bench.prefill()?,
         bench.shared()?,
         bench.unshared()?,
-        bench.decode("decode, one sequence", 1)?,
-        bench.decode("decode, 16 sequences", 16)?,
+        bench.decode("decode, one sequence", 1, 0.0)?,
+        bench.decode("decode, 16 sequences", 16, 0.0)?,
+        bench.decode("sampling, 64 sequences", 64, SAMPLING_TEMPERATURE)?,
     ];
     // Before and after, the better counts: what else the machine does must not flatter the shares.
     let again = matmul_rate(&pool).map_err(anyhow::Error::from)?;
@@ -175,13 +178,13 @@ impl Bench<'_> {
         })
     }
 
-    fn decode(&self, name: &'static str, sequences: usize) -> Result<Measurement, Failure> {
+    fn decode(&self, name: &'static str, sequences: usize, temperature: f64) -> Result<Measurement, Failure> {
         let mut random = SplitMix64::new(SEED);
-        let params = GenerateParams { max_tokens: 64, ..GenerateParams::default() };
+        let params = GenerateParams { max_tokens: 64, temperature, ..GenerateParams::default() };
         let items: Vec<GenerateItem> = (0..sequences)
-            .map(|_| GenerateItem {
+            .map(|sequence| GenerateItem {
                 prompt: self.tokens(&mut random, 32),
-                params: params.clone(),
+                params: GenerateParams { seed: sequence as u64, ..params.clone() },
                 stop_ids: Vec::new(),
             })
             .collect();

@@ -2,6 +2,8 @@ use evalign_fetch::{Home, HubConfig};
 use serde_json::{Map, Value, json};
 
 use crate::Verdict;
+use crate::args::ServeSettingsArgs;
+use crate::commands::serve::settings_of;
 use crate::output::{Failure, Output, Table};
 
 /// Variables that are read, and what for. Those that may hold a secret are named but never shown.
@@ -34,7 +36,11 @@ const VARIABLES: [(&str, &str, bool); 26] = [
     ("RUST_LOG", "what is logged", false),
 ];
 
-pub(super) fn show(as_json: bool, output: Output) -> Result<Verdict, Failure> {
+pub(super) fn show(
+    config: Option<std::path::PathBuf>,
+    as_json: bool,
+    output: Output,
+) -> Result<Verdict, Failure> {
     let hub = HubConfig::from_env()?;
     let home = Home::from_env()?;
     let mut settings: Vec<(&str, String, &str)> = vec![
@@ -50,15 +56,27 @@ pub(super) fn show(as_json: bool, output: Output) -> Result<Verdict, Failure> {
             settings.push((name, shown, about));
         }
     }
+    let (_, serve) = settings_of(&ServeSettingsArgs { config, ..ServeSettingsArgs::default() }, &home)?;
     if as_json {
-        let document: Map<String, Value> =
+        let mut document: Map<String, Value> =
             settings.iter().map(|(name, value, _)| (name.replace(' ', "_"), json!(value))).collect();
+        let serve = serve.iter().map(|setting| {
+            let shown = json!({"value": setting.value, "origin": setting.origin.to_string()});
+            (setting.name.to_owned(), shown)
+        });
+        document.insert("serve".to_owned(), Value::Object(serve.collect()));
         output.json(&document)?;
         return Ok(Verdict::Good);
     }
     let mut table = Table::new(&["setting", "value", "what for"], &[]);
     for (name, value, about) in settings {
         table.push(vec![name.to_owned(), value, about.to_owned()]);
+    }
+    output.result(&table.text())?;
+    let mut table = Table::new(&["setting of the service", "value", "from", "what for"], &[]);
+    for setting in serve {
+        let origin = setting.origin.to_string();
+        table.push(vec![setting.name.to_owned(), setting.value, origin, setting.about.to_owned()]);
     }
     output.result(&table.text())?;
     Ok(Verdict::Good)

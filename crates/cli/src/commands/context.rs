@@ -1,15 +1,11 @@
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use evalign_bench::{Catalog, RunRequest, Scoreboard, StoreCache, request_of};
-use evalign_core::{ModelRef, RunId, ScoringMode};
+use evalign_core::{ModelRef, RunId};
 use evalign_data::DataRoots;
 use evalign_fetch::Home;
-use evalign_model::{
-    Cached, Concurrency, DeviceSpec, LoadOptions, Model, ModelSettings, OpenAiOptions, OverlongPrompt,
-    RetryPolicy,
-};
+use evalign_model::{Cached, DeviceSpec, LoadOptions, Model};
 use evalign_store::{Store, StoredRun};
 
 use crate::args::{DataArgs, EngineArgs};
@@ -62,42 +58,7 @@ pub(super) fn roots(request: &RunRequest) -> Result<DataRoots, Failure> {
 
 /// How a model is loaded for a request.
 pub(super) fn load_options(request: &RunRequest) -> Result<LoadOptions, Failure> {
-    Ok(LoadOptions {
-        device: device(request.device.as_deref())?,
-        dtype: request.dtype,
-        memory_gib: request.memory_gib,
-        threads: None,
-        // The reference cuts long prompts from the left; by default they are an error that is counted.
-        overlong: match request.mode {
-            ScoringMode::LmEval => OverlongPrompt::CutLeft,
-            ScoringMode::Default => OverlongPrompt::Refuse,
-        },
-        offline: request.offline,
-        openai: openai_options(request)?,
-        concurrency: match request.max_concurrency.and_then(NonZeroU32::new) {
-            Some(limit) => Concurrency::Fixed(limit),
-            None => Concurrency::Auto,
-        },
-        retry: RetryPolicy { attempts: request.max_retries.saturating_add(1), ..RetryPolicy::default() },
-        ..LoadOptions::default()
-    })
-}
-
-/// How a model on a server is reached.
-fn openai_options(request: &RunRequest) -> Result<OpenAiOptions, Failure> {
-    let mut settings = match &request.model_settings {
-        Some(path) => ModelSettings::read(path)?,
-        None => ModelSettings::default(),
-    };
-    if request.stream {
-        settings.stream = Some(true);
-    }
-    Ok(OpenAiOptions {
-        base_url: request.base_url.clone(),
-        server: request.server,
-        settings,
-        ..OpenAiOptions::default()
-    })
+    Ok(request.load_options()?)
 }
 
 pub(super) fn engine_options(engine: &EngineArgs, offline: bool) -> Result<LoadOptions, Failure> {

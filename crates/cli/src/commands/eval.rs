@@ -4,6 +4,7 @@ use crate::Verdict;
 use crate::args::EvalArgs;
 use crate::commands::context::{load_model, load_options, open_store, roots};
 use crate::commands::dry_run;
+use crate::commands::procedure::{judged, needs};
 use crate::commands::request::request_of;
 use crate::commands::session::{Session, Start};
 use crate::commands::spending::Spending;
@@ -17,10 +18,10 @@ pub(super) fn eval(args: &EvalArgs, output: Output) -> Result<Verdict, Failure> 
     let draft = draft(&request, &catalog, &roots(&request)?)?;
     let store = open_store()?;
     let mut options = load_options(&request)?;
-    options.openai.needs = draft.needs();
+    options.openai.needs = needs(&draft, &request)?;
     options.budget.clone_from(&spending.budget);
     let model = load_model(&request.model, &options, output)?;
-    let plan = draft.bind(&*model)?;
+    let plan = judged(draft, &request, (&model, &options), &store, output)?.bind(&*model)?;
     if args.dry_run {
         return dry_run::dry_run(&plan, &*model, &store, spending.price, args.json, output);
     }
@@ -36,7 +37,7 @@ pub(super) fn eval(args: &EvalArgs, output: Output) -> Result<Verdict, Failure> 
         no_cache: args.no_cache,
         retry_errors: false,
     };
-    let (verdict, results) = session.run(&plan, model, output)?;
+    let (verdict, results) = session.run(&plan, &model, output)?;
     if let Some(dir) = &args.output_path {
         let board = Scoreboard::of_run(&store.run(&results.run_id)?, &catalog, true)?;
         for file in export_run(&store, &results.run_id, &board, ExportFormat::LmEval, dir)? {

@@ -1,4 +1,4 @@
-use evalign_bench::{Catalog, export_run, import_run};
+use evalign_bench::{Catalog, export_run, export_steps, import_run};
 use evalign_core::Hint as _;
 
 use crate::Verdict;
@@ -8,6 +8,12 @@ use crate::output::{Failure, Output};
 
 pub(super) fn export(args: &ExportArgs, output: Output) -> Result<Verdict, Failure> {
     let (store, id, run) = find_to_read(&args.run)?;
+    if run.request.get("procedure").is_some() {
+        for file in export_steps(&store, &id, args.format, &args.out)? {
+            output.result(&file.display().to_string())?;
+        }
+        return Ok(Verdict::Good);
+    }
     let board = scoreboard(&run, &args.data, true)?;
     if run.scored_by.is_some() {
         output.note("note: this run was scored again, by other rules than it was run with");

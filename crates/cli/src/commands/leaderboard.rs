@@ -2,6 +2,7 @@ mod page;
 mod plot;
 
 use evalign_bench::{Board, BoardBlock, BoardQuery, BoardRow, leaderboard as board};
+use evalign_core::ModelSummary;
 use evalign_store::Store;
 
 use crate::Verdict;
@@ -89,7 +90,7 @@ fn table(blocks: &[BoardBlock]) -> Table {
                 block.metric.clone(),
                 block.filter.clone(),
                 rank(row),
-                row.model.reference.clone(),
+                named(&row.model),
                 row.model.dtype.clone(),
                 value,
                 stderr,
@@ -107,6 +108,14 @@ fn table(blocks: &[BoardBlock]) -> Table {
         }
     }
     table
+}
+
+/// With what its adapter was trained on: two adapters in one place are two models.
+fn named(model: &ModelSummary) -> String {
+    match &model.trained_on {
+        Some(data) => format!("{} (trained on {})", model.reference, data.short()),
+        None => model.reference.clone(),
+    }
 }
 
 /// `4dbc33a91a3b (default)`, with the chat template where one was used.

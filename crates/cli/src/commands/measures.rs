@@ -1,5 +1,6 @@
 use evalign_bench::{
     Breakdown, BreakdownOptions, Contamination, Corpus, FEWEST_WORDS, NGRAM_WORDS, Reliability, Scoreboard,
+    SwapAudit,
 };
 use evalign_core::{OutcomeCounts, RunId};
 use evalign_store::Store;
@@ -20,11 +21,13 @@ pub(super) struct Measures {
     contamination: Option<Contamination>,
     #[serde(skip_serializing_if = "Option::is_none")]
     calibration: Option<Vec<Reliability>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swaps: Option<Vec<SwapAudit>>,
 }
 
 impl MeasureArgs {
     pub(super) fn any(&self) -> bool {
-        self.by.is_some() || !self.corpus.is_empty() || self.calibration.is_some()
+        self.by.is_some() || !self.corpus.is_empty() || self.calibration.is_some() || self.swaps
     }
 }
 
@@ -62,6 +65,11 @@ impl Measures {
             }
             measures.calibration = Some(found);
         }
+        if args.swaps {
+            let mut found = board.swaps(store, run)?;
+            found.retain(|audit| kept(&audit.task));
+            measures.swaps = Some(found);
+        }
         Ok(measures)
     }
 
@@ -70,6 +78,7 @@ impl Measures {
             self.breakdown.as_ref().map(breakdown_text),
             self.contamination.as_ref().map(contamination_text),
             self.calibration.as_deref().map(calibration_text),
+            self.swaps.as_deref().map(swaps_text),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
     }
@@ -168,4 +177,30 @@ fn calibration_text(found: &[Reliability]) -> String {
 /// Items that are neither right nor wrong.
 pub(super) fn undecided(outcomes: &OutcomeCounts) -> u64 {
     outcomes.total() - outcomes.correct - outcomes.wrong
+}
+
+fn swaps_text(found: &[SwapAudit]) -> String {
+    let headings =
+        ["task", "group", "and", "items", "first", "second", "difference", "95 % interval", "largest"];
+    let mut table = Table::new(&headings, &[3, 4, 5, 6, 8]);
+    let mut notes = Vec::new();
+    for audit in found {
+        for pair in &audit.differences {
+            table.push(vec![
+                audit.task.clone(),
+                pair.first.clone(),
+                pair.second.clone(),
+                pair.items.to_string(),
+                format!("{:.4}", pair.mean_first),
+                format!("{:.4}", pair.mean_second),
+                format!("{:+.4}", pair.difference),
+                pair.ci95.map_or_else(|| "-".to_owned(), |[low, high]| format!("{low:+.4} to {high:+.4}")),
+                format!("{:.4}", pair.largest),
+            ]);
+        }
+        if audit.rows_without_value > 0 {
+            notes.push(format!("\n{}: {} rows have no value", audit.task, audit.rows_without_value));
+        }
+    }
+    format!("groups, item by item\n{}{}", table.text(), notes.concat())
 }

@@ -1,3 +1,5 @@
+use std::path::{Path, PathBuf};
+
 use evalign_fetch::{ModelKind, ModelState, Models, PullOptions, Source, block_on};
 use serde_json::json;
 
@@ -29,6 +31,30 @@ pub(super) fn pull(
         output.result(&pulled.path.display().to_string())?;
     }
     bars.finish();
+    Ok(Verdict::Good)
+}
+
+pub(super) fn quantise(
+    name: &str,
+    out: Option<PathBuf>,
+    offline: bool,
+    output: Output,
+) -> Result<Verdict, Failure> {
+    let models = Models::from_env(offline)?;
+    let bars = FetchBars::new(output);
+    let progress = |event: evalign_fetch::Event<'_>| bars.event(&event);
+    let source = match Path::new(name) {
+        path if path.is_dir() => path.to_owned(),
+        _ => block_on(models.resolve(name, &progress))?,
+    };
+    bars.finish();
+    let target = out.unwrap_or_else(|| {
+        let plain = name.trim_end_matches('/').rsplit('/').next().unwrap_or(name);
+        models.home().path().join("models").join(format!("{plain}-q8"))
+    });
+    let digest = evalign_lm::quantise_encoder(&source, &target)?;
+    output.note(&format!("{} with sha256 {digest}", evalign_lm::QUANTISED_WEIGHTS));
+    output.result(&target.display().to_string())?;
     Ok(Verdict::Good)
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use evalign_bench::{Progress, Snapshot};
 use evalign_core::SampleRecord;
 use evalign_fetch::Event;
+use evalign_rag::ingest::IngestProgress;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::{Output, sanitize, seconds};
@@ -45,6 +46,44 @@ impl RunBar {
 
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Shows how far the indexing of documents is.
+#[derive(Debug)]
+pub(super) struct IngestBar(ProgressBar);
+
+impl IngestBar {
+    pub(super) fn new(output: Output) -> Self {
+        Self(bar(output, 0, "{bar:30} {pos}/{len} documents  {msg}"))
+    }
+
+    pub(super) fn show(&self, progress: IngestProgress) {
+        self.0.set_length(progress.of_documents as u64);
+        self.0.set_position(progress.documents as u64);
+        self.0.set_message(format!("{} chunks", progress.chunks));
+    }
+
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Counts documents and queries of an evaluation.
+#[derive(Debug)]
+pub(super) struct CountBar(ProgressBar);
+
+impl CountBar {
+    pub(super) fn new(output: Output, total: u64) -> Self {
+        Self(bar(output, total, "{bar:30} {pos}/{len} documents and queries"))
+    }
+
+    pub(super) fn advance(&self, more: u64) {
+        self.0.inc(more);
+    }
+
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
     }
 }
 
@@ -142,4 +181,77 @@ impl FetchBars {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Shows how far training is: a bar on a terminal, a line now and then elsewhere.
+#[derive(Debug)]
+pub(super) struct TrainBar {
+    output: Output,
+    bar: ProgressBar,
+    /// Updates of earlier sessions, and when the last line was written.
+    state: Mutex<(u64, Option<Instant>)>,
+}
+
+impl TrainBar {
+    pub(super) fn new(output: Output) -> Self {
+        let bar = bar(output, 0, "{bar:30} {pos}/{len} updates  {msg}");
+        Self { output, bar, state: Mutex::new((0, None)) }
+    }
+
+    pub(super) fn event(&self, event: &evalign_train::Event<'_>, last: &evalign_train::Metrics) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match event {
+            evalign_train::Event::Started { update, updates, .. } => {
+                if *update > 0 {
+                    self.output.note(&format!("going on after update {update} of {updates}"));
+                }
+                state.0 = *update;
+            }
+            evalign_train::Event::Referenced { batches, of } => {
+                self.bar.set_length(*of as u64);
+                self.bar.set_position(*batches as u64);
+                self.bar.set_message("(micro-batches of the reference)");
+                let due = state.1.is_none_or(|at| at.elapsed() > REPORT_EVERY);
+                if !self.output.progress && due {
+                    state.1 = Some(Instant::now());
+                    self.output.note(&format!("reference: {batches}/{of} micro-batches"));
+                }
+            }
+            evalign_train::Event::Progress { update, updates, tokens, seconds: spent } => {
+                let done = update - state.0;
+                // The micro-batch belongs to an update that is not counted yet.
+                let left = (done > 0).then(|| spent / done as f64 * (updates - update) as f64);
+                let left = left.map_or_else(String::new, |left| {
+                    format!(", {} left", seconds(Duration::from_secs_f64(left)))
+                });
+                let message =
+                    format!("{}{:.0} tokens/s{left}", training_line(last), *tokens as f64 / spent.max(1e-9));
+                self.bar.set_length(*updates);
+                self.bar.set_position(*update);
+                self.bar.set_message(message.clone());
+                let due = state.1.is_none_or(|at| at.elapsed() > REPORT_EVERY);
+                if !self.output.progress && done > 0 && due {
+                    state.1 = Some(Instant::now());
+                    self.output.note(&format!("{update}/{updates} updates, {message}"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// The metrics that say most.
+fn training_line(last: &evalign_train::Metrics) -> String {
+    let named = [
+        ("loss", "loss"),
+        ("rewards/accuracies", "accuracy"),
+        ("rewards/margins", "margin"),
+        ("accuracy", "accuracy"),
+    ];
+    let shown = named.iter().filter_map(|(name, shown)| Some(format!("{shown} {:.3}, ", last.get(name)?)));
+    shown.collect()
 }

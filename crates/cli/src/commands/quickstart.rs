@@ -41,7 +41,7 @@ pub(super) fn quickstart(args: &QuickstartArgs, output: Output) -> Result<Verdic
         no_cache: false,
         retry_errors: false,
     };
-    let (verdict, results) = session.run(&plan, model, output)?;
+    let (verdict, results) = session.run(&plan, &model, output)?;
     if verdict == Verdict::Interrupted {
         return Ok(verdict);
     }

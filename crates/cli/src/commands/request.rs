@@ -5,6 +5,7 @@ use evalign_model::{ModelSettings, ServerKind};
 use crate::args::{BudgetArgs, EvalArgs, Extent, SamplingArgs};
 use crate::commands::context::{DEFAULT_MODEL, absolute};
 use crate::commands::model_args::model_args;
+use crate::commands::procedure::located;
 use crate::output::{Failure, Output};
 
 /// What was typed, as a request.
@@ -34,6 +35,7 @@ pub(super) fn request_of(args: &EvalArgs, output: Output) -> Result<RunRequest, 
     request.multiturn = args.multiturn;
     request.system_instruction.clone_from(&args.system_instruction);
     request.mode = args.compat;
+    request.judge = args.judge.as_ref().map(located);
     request.option_order = args.variants.order();
     request.perturb = args.variants.perturbations();
     request.typo_rate = args.variants.typo_rate;
@@ -66,7 +68,8 @@ pub(super) fn set_budget(request: &mut RunRequest, budget: &BudgetArgs) {
 fn set_server(request: &mut RunRequest, args: &EvalArgs) -> Result<(), Failure> {
     request.generated_choices = args.generated_choices;
     let server = &args.server;
-    if request.model.provider != Provider::Openai {
+    let on_server = |model: &ModelRef| model.provider == Provider::Openai;
+    if !on_server(&request.model) && !request.judge.as_ref().is_some_and(on_server) {
         let given = [
             ("--base-url", server.base_url.is_some()),
             ("--server", server.server.is_some()),
@@ -98,7 +101,7 @@ fn model_of(args: &EvalArgs, output: Output) -> Result<(ModelRef, Option<Dtype>)
     };
     let name = args.model.as_deref().ok_or_else(no_model)?;
     let mut dtype = args.engine.dtype;
-    let mut reference: ModelRef = match (&args.model_args, name) {
+    let reference: ModelRef = match (&args.model_args, name) {
         (Some(text), "hf" | "huggingface") => {
             let given = model_args(text, output)?;
             if dtype.is_some() && given.dtype.is_some() && dtype != given.dtype {
@@ -118,15 +121,7 @@ fn model_of(args: &EvalArgs, output: Output) -> Result<(ModelRef, Option<Dtype>)
         }
         (None, name) => name.parse()?,
     };
-    // So that the run is the same from every directory.
-    let path = std::path::Path::new(&reference.name);
-    if matches!(reference.provider, Provider::Local | Provider::Scripted)
-        && path.is_relative()
-        && path.exists()
-    {
-        reference.name = absolute(path).display().to_string();
-    }
-    Ok((reference, dtype))
+    Ok((located(&reference), dtype))
 }
 
 /// `temperature=0.7,top_p=0.9,max_gen_toks=64` where the flag of its own is absent.

@@ -42,6 +42,9 @@ pub(super) fn runs(args: &RunsArgs, output: Output) -> Result<Verdict, Failure> 
 
 /// The names that were typed.
 fn task_names(run: &StoredRun) -> String {
+    if let Some(procedure) = run.request["procedure"].as_str() {
+        return procedure.to_owned();
+    }
     let typed: Option<Vec<&str>> =
         run.request["tasks"].as_array().map(|tasks| tasks.iter().filter_map(|task| task.as_str()).collect());
     typed.unwrap_or_default().join(", ")

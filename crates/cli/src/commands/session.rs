@@ -1,15 +1,12 @@
-use std::time::{Duration, Instant};
-
-use evalign_bench::{ActiveRun, Cancel, Catalog, Plan, RunEnd, RunRequest, Scoreboard};
+use evalign_bench::{ActiveRun, Catalog, Plan, RunEnd, RunRequest, conclude};
 use evalign_core::{RunId, RunResults, RunStatus};
 use evalign_model::Model;
 use evalign_store::Store;
-use serde_json::json;
 
 use crate::Verdict;
 use crate::args::Tolerance;
 use crate::commands::context::{cached, owner};
-use crate::commands::progress::RunBar;
+use crate::commands::procedure::on_runtime;
 use crate::commands::show::results_text;
 use crate::commands::spending::Spending;
 use crate::output::{Failure, Output};
@@ -46,7 +43,7 @@ impl Session<'_> {
     pub(super) fn run(
         &self,
         plan: &Plan,
-        model: std::sync::Arc<dyn Model>,
+        model: &std::sync::Arc<dyn Model>,
         output: Output,
     ) -> Result<(Verdict, RunResults), Failure> {
         for note in &plan.notes {
@@ -68,11 +65,13 @@ impl Session<'_> {
         run.set_budget(self.spending.budget.clone());
         self.spending.count_earlier(&self.store.run(&run.id)?);
         self.tell_start(&run, plan, output)?;
-        let end = if self.no_cache {
-            drive(&mut run, plan, &*model, output)?
-        } else {
-            drive(&mut run, plan, &cached(model, self.store), output)?
+        let remembering = (!self.no_cache).then(|| cached(model.clone(), self.store));
+        let asked: &dyn Model = match &remembering {
+            Some(model) => model,
+            None => &**model,
         };
+        let end =
+            on_runtime(output, async |progress, cancel| run.drive(plan, asked, progress, cancel).await)?;
         if end.from_cache > 0 {
             let (known, finished) = (end.from_cache, end.finished);
             output.note(&format!(
@@ -80,7 +79,7 @@ impl Session<'_> {
                  (`--no-cache` asks)"
             ));
         }
-        let results = self.results(&run)?;
+        let results = conclude(&run, self.store, self.catalog)?;
         run.release()?;
         if self.json {
             output.json(&results)?;
@@ -88,20 +87,6 @@ impl Session<'_> {
             output.result(&results_text(&results))?;
         }
         Ok((self.verdict(&end, plan.total_samples(), output), results))
-    }
-
-    /// Aggregates and keeps the results. Those of a run that was scored again stand as they are: they may come
-    /// from other task files than those of this request.
-    fn results(&self, run: &ActiveRun) -> Result<RunResults, Failure> {
-        let stored = self.store.run(&run.id)?;
-        if let (Some(_), Some(kept)) = (&stored.scored_by, &stored.results) {
-            let kept: RunResults = serde_json::from_value(kept.clone()).map_err(anyhow::Error::from)?;
-            return Ok(RunResults { status: stored.status, ..kept });
-        }
-        let board = Scoreboard::of_run(&stored, self.catalog, true)?;
-        let results = board.aggregate(self.store, &run.id)?;
-        self.store.save_results(run.lease(), &json!(results))?;
-        Ok(results)
     }
 
     fn tell_start(&self, run: &ActiveRun, plan: &Plan, output: Output) -> Result<(), Failure> {
@@ -151,57 +136,4 @@ impl Session<'_> {
         }
         Verdict::Good
     }
-}
-
-/// Drives the run on an async runtime while watching for Ctrl-C.
-fn drive(run: &mut ActiveRun, plan: &Plan, model: &dyn Model, output: Output) -> Result<RunEnd, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)?;
-    let bar = RunBar::new(output);
-    let cancel = Cancel::default();
-    let end = runtime.block_on(async {
-        tokio::spawn(watch_interrupts(cancel.clone(), output));
-        run.drive(plan, model, &bar, &cancel).await
-    });
-    bar.finish();
-    // The engine may be in the middle of a batch; nobody waits for it.
-    runtime.shutdown_timeout(Duration::from_millis(10));
-    Ok(end?)
-}
-
-/// The first Ctrl-C (or SIGTERM) ends the run with what is finished, the second at once.
-async fn watch_interrupts(cancel: Cancel, output: Output) {
-    let mut last: Option<Instant> = None;
-    loop {
-        if interrupted().await.is_err() {
-            return;
-        }
-        // A terminal may deliver one key press to the whole process group and a wrapper repeat it.
-        if last.is_some_and(|at| at.elapsed() < Duration::from_millis(200)) {
-            continue;
-        }
-        last = Some(Instant::now());
-        cancel.raise();
-        output.note(
-            "stopping: what is being answered is still taken, nothing more is asked (again to stop at once)",
-        );
-    }
-}
-
-#[cfg(unix)]
-async fn interrupted() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result,
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-#[cfg(not(unix))]
-async fn interrupted() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
 }

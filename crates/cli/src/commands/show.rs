@@ -31,6 +31,15 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> 
         }
         return Ok(Verdict::Good);
     }
+    // What runs of several steps come to is a report of their own kind.
+    if run.request.get("procedure").is_some() {
+        let report = run.results.as_ref().ok_or_else(|| {
+            let hint = format!("go on with `evalign resume {id}`; `--samples` shows what is there");
+            Failure::new(format!("{id} is not finished and has no report yet"), hint)
+        })?;
+        output.json(report)?;
+        return Ok(Verdict::Good);
+    }
     // A finished run's kept results are shown as they were; any other is aggregated as far as it is now.
     let mut results: RunResults = match &run.results {
         Some(kept) if run.status == RunStatus::Completed => {

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use evalign_bench::RunRequest;
-use evalign_core::{LatencySummary, Percentiles, Provider, RunResults};
-use evalign_model::{Budget, BudgetLimits, Price, PriceTable};
+use evalign_core::{LatencySummary, Percentiles, RunResults};
+use evalign_model::{Budget, Price};
 use evalign_store::StoredRun;
 
 use crate::output::{Failure, Output, seconds};
@@ -16,29 +16,17 @@ pub(super) struct Spending {
 }
 
 impl Spending {
-    /// Reads the price table. What is asked of a model in this process is refused, not ignored.
+    /// As [`RunRequest::spending`], telling where a price is not known.
     pub(super) fn of(request: &RunRequest, output: Output) -> Result<Self, Failure> {
-        let limits = BudgetLimits {
-            requests: request.budget_requests,
-            tokens: request.budget_tokens,
-            usd: request.budget_usd,
-        };
-        if request.model.provider != Provider::Openai {
-            if !limits.is_unlimited() {
-                return Err(Failure::new(
-                    format!("a budget needs a model server, and {} runs here", request.model),
-                    "leave `--budget-*` out, or limit the documents with `--limit`",
-                ));
-            }
-            return Ok(Self::default());
+        let evalign_bench::Spending { price, budget, is_price_unknown } = request.spending()?;
+        if let (true, Some(path)) = (is_price_unknown, &request.prices) {
+            output.note(&format!(
+                "note: cost unknown: {} has no price for `{}`",
+                path.display(),
+                request.model.name
+            ));
         }
-        let name = &request.model.name;
-        let table = request.prices.as_deref().map(PriceTable::read).transpose()?;
-        let price = table.and_then(|table| table.of(name));
-        if let (Some(path), None, None) = (&request.prices, price, limits.usd) {
-            output.note(&format!("note: cost unknown: {} has no price for `{name}`", path.display()));
-        }
-        Ok(Self { price, budget: Some(Arc::new(Budget::new(limits, price, name)?)) })
+        Ok(Self { price, budget })
     }
 
     /// Counts what earlier sessions of the run spent.

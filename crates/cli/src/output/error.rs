@@ -58,9 +58,13 @@ hinted!(
     evalign_core::ModelRefError,
     evalign_data::DataError,
     evalign_fetch::FetchError,
+    evalign_judge::JudgeError,
     evalign_lm::LmError,
     evalign_model::ModelError,
-    evalign_store::StoreError
+    evalign_rag::RagError,
+    evalign_serve::ServeError,
+    evalign_store::StoreError,
+    evalign_train::TrainError
 );
 
 /// `error:` with what caused it, line by line, then `hint:`.

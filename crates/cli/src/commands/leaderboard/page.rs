@@ -198,6 +198,9 @@ fn model(block: &BoardBlock, row: &BoardRow, scale: Option<&Scale>) -> String {
         _ => reference,
     };
     let mut about = format!("{} · {} · {}", row.model.dtype, row.model.device, row.model.digest.short());
+    if let Some(data) = &row.model.trained_on {
+        about += &format!(" · adapter trained on {}", data.short());
+    }
     // The bounds in the units of the plot.
     let counted = MetricResult { bounds: None, ..row.result.clone() };
     let mut more = vec![notes(row.truncated_prompts, &counted)];

@@ -1,0 +1,279 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use evalign_core::ModelRef;
+use evalign_rag::{Fusion, SearchMode, SearchOptions};
+
+use super::{EmbedderArgs, RagStoreArgs, ServerArgs, StoreKind};
+
+/// How chunks are found.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Search")]
+pub(crate) struct SearchArgs {
+    /// By words, by meaning, or both.
+    #[arg(long, value_enum, default_value_t = Mode::Feedback)]
+    pub(crate) mode: Mode,
+
+    /// How the lists of words and of meaning become one [default: rrf, and dbsf with `--mode feedback`].
+    #[arg(long, value_enum)]
+    pub(crate) fusion: Option<FusionKind>,
+
+    /// Constant of reciprocal rank fusion: the greater, the less the first ranks stand out.
+    #[arg(long, default_value_t = 60.0, value_name = "K", value_parser = not_negative)]
+    pub(crate) rrf_k: f64,
+
+    /// What a hit by words counts against one by meaning.
+    #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = not_negative)]
+    pub(crate) bm25_weight: f64,
+
+    /// Hits of each list that are fused.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = hits)]
+    pub(crate) depth: usize,
+
+    /// Scan all vectors instead of using an approximate index.
+    #[arg(long)]
+    pub(crate) exact: bool,
+}
+
+impl SearchArgs {
+    pub(crate) fn options(&self) -> SearchOptions {
+        let (mode, start) = match self.mode {
+            Mode::Bm25 => (SearchMode::Bm25, SearchOptions::default()),
+            Mode::Dense => (SearchMode::Dense, SearchOptions::default()),
+            Mode::Hybrid => (SearchMode::Hybrid, SearchOptions::default()),
+            Mode::Feedback => (SearchMode::Hybrid, SearchOptions::recommended()),
+        };
+        SearchOptions {
+            mode,
+            fusion: match self.fusion {
+                Some(FusionKind::Rrf) => Fusion::Rrf { k: self.rrf_k },
+                Some(FusionKind::MinMax) => Fusion::MinMax,
+                Some(FusionKind::Dbsf) => Fusion::Dbsf,
+                None if self.mode == Mode::Feedback => start.fusion,
+                None => Fusion::Rrf { k: self.rrf_k },
+            },
+            bm25_weight: self.bm25_weight,
+            depth: self.depth,
+            exact: self.exact,
+            ..start
+        }
+    }
+}
+
+/// More hits than this are no longer a search.
+const MOST_HITS: usize = 10_000;
+
+pub(crate) fn hits(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=MOST_HITS).contains(count));
+    count.ok_or_else(|| format!("must be a number from 1 to {MOST_HITS}"))
+}
+
+/// A number from 0 to 1.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "must be a number from 0 to 1".to_owned())
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| *number >= 0.0 && number.is_finite());
+    number.ok_or_else(|| "must be a number of 0 or more".to_owned())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// By words.
+    Bm25,
+    /// By meaning.
+    Dense,
+    /// Both, fused by ranks.
+    Hybrid,
+    /// Both, fused by scores, and by meaning once more from nearer to the first hits.
+    Feedback,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FusionKind {
+    /// Reciprocal ranks.
+    Rrf,
+    /// Scores, scaled by the least and the greatest of each list.
+    MinMax,
+    /// Scores, scaled by mean and deviation of each list.
+    Dbsf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RagSearchArgs {
+    /// What to look for.
+    pub(crate) query: String,
+
+    #[command(flatten)]
+    pub(crate) place: RagStoreArgs,
+
+    #[command(flatten)]
+    pub(crate) embedder: EmbedderArgs,
+
+    #[command(flatten)]
+    pub(crate) search: SearchArgs,
+
+    /// Hits to show.
+    #[arg(long, short = 'k', default_value_t = 10, value_name = "N", value_parser = hits)]
+    pub(crate) top_k: usize,
+
+    /// Only chunks whose fields are so (`kind=markdown`, `page>=3`, `document!=old.md`); may be repeated.
+    #[arg(long = "filter", value_name = "CONDITION")]
+    pub(crate) filters: Vec<String>,
+
+    /// Prefer hits that differ from those above them: 1 is relevance alone, 0 difference alone.
+    #[arg(long, value_name = "LAMBDA", value_parser = share)]
+    pub(crate) mmr: Option<f64>,
+
+    /// Let a local model (`local/NAME`) or a cross-encoder (`onnx/DIR`) judge the hits, and order them by that.
+    #[arg(long, value_name = "REF")]
+    pub(crate) rerank: Option<String>,
+
+    /// Hits that are judged.
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = hits, requires = "rerank")]
+    pub(crate) rerank_depth: usize,
+
+    /// Let `--model` think up other ways to look for it; may be repeated.
+    #[arg(long = "expand", value_enum, requires = "model")]
+    pub(crate) expansions: Vec<ExpansionKind>,
+
+    /// The model that thinks them up.
+    #[arg(long, short = 'M', env = "EVALIGN_RAG_MODEL", value_name = "REF")]
+    pub(crate) model: Option<ModelRef>,
+
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+
+    /// Show what each list and each term gave to a hit.
+    #[arg(long)]
+    pub(crate) explain: bool,
+
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExpansionKind {
+    /// The same in other words.
+    MultiQuery,
+    /// The simple questions that it is made of.
+    Decompose,
+    /// A made-up answer, whose vector is looked for.
+    Hyde,
+}
+
+/// A collection with judged queries.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Collection")]
+pub(crate) struct BeirArgs {
+    /// Directory with `corpus.jsonl`, `queries.jsonl` and `qrels/`.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) beir: PathBuf,
+
+    /// Which file of `qrels/`.
+    #[arg(long, default_value = "test", value_name = "NAME")]
+    pub(crate) split: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RagEvalArgs {
+    #[command(flatten)]
+    pub(crate) collection: BeirArgs,
+
+    /// Where vectors lie [default: qdrant where QDRANT_URL is set, else edge].
+    #[arg(long, value_enum)]
+    pub(crate) store: Option<StoreKind>,
+
+    #[command(flatten)]
+    pub(crate) embedder: EmbedderArgs,
+
+    #[command(flatten)]
+    pub(crate) search: SearchArgs,
+
+    /// Take vectors of documents that were computed before; the time of the ingest then leaves them out.
+    #[arg(long, help_heading = "Embedder")]
+    pub(crate) reuse_vectors: bool,
+
+    /// Print one JSON document, with the metrics of each query.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RagDiffArgs {
+    /// What there was: a run of `evalign rag eval`, or a file with the output of `evalign rag eval --json`.
+    pub(crate) a: String,
+
+    /// The same of what is new.
+    pub(crate) b: String,
+
+    /// The metric that decides the exit code: 1 where it is worse in B beyond chance.
+    #[arg(long, default_value = "ndcg@10")]
+    pub(crate) metric: String,
+
+    /// What counts as beyond chance.
+    #[arg(long, default_value_t = 0.05, value_name = "P", value_parser = share)]
+    pub(crate) alpha: f64,
+
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RagTuneArgs {
+    #[command(flatten)]
+    pub(crate) collection: BeirArgs,
+
+    #[command(flatten)]
+    pub(crate) embedder: EmbedderArgs,
+
+    /// What is to become better.
+    #[arg(long, default_value = "ndcg@10")]
+    pub(crate) metric: String,
+
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RagListArgs {
+    /// Where vectors lie [default: qdrant where QDRANT_URL is set, else edge].
+    #[arg(long, value_enum)]
+    pub(crate) store: Option<StoreKind>,
+
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RagGcArgs {
+    /// Where vectors lie [default: qdrant where QDRANT_URL is set, else edge].
+    #[arg(long, value_enum)]
+    pub(crate) store: Option<StoreKind>,
+
+    /// Also remove these indexes, whole.
+    #[arg(long = "drop", value_name = "NAME")]
+    pub(crate) drop: Vec<String>,
+
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeQdrantArgs {
+    /// Address to listen at (gRPC). Others than this machine's need QDRANT_API_KEY to be set.
+    #[arg(long, default_value = "127.0.0.1:6334", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+}

@@ -1,0 +1,109 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use evalign_core::{ModelRef, Tenant};
+use evalign_store::KeyScope;
+
+/// Answer over HTTP: runs, the leaderboard, pages, and OpenAI's API for local models.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) settings: ServeSettingsArgs,
+}
+
+/// Settings of the service; each can also stand in the file, under `[serve]`, or in a variable
+/// `EVALIGN_SERVE__NAME`. Flags win over variables, and those over the file.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServeSettingsArgs {
+    /// File with settings; absent: `config.toml` in EVALIGN_HOME, if there is one.
+    #[arg(long, env = "EVALIGN_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Address to listen on (default 127.0.0.1:8080). One that other machines reach needs a key to exist.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<SocketAddr>,
+
+    /// A model to serve, `NAME=REF`: clients name it NAME. May be repeated.
+    #[arg(long = "model", short = 'M', value_name = "NAME=REF", value_parser = parse_served)]
+    pub(crate) models: Vec<(String, ModelRef)>,
+
+    /// A model that makes vectors of texts, `NAME=REF`. May be repeated.
+    #[arg(long = "embedder", value_name = "NAME=REF", value_parser = parse_served)]
+    pub(crate) embedders: Vec<(String, ModelRef)>,
+
+    /// Runs that are worked on at once.
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<u32>,
+
+    /// Directory with datasets in the hub's layout.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_root: Option<PathBuf>,
+
+    /// Directory with your own task files; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) include_path: Vec<PathBuf>,
+
+    /// Ask neither hub nor package index.
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+fn parse_served(text: &str) -> Result<(String, ModelRef), String> {
+    let (name, reference) =
+        text.split_once('=').ok_or("write NAME=REF, for example `smollm2=local/smollm2-135m-instruct`")?;
+    let reference = reference.parse().map_err(|error| format!("{error}"))?;
+    Ok((name.to_owned(), reference))
+}
+
+/// Keys of the service.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key. It is printed once and kept nowhere.
+    Create(KeyCreateArgs),
+    /// List keys, good ones and others.
+    List {
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a key useless, with the browsers that are logged in with it.
+    Revoke {
+        /// Id of the key, as `evalign keys list` shows it.
+        id: String,
+    },
+    /// Print the path of a page on which a browser logs in with this key, once, within 15 minutes.
+    Login {
+        /// Id of the key.
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyCreateArgs {
+    /// What the key may do: `read` look; `run` also start work and ask models; `admin` also see metrics and
+    /// the audit log.
+    #[arg(long, default_value = "run")]
+    pub(crate) scope: KeyScope,
+
+    /// Whose the key is: what is done with it belongs to this tenant, and no other tenant sees it. The command
+    /// line is `default`.
+    #[arg(long, default_value_t = Tenant::default())]
+    pub(crate) tenant: Tenant,
+
+    /// What people call it.
+    #[arg(long, default_value = "")]
+    pub(crate) name: String,
+
+    /// Days after which it is not good any more.
+    #[arg(long, value_name = "N")]
+    pub(crate) expires_days: Option<u64>,
+
+    /// Write it into a new file that only this user can read, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Do nothing where there is a good key already.
+    #[arg(long)]
+    pub(crate) if_none: bool,
+}

@@ -1,0 +1,266 @@
+//! What runs of several steps have in common: an async runtime that watches for Ctrl-C, and how they end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use evalign_bench::{ActiveRun, Cancel, Draft, Progress, RunError, RunRequest};
+use evalign_core::{GenerateParams, ModelRef, Provider, RunId, RunStatus};
+use evalign_judge::{Judge, JudgeOptions, Prompts, Rubric};
+use evalign_model::{Budget, BudgetLimits, LoadOptions, Model, Needs, OverlongPrompt};
+use evalign_store::Store;
+
+use crate::Verdict;
+use crate::args::AnswerArgs;
+use crate::commands::context::{absolute, cached, load_model, load_options};
+use crate::commands::progress::RunBar;
+use crate::output::{Failure, Output};
+
+/// Does the work on an async runtime while watching for Ctrl-C.
+pub(super) fn on_runtime<T>(
+    output: Output,
+    work: impl AsyncFnOnce(&dyn Progress, &Cancel) -> Result<T, RunError>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    let bar = RunBar::new(output);
+    let cancel = Cancel::default();
+    let done = runtime.block_on(async {
+        tokio::spawn(watch_interrupts(cancel.clone(), output));
+        work(&bar, &cancel).await
+    });
+    bar.finish();
+    // The engine may be in the middle of a batch; nobody waits for it.
+    runtime.shutdown_timeout(Duration::from_millis(10));
+    Ok(done?)
+}
+
+/// The first Ctrl-C (or SIGTERM) ends the run with what is finished, the second at once.
+pub(super) async fn watch_interrupts(cancel: Cancel, output: Output) {
+    let mut last: Option<Instant> = None;
+    loop {
+        if interrupted().await.is_err() {
+            return;
+        }
+        // A terminal may deliver one key press to the whole process group and a wrapper repeat it.
+        if last.is_some_and(|at| at.elapsed() < Duration::from_millis(200)) {
+            continue;
+        }
+        last = Some(Instant::now());
+        cancel.raise();
+        output.note(
+            "stopping: what is being answered is still taken, nothing more is asked (again to stop at once)",
+        );
+    }
+}
+
+#[cfg(unix)]
+pub(super) async fn interrupted() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+pub(super) async fn interrupted() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
+/// How a run that stopped before its end is told, and the exit status. `None` for a completed one.
+pub(super) fn stopped(run: &RunId, status: RunStatus, output: Output) -> Option<Verdict> {
+    let (what, verdict) = match status {
+        RunStatus::Completed => return None,
+        RunStatus::BudgetExhausted => {
+            ("the budget is exhausted; everything answered is kept", Verdict::Failed)
+        }
+        _ => ("interrupted; everything finished is kept", Verdict::Interrupted),
+    };
+    output.note(&format!("{what}\nhint: go on with `evalign resume {run}`"));
+    Some(verdict)
+}
+
+/// A request for answers to what is no benchmark.
+pub(super) fn answer_request(model: &ModelRef, tasks: Vec<String>, args: &AnswerArgs) -> RunRequest {
+    let mut request = RunRequest::new(located(model), tasks);
+    request.limit = args.limit;
+    request.max_tokens = args.max_tokens;
+    request.temperature = args.temperature;
+    request.top_p = args.top_p;
+    request.chat_template = args.no_chat_template.then_some(false);
+    request.seed = args.seed;
+    request.dtype = args.engine.dtype;
+    request.device.clone_from(&args.engine.device);
+    request.memory_gib = args.engine.memory_gib;
+    request.deterministic = args.engine.deterministic;
+    request.base_url.clone_from(&args.server.base_url);
+    request.server = args.server.server;
+    request.budget_tokens = args.budget_tokens;
+    request.budget_requests = args.budget_requests;
+    request.model_settings = args.server.model_settings.as_deref().map(absolute);
+    request.stream = args.server.stream;
+    request.data_root = args.data.data_root.as_deref().map(absolute);
+    request.include_path = args.data.include_path.iter().map(|path| absolute(path)).collect();
+    request.offline = args.data.offline;
+    request
+}
+
+/// With an absolute path, so that the run is the same from every directory.
+pub(super) fn located(model: &ModelRef) -> ModelRef {
+    let mut model = model.clone();
+    let path = std::path::Path::new(&model.name);
+    if model.provider != Provider::Openai && path.is_relative() && path.exists() {
+        model.name = absolute(path).display().to_string();
+    }
+    model.adapter = model.adapter.map(|adapter| absolute(&adapter));
+    model
+}
+
+/// In which ways the model of a draft will be asked, also where it judges itself.
+pub(super) fn needs(draft: &Draft, request: &RunRequest) -> Result<Needs, Failure> {
+    let mut needs = draft.needs();
+    if request.judge.as_ref() == Some(&request.model) {
+        needs.chat = true;
+        needs.generate.extend(draft.verdicts()?);
+    }
+    Ok(needs)
+}
+
+/// The draft with the judge that the request names, where it names one. `model` is loaded already, in case it judges
+/// itself.
+pub(super) fn judged(
+    draft: Draft,
+    request: &RunRequest,
+    (model, options): (&Arc<dyn Model>, &LoadOptions),
+    store: &Store,
+    output: Output,
+) -> Result<Draft, Failure> {
+    let Some(judge) = &request.judge else { return Ok(draft) };
+    let unwanted = || {
+        Failure::new(
+            "no task of the run asks for a judge",
+            "leave out `--judge`, name a reward model, or have the answers judged afterwards: `evalign judge score RUN`",
+        )
+    };
+    // Only what is computed here can be a reward model, which every task of texts takes.
+    if !draft.wants_judge() && judge.provider != Provider::Local {
+        return Err(unwanted());
+    }
+    let loaded = if *judge == request.model {
+        model.clone()
+    } else {
+        let mut options = options.clone();
+        // A rubric that lost its beginning is no rubric, whatever the task's own model does with long prompts.
+        options.overlong = OverlongPrompt::Refuse;
+        let generate = draft.verdicts()?;
+        options.openai.needs = Needs { chat: true, completion: false, log_likelihood: false, generate };
+        load_model(judge, &options, output)?
+    };
+    if loaded.reward_model().is_some() {
+        return Ok(draft.rewarded_by(&loaded)?);
+    }
+    if !draft.wants_judge() {
+        return Err(unwanted());
+    }
+    let remembering: Arc<dyn Model> = Arc::new(cached(loaded, store));
+    Ok(draft.judged_by(&remembering)?)
+}
+
+/// The models, each loaded once however often it is named, behind the store's cache.
+pub(super) struct Models {
+    loaded: Vec<(ModelRef, Arc<dyn Model>)>,
+    /// What those on servers may spend together; absent where none is on a server.
+    budget: Option<Arc<Budget>>,
+}
+
+impl Models {
+    /// Each model, as often as it has parts to play, with how it will be asked for texts.
+    pub(super) fn load(
+        parts: &[(&ModelRef, GenerateParams)],
+        request: &RunRequest,
+        store: &Store,
+        output: Output,
+    ) -> Result<Self, Failure> {
+        let budget = budget(parts, request)?;
+        let mut loaded: Vec<(ModelRef, Arc<dyn Model>)> = Vec::new();
+        for (reference, _) in parts {
+            if loaded.iter().any(|(known, _)| known == *reference) {
+                continue;
+            }
+            let mut options = load_options(request)?;
+            let completion = request.chat_template == Some(false);
+            let own = parts.iter().filter(|(other, _)| other == reference);
+            let generate = own.map(|(_, params)| params.clone()).collect();
+            options.openai.needs = Needs { chat: !completion, completion, log_likelihood: false, generate };
+            options.budget.clone_from(&budget);
+            let model = load_model(reference, &options, output)?;
+            for note in model.notes() {
+                output.note(&format!("note: {note}"));
+            }
+            loaded.push(((*reference).clone(), Arc::new(cached(model, store))));
+        }
+        Ok(Self { loaded, budget })
+    }
+
+    /// Counts what a run spends, and what earlier sessions of it have.
+    pub(super) fn spend_for(&self, run: &mut ActiveRun, store: &Store) -> Result<(), Failure> {
+        if let Some(budget) = &self.budget {
+            budget.count_earlier(store.run(&run.id)?.spent);
+            run.set_budget(Some(budget.clone()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn get(&self, reference: &ModelRef) -> Result<Arc<dyn Model>, Failure> {
+        let found = self.loaded.iter().find(|(known, _)| known == reference);
+        let missing = || Failure::new(format!("the model {reference} is not loaded"), "name it once more");
+        found.map(|(_, model)| model.clone()).ok_or_else(missing)
+    }
+
+    /// A judge by a rubric.
+    pub(super) fn judge(
+        &self,
+        reference: &ModelRef,
+        rubric: &str,
+        request: &RunRequest,
+    ) -> Result<Judge, Failure> {
+        let rubric = Rubric::find(rubric, &request.include_path)?;
+        let (prompts, options) = judging(request)?;
+        Ok(Judge::new(self.get(reference)?, rubric, prompts, options)?)
+    }
+}
+
+fn budget(
+    parts: &[(&ModelRef, GenerateParams)],
+    request: &RunRequest,
+) -> Result<Option<Arc<Budget>>, Failure> {
+    let limits = BudgetLimits { requests: request.budget_requests, tokens: request.budget_tokens, usd: None };
+    match parts.iter().find(|(model, _)| model.provider == Provider::Openai) {
+        Some((model, _)) => Ok(Some(Arc::new(Budget::new(limits, None, &model.name)?))),
+        None if limits.is_unlimited() => Ok(None),
+        None => Err(Failure::new(
+            "a budget needs a model server, and all models run here",
+            "leave `--budget-*` out, or limit the prompts with `--limit`",
+        )),
+    }
+}
+
+/// The templates of judges, and how they are asked.
+pub(super) fn judging(request: &RunRequest) -> Result<(Arc<Prompts>, JudgeOptions), Failure> {
+    let prompts = Arc::new(Prompts::load(&request.include_path)?);
+    Ok((prompts, JudgeOptions { seed: request.seed, ..JudgeOptions::default() }))
+}
+
+/// How a judge will be asked. Whether a server takes such a request depends on there being a form, not on which.
+pub(super) fn verdicts(rubric: &Rubric, options: &JudgeOptions) -> GenerateParams {
+    options.params(rubric.pairwise_format(options.explanation_tokens))
+}
+
+/// As [`verdicts`], for a judge asked as [`judging`] says.
+pub(super) fn verdicts_by(rubric: &str, request: &RunRequest) -> Result<GenerateParams, Failure> {
+    Ok(verdicts(&Rubric::find(rubric, &request.include_path)?, &judging(request)?.1))
+}

@@ -1,0 +1,145 @@
+use evalign_bench::{AnswerJudges, AnswerReport, Answering, AnsweringRequest, Cancel, RunRequest, quoting};
+use evalign_model::{LoadOptions, OpenAiOptions};
+use evalign_rag::answer::{AnswerOptions, Answerer};
+use evalign_rag::quality::GoldQuestion;
+use evalign_rag::{RagError, SearchOptions};
+use evalign_store::Store;
+
+use super::open::{embedder, store_name, vector_store};
+use crate::Verdict;
+use crate::args::{EmbedderArgs, RagEvalAnswersArgs, StoreKind};
+use crate::commands::context::{absolute, load_model, open_store, owner};
+use crate::commands::procedure::{Models, located, stopped, verdicts_by, watch_interrupts};
+use crate::commands::progress::CountBar;
+use crate::output::{Failure, Output, Table};
+
+/// Rubrics of [`AnswerJudges`].
+const RUBRICS: [&str; 3] = ["claim_support", "factual_correctness", "answer_relevance"];
+
+pub(super) async fn eval(args: &RagEvalAnswersArgs, output: Output) -> Result<Verdict, Failure> {
+    let writer = args.model.as_ref().map_or_else(quoting, located);
+    let mut run = RunRequest::new(writer, Vec::new());
+    run.base_url.clone_from(&args.base_url);
+    run.offline = args.embedder.offline;
+    let request = AnsweringRequest {
+        procedure: AnsweringRequest::PROCEDURE.to_owned(),
+        run,
+        questions: absolute(&args.questions),
+        index: args.place.index.clone(),
+        tenant: args.place.tenant.clone(),
+        store: store_name(args.place.store).to_owned(),
+        judge: args.judge.as_ref().map(located),
+        top_k: args.top_k,
+        min_confidence: args.min_confidence,
+        threads: args.embedder.threads,
+        offline: args.embedder.offline,
+    };
+    run_request(&request, args.again, args.json, output).await
+}
+
+/// Answers what is not answered yet, also of a run that was stored.
+pub(super) async fn run_request(
+    request: &AnsweringRequest,
+    again: bool,
+    json: bool,
+    output: Output,
+) -> Result<Verdict, Failure> {
+    let questions = GoldQuestion::read_all(&request.questions)?;
+    let state = open_store()?;
+    if state.index_settings(&request.index)?.is_none() {
+        return Err(RagError::Index {
+            index: request.index.clone(),
+            message: "there is no such index".to_owned(),
+            hint: Some(format!("`evalign rag index DIR --index {}` makes it", request.index)),
+        }
+        .into());
+    }
+    let kind =
+        if request.store == store_name(Some(StoreKind::Edge)) { StoreKind::Edge } else { StoreKind::Qdrant };
+    let vectors = vector_store(Some(kind)).await?;
+    let args = EmbedderArgs { embedder: None, threads: request.threads, offline: request.offline };
+    let base_url = request.run.base_url.clone();
+    let embedder = embedder(&args, &request.index, base_url.clone(), &state, output).await?;
+    let openai = OpenAiOptions { base_url, ..OpenAiOptions::default() };
+    let loading = LoadOptions { offline: request.offline, openai, ..LoadOptions::default() };
+    let writer = Some(&request.run.model).filter(|model| **model != quoting());
+    let answerer = Answerer {
+        state: &state,
+        vectors: vectors.as_ref(),
+        embedder: embedder.as_ref(),
+        model: writer.map(|model| load_model(model, &loading, output)).transpose()?,
+        reranker: None,
+        index: &request.index,
+        tenant: &request.tenant,
+    };
+    let search = SearchOptions { limit: request.top_k, ..SearchOptions::recommended() };
+    let mut options = AnswerOptions { search, ..AnswerOptions::default() };
+    options.threshold = request.min_confidence.unwrap_or(options.threshold);
+    let judges = judges(request, &state, output)?;
+    let answering = Answering::new(request, &questions, (&answerer, &options), judges.as_ref(), again)?;
+    let run = answering.start(&state, &owner("rag eval-answers"))?;
+    let cancel = Cancel::default();
+    tokio::spawn(watch_interrupts(cancel.clone(), output));
+    let bar = CountBar::new(output, questions.len() as u64);
+    let driven = answering.drive(&run, &state, &cancel, &|more| bar.advance(more)).await;
+    bar.finish();
+    let status = driven?;
+    if let Some(verdict) = stopped(&run.id, status, output) {
+        run.release()?;
+        return Ok(verdict);
+    }
+    let report = answering.report(&state, &run.id)?;
+    let report =
+        report.ok_or_else(|| Failure::new(format!("run {} has no results", run.id), "run it again"))?;
+    run.release()?;
+    tell(&report, json, output)?;
+    Ok(Verdict::Good)
+}
+
+fn judges(
+    request: &AnsweringRequest,
+    state: &Store,
+    output: Output,
+) -> Result<Option<AnswerJudges>, Failure> {
+    let Some(judge) = &request.judge else { return Ok(None) };
+    let wanted =
+        RUBRICS.map(|rubric| -> Result<_, Failure> { Ok((judge, verdicts_by(rubric, &request.run)?)) });
+    let wanted = wanted.into_iter().collect::<Result<Vec<_>, Failure>>()?;
+    let models = Models::load(&wanted, &request.run, state, output)?;
+    let [support, correctness, relevance] = RUBRICS.map(|rubric| models.judge(judge, rubric, &request.run));
+    Ok(Some(AnswerJudges { support: support?, correctness: correctness?, relevance: relevance? }))
+}
+
+fn tell(report: &AnswerReport, json: bool, output: Output) -> Result<(), Failure> {
+    if json {
+        return output.json(report);
+    }
+    let mut table = Table::new(&["metric", "value", "95 %", "n", "unscored"], &[1, 2, 3, 4]);
+    let number = |value: Option<f64>| value.map(|value| format!("{value:.3}")).unwrap_or_default();
+    for (name, estimate) in report.shown() {
+        let interval = estimate.ci95.map(|[low, high]| format!("{low:.3} to {high:.3}"));
+        table.push(vec![
+            name.to_owned(),
+            number(estimate.value),
+            interval.unwrap_or_default(),
+            estimate.n.to_string(),
+            report.unscored.get(name).copied().unwrap_or(0).to_string(),
+        ]);
+    }
+    for (name, value) in [
+        ("abstention precision", report.abstention.precision),
+        ("abstention recall", report.abstention.recall),
+        ("risk-coverage area", report.abstention.risk_area),
+    ] {
+        let row =
+            [name.to_owned(), number(value), String::new(), report.n_questions.to_string(), String::new()];
+        table.push(row.to_vec());
+    }
+    output.result(&format!(
+        "{}: {} of {} questions answered\n{}",
+        report.run_id,
+        report.n_answered,
+        report.n_questions,
+        table.text()
+    ))
+}

@@ -1,0 +1,246 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use evalign_bench::{
+    Cancel, Retrieval, RetrievalReport, RetrievalRequest, RunRequest, retrieval_metrics, way_of_searching,
+};
+use evalign_core::Digest;
+use evalign_rag::{
+    BeirCollection, BeirEvaluation, BeirReport, EdgeStore, Embedder, MetricDifference, PerQuery,
+    RetrievalMetrics, SearchMode, TuneReport, difference, tune as sweep,
+};
+use evalign_store::Store;
+
+use super::open::{embedder_name, embedder_of, store_name, vector_store};
+use crate::Verdict;
+use crate::args::{EmbedderArgs, RagDiffArgs, RagEvalArgs, RagTuneArgs, StoreKind};
+use crate::commands::context::{absolute, find_to_read, open_store, owner};
+use crate::commands::procedure::{stopped, watch_interrupts};
+use crate::commands::progress::CountBar;
+use crate::output::{Failure, Output, Table};
+
+pub(super) async fn eval(args: &RagEvalArgs, output: Output) -> Result<Verdict, Failure> {
+    let mut options = args.search.options();
+    options.exact = true;
+    // A single list is judged to its full depth; fused lists are as long as they are.
+    if options.mode != SearchMode::Hybrid {
+        options.depth = options.depth.max(RetrievalMetrics::DEPTH);
+    }
+    let place = &args.collection;
+    let embedder = match options.mode {
+        SearchMode::Bm25 => None,
+        SearchMode::Dense | SearchMode::Hybrid => Some(embedder_name(&args.embedder).await),
+    };
+    let request = RetrievalRequest {
+        procedure: RetrievalRequest::PROCEDURE.to_owned(),
+        run: RunRequest::new(way_of_searching(&options, embedder.as_deref()), Vec::new()),
+        beir: absolute(&place.beir),
+        split: place.split.clone(),
+        store: store_name(args.store).to_owned(),
+        embedder,
+        threads: args.embedder.threads,
+        offline: args.embedder.offline,
+        reuse_vectors: args.reuse_vectors,
+        options,
+    };
+    run_request(&request, true, args.json, output).await
+}
+
+/// Evaluates what is not evaluated yet, also of a run that was stored. `anew`: what was measured before is
+/// measured again, as a run of its own.
+pub(in crate::commands) async fn run_request(
+    request: &RetrievalRequest,
+    anew: bool,
+    json: bool,
+    output: Output,
+) -> Result<Verdict, Failure> {
+    let collection = BeirCollection::open(&request.beir, &request.split)?;
+    let store = open_store()?;
+    let kind =
+        if request.store == store_name(Some(StoreKind::Edge)) { StoreKind::Edge } else { StoreKind::Qdrant };
+    let vectors = vector_store(Some(kind)).await?;
+    let embedder = embedder(request, &store, output).await?;
+    let retrieval = Retrieval::new(request, &collection, (vectors.as_ref(), embedder.as_deref()));
+    let mut run = retrieval.start(&store, &owner("rag eval"), false)?;
+    let mut stored = retrieval.report(&store, &run.id)?;
+    if anew && stored.take().is_some() {
+        run.release()?;
+        run = retrieval.start(&store, &owner("rag eval"), true)?;
+    }
+    let report = match stored {
+        Some(report) => report,
+        None => {
+            let cancel = Cancel::default();
+            tokio::spawn(watch_interrupts(cancel.clone(), output));
+            let bar = CountBar::new(output, retrieval.total());
+            let driven = retrieval.drive(&run, &store, &cancel, &|more| bar.advance(more)).await;
+            bar.finish();
+            let status = driven?;
+            if let Some(verdict) = stopped(&run.id, status, output) {
+                run.release()?;
+                return Ok(verdict);
+            }
+            retrieval
+                .report(&store, &run.id)?
+                .ok_or_else(|| Failure::new(format!("run {} has no results", run.id), "evaluate once more"))?
+        }
+    };
+    run.release()?;
+    tell(&report, json, output)?;
+    Ok(Verdict::Good)
+}
+
+async fn embedder(
+    request: &RetrievalRequest,
+    store: &Store,
+    output: Output,
+) -> Result<Option<Arc<dyn Embedder>>, Failure> {
+    if request.options.mode == SearchMode::Bm25 {
+        return Ok(None);
+    }
+    let args = EmbedderArgs {
+        embedder: request.embedder.clone(),
+        threads: request.threads,
+        offline: request.offline,
+    };
+    let cache = request.reuse_vectors.then(|| store.clone());
+    Ok(Some(embedder_of(&args, cache, output).await?))
+}
+
+fn tell(report: &RetrievalReport, json: bool, output: Output) -> Result<(), Failure> {
+    let measured = &report.report;
+    if measured.n_cut > 0 {
+        output.note(&format!(
+            "{} of {} documents are longer than the embedder reads: their vectors are of their beginnings",
+            measured.n_cut, measured.n_documents
+        ));
+    }
+    if json { output.json(report) } else { output.result(&format!("{}\n{}", report.run_id, text(measured))) }
+}
+
+fn text(report: &BeirReport) -> String {
+    let mut table = Table::new(&["metric", "value", "n"], &[1, 2]);
+    for name in RetrievalMetrics::NAMES {
+        let value = report.metrics.get(name).map(|value| format!("{value:.4}"));
+        table.push(vec![name.to_owned(), value.unwrap_or_default(), report.n_queries.to_string()]);
+    }
+    let seconds = report.seconds;
+    format!(
+        "{}\n{} documents in {:.1} s; {} queries in {:.1} s (median {:.1} ms, p99 {:.1} ms)",
+        table.text(),
+        report.n_documents,
+        seconds.ingest,
+        report.n_queries,
+        seconds.queries,
+        seconds.query_p50 * 1e3,
+        seconds.query_p99 * 1e3
+    )
+}
+
+pub(super) fn diff(args: &RagDiffArgs, output: Output) -> Result<Verdict, Failure> {
+    let ((of_a, a), (of_b, b)) = (read(&args.a)?, read(&args.b)?);
+    if of_a != of_b {
+        return Err(Failure::new(
+            format!("{} and {} are of different collections", args.a, args.b),
+            "evaluate both on the same documents, queries and judgements",
+        ));
+    }
+    let differences = difference(&a, &b)?;
+    let deciding = differences.iter().find(|difference| difference.metric == args.metric);
+    let Some(deciding) = deciding else {
+        let known = RetrievalMetrics::NAMES.join(", ");
+        return Err(Failure::new(format!("`{}` is no metric", args.metric), format!("one of {known}")));
+    };
+    if args.json {
+        output.json(&differences)?;
+    } else {
+        output.result(&compared(&differences))?;
+    }
+    let worse = deciding.significant(args.alpha).is_some_and(|difference| difference < 0.0);
+    if worse {
+        output.note(&format!("{} is worse in {} beyond chance", args.metric, args.b));
+    }
+    Ok(if worse { Verdict::Failed } else { Verdict::Good })
+}
+
+/// The metrics of each query, and of which collection: of a file, where there is one or what is typed looks like
+/// one; else of a run.
+fn read(typed: &str) -> Result<(Digest, PerQuery), Failure> {
+    let path = Path::new(typed);
+    if path.exists() || path.extension().is_some() || path.components().count() > 1 {
+        let hint = "give two runs of `evalign rag eval`, or two of its outputs with `--json`";
+        let text = fs_err::read_to_string(path).map_err(|error| Failure::new(error, hint))?;
+        let report: Result<BeirReport, _> = serde_json::from_str(&text);
+        let report = report.map_err(|error| Failure::new(format!("{typed}: {error}"), hint))?;
+        return Ok((report.dataset, report.per_query));
+    }
+    let (store, _, run) = find_to_read(typed)?;
+    Ok(retrieval_metrics(&store, &run)?)
+}
+
+fn compared(differences: &[MetricDifference]) -> String {
+    let headings = ["metric", "n", "A", "B", "B - A", "95 % interval", "p", "better", "worse"];
+    let mut table = Table::new(&headings, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    for found in differences {
+        let interval = found.interval.map(|[low, high]| format!("{low:+.4} to {high:+.4}"));
+        table.push(vec![
+            found.metric.to_owned(),
+            found.n.to_string(),
+            format!("{:.4}", found.a),
+            format!("{:.4}", found.b),
+            format!("{:+.4}", found.difference),
+            interval.unwrap_or_default(),
+            format!("{:.4}", found.p),
+            found.better.to_string(),
+            found.worse.to_string(),
+        ]);
+    }
+    table.text()
+}
+
+pub(super) async fn tune(args: &RagTuneArgs, output: Output) -> Result<Verdict, Failure> {
+    let collection = BeirCollection::open(&args.collection.beir, &args.collection.split)?;
+    let embedder = embedder_of(&args.embedder, Some(open_store()?), output).await?;
+    // What is compared is ways of searching, which rank alike in any store.
+    let directory = tempfile::tempdir().map_err(anyhow::Error::from)?;
+    let vectors = EdgeStore::new(directory.path().to_owned());
+    let bar = CountBar::new(output, (collection.documents.len() + collection.queries.len()) as u64);
+    let evaluation = BeirEvaluation::new(&collection, (&vectors, "tune"), Some(embedder.as_ref()));
+    let advance = |more| bar.advance(more);
+    let swept = async {
+        evaluation.ingest(&advance).await?;
+        sweep(&evaluation, &args.metric, &advance).await
+    };
+    let report = swept.await;
+    bar.finish();
+    let report = report?;
+    if args.json {
+        output.json(&report)?;
+    } else {
+        output.result(&swept_text(&report, &args.metric))?;
+    }
+    Ok(Verdict::Good)
+}
+
+/// The front, and whether its best is better than plain hybrid search on queries that nobody has tuned on.
+fn swept_text(report: &TuneReport, metric: &str) -> String {
+    let headings = ["way", "tuned on", "held out", "ms"];
+    let mut table = Table::new(&headings, &[1, 2, 3]);
+    for candidate in report.candidates.iter().filter(|candidate| candidate.on_front) {
+        let value = |metrics: &RetrievalMetrics| format!("{:.4}", metrics.get(metric).unwrap_or_default());
+        table.push(vec![
+            way_of_searching(&candidate.options, None).name,
+            value(&candidate.tuned),
+            value(&candidate.held_out),
+            format!("{:.2}", candidate.seconds_p50 * 1e3),
+        ]);
+    }
+    format!(
+        "Pareto front of {metric} ({} queries tuned on, {} held out):\n{}\nThe best against plain hybrid search, \
+         on the queries held out:\n{}",
+        report.n_tuned,
+        report.n_held_out,
+        table.text(),
+        compared(&report.gain)
+    )
+}

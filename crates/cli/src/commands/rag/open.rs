@@ -1,0 +1,133 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use evalign_core::ModelRef;
+use evalign_fetch::{Home, Secret};
+use evalign_model::{Model, OpenAiOptions};
+use evalign_rag::embed::{EmbedOptions, default_embedder, open_embedder};
+use evalign_rag::{Chunk, EdgeStore, Embedder, Filter, QdrantOptions, QdrantStore, Reranker, VectorStore};
+use evalign_store::Store;
+
+use crate::args::{EmbedderArgs, StoreKind};
+use crate::commands::progress::FetchBars;
+use crate::output::{Failure, Output};
+
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Where the embedded store's vectors lie.
+pub(super) fn vectors_directory() -> Result<PathBuf, Failure> {
+    Ok(Home::from_env()?.path().join("vectors"))
+}
+
+/// The store that was asked for, or the server of `QDRANT_URL`, or the one in this process.
+pub(super) async fn vector_store(kind: Option<StoreKind>) -> Result<Arc<dyn VectorStore>, Failure> {
+    let url = variable("QDRANT_URL");
+    match (kind, url) {
+        (Some(StoreKind::Edge), _) | (None, None) => Ok(Arc::new(EdgeStore::new(vectors_directory()?))),
+        (Some(StoreKind::Qdrant), None) => Err(Failure::new(
+            "`--store qdrant` needs the address of a server",
+            "set QDRANT_URL, for example to `http://localhost:6334`",
+        )),
+        (Some(StoreKind::Qdrant) | None, Some(url)) => {
+            let key = variable("QDRANT_API_KEY").as_deref().and_then(Secret::new);
+            Ok(Arc::new(QdrantStore::connect(&QdrantOptions::new(&url, key)).await?))
+        }
+    }
+}
+
+/// What [`vector_store`] opens, in a word.
+pub(super) fn store_name(kind: Option<StoreKind>) -> &'static str {
+    match (kind, variable("QDRANT_URL")) {
+        (Some(StoreKind::Edge), _) | (None, None) => "edge",
+        (Some(StoreKind::Qdrant) | None, _) => "qdrant",
+    }
+}
+
+/// The embedder that was named, else the default.
+pub(super) async fn embedder_name(args: &EmbedderArgs) -> String {
+    match &args.embedder {
+        Some(name) => name.clone(),
+        None => {
+            let options =
+                EmbedOptions { threads: args.threads, offline: args.offline, ..EmbedOptions::default() };
+            default_embedder(&options).await
+        }
+    }
+}
+
+/// The embedder that was named, for an evaluation. With `cache`, vectors of documents that were computed before
+/// are taken from there.
+pub(super) async fn embedder_of(
+    args: &EmbedderArgs,
+    cache: Option<Store>,
+    output: Output,
+) -> Result<Arc<dyn Embedder>, Failure> {
+    let options = EmbedOptions { threads: args.threads, offline: args.offline, ..EmbedOptions::default() };
+    let name = embedder_name(args).await;
+    let bars = FetchBars::new(output);
+    let progress = |event: evalign_fetch::Event<'_>| bars.event(&event);
+    let opened = open_embedder(&name, &options, cache, &progress).await;
+    bars.finish();
+    Ok(opened?)
+}
+
+/// The embedder that was named, else the one that the index was made with, else the default.
+pub(super) async fn embedder(
+    args: &EmbedderArgs,
+    index: &str,
+    base_url: Option<String>,
+    state: &Store,
+    output: Output,
+) -> Result<Arc<dyn Embedder>, Failure> {
+    let settings = state.index_settings(index)?;
+    let recorded = settings.as_ref().and_then(|settings| settings.pointer("/embedder/name")?.as_str());
+    let options = EmbedOptions {
+        threads: args.threads,
+        offline: args.offline,
+        openai: OpenAiOptions { base_url, ..OpenAiOptions::default() },
+        ..EmbedOptions::default()
+    };
+    let name = match args.embedder.as_deref().or(recorded) {
+        Some(name) => name.to_owned(),
+        None => default_embedder(&options).await,
+    };
+    let bars = FetchBars::new(output);
+    let progress = |event: evalign_fetch::Event<'_>| bars.event(&event);
+    let opened = open_embedder(&name, &options, None, &progress).await;
+    bars.finish();
+    let embedder = opened?;
+    if let Some(settings) = &settings {
+        embedder.identity().check_against(index, settings)?;
+    }
+    Ok(embedder)
+}
+
+/// Conditions on chunks as they are typed, all of which hold.
+pub(super) fn chunk_filter(typed: &[String]) -> Result<Filter, Failure> {
+    let mut filter = Filter::default();
+    for condition in typed {
+        filter = filter.and(Chunk::filter(condition)?);
+    }
+    Ok(filter)
+}
+
+/// A cross-encoder (`onnx/NAME`), or a language model, as `load` loads it.
+pub(super) async fn reranker(
+    name: &str,
+    args: &EmbedderArgs,
+    load: impl Fn(&ModelRef) -> Result<Arc<dyn Model>, Failure>,
+    output: Output,
+) -> Result<Reranker, Failure> {
+    let Some(name) = name.strip_prefix("onnx/") else {
+        let model = load(&name.parse().map_err(Failure::hinted)?)?;
+        return Ok(Reranker::language_model(model)?);
+    };
+    let options = EmbedOptions { threads: args.threads, offline: args.offline, ..EmbedOptions::default() };
+    let bars = FetchBars::new(output);
+    let progress = |event: evalign_fetch::Event<'_>| bars.event(&event);
+    let opened = Reranker::cross_encoder(name, &options, &progress).await;
+    bars.finish();
+    Ok(opened?)
+}

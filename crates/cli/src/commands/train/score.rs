@@ -1,0 +1,73 @@
+use evalign_core::{Dtype, ModelRef};
+use evalign_lm::{LanguageModel, LoadOptions};
+use evalign_train::{DatasetOptions, Purpose, RewardAccuracy, prepare, reward_accuracy};
+use serde_json::{Value, json};
+
+use super::{open, resolve};
+use crate::Verdict;
+use crate::args::ScoreArgs;
+use crate::output::{Failure, Output, Table, percent_or_number};
+
+pub(super) fn score(args: &ScoreArgs, output: Output) -> Result<Verdict, Failure> {
+    let compat_trl = match args.compat.as_deref() {
+        None => false,
+        Some("trl") => true,
+        Some(other) => return Err(Failure::new(format!("there is no `--compat {other}`"), "use trl")),
+    };
+    let reference: ModelRef = args.model.parse()?;
+    let path = resolve(&reference, args.offline, output)?;
+    let load =
+        LoadOptions { adapter: reference.adapter.clone(), dtype: Some(Dtype::F32), ..LoadOptions::default() };
+    let model = LanguageModel::load(&path, &load)?;
+    let dataset = open(&args.data, args.data_root.as_deref(), args.offline)?;
+    let options = DatasetOptions {
+        purpose: Purpose::Reward,
+        max_length: Some(args.max_length),
+        keep_end: false,
+        completion_only: None,
+        assistant_only: false,
+        text_field: "text".to_owned(),
+        soft_labels: false,
+        compat_trl,
+    };
+    let data = prepare(&dataset, model.tokenizer(), model.chat_template(), &options)?;
+    let pad = if compat_trl { model.pad_token() } else { model.reward_pad() };
+    let category = |row: u64| match dataset.get(row).ok()?.get(&args.category)? {
+        Value::String(name) => Some(name.clone()),
+        Value::Null => None,
+        other => Some(other.to_string()),
+    };
+    let found = reward_accuracy(&model, &data, pad, &category)?;
+    let left_out = data.report.too_long.len();
+    if left_out > 0 {
+        output
+            .note(&format!("{left_out} pairs are longer than {} tokens and were left out", args.max_length));
+    }
+    if args.json {
+        output.json(&json!({ "model": reference.to_string(), "left_out": left_out, "results": found }))?;
+    } else {
+        output.result(&text(&found))?;
+    }
+    let low = args.at_least.is_some_and(|least| found.first().is_none_or(|all| all.accuracy < least));
+    Ok(if low { Verdict::Failed } else { Verdict::Good })
+}
+
+fn text(found: &[RewardAccuracy]) -> String {
+    let mut table =
+        Table::new(&["category", "pairs", "accuracy", "95 %", "ties", "margin"], &[1, 2, 3, 4, 5]);
+    for row in found {
+        let interval = row.interval.map_or_else(
+            || "-".to_owned(),
+            |[low, high]| format!("{} – {}", percent_or_number(low), percent_or_number(high)),
+        );
+        table.push(vec![
+            row.category.clone().unwrap_or_else(|| "all".to_owned()),
+            row.pairs.to_string(),
+            percent_or_number(row.accuracy),
+            interval,
+            row.ties.to_string(),
+            percent_or_number(row.margin),
+        ]);
+    }
+    table.text()
+}
