@@ -18,7 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("rag", &["core", "stats", "model", "store", "data", "fetch"]),
     ("train", &["core", "stats", "lm", "data"]),
     ("bench", &["core", "stats", "model", "judge", "rag", "store", "data"]),
-    ("server", &["core", "stats", "model", "judge", "rag", "train", "store", "bench", "data", "fetch"]),
+    ("serve", &["core", "stats", "model", "judge", "rag", "train", "store", "bench", "data", "fetch"]),
 ];
 
 /// Who alone may link a library: one place for SQL, one for the engine, and `fetch` for the network (`model`

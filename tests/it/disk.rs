@@ -68,6 +68,36 @@ fn a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_full_disk_leaves_whole_checkpoints_and_training_goes_on_when_there_is_room() {
+    let test = "a_full_disk_leaves_whole_checkpoints_and_training_goes_on_when_there_is_room";
+    let Some(shared) = evalign_testkit::shared(test) else { return };
+    let golden = shared.join("golden/trl");
+    let sandbox = Sandbox::new();
+    // A checkpoint of this adapter takes almost half a megabyte.
+    let script = format!(
+        "train() {{ $E train dpo --model local/{}/models/tiny-llama --data {}/data/preference_standard.jsonl --offline \\
+            --max-length 64 --batch-size 4 --lora-r 16 --max-steps 8 --save-steps 1 --samples 0 --out $1; }}
+        mkdir small; mount -t tmpfs -o size=2m tmpfs small
+        set +e; train small/out 2> err.txt; status=$?; set -e
+        test $status = 2
+        grep -q 'hint: .*make room' err.txt
+        ls -A small/out > left.txt
+        test ! -e small/out/adapter_model.safetensors
+        mount -o remount,size=64m small
+        train small/out > /dev/null
+        train whole > /dev/null
+        cmp small/out/adapter_model.safetensors whole/adapter_model.safetensors
+        cmp small/out/checkpoint-8/optimizer.safetensors whole/checkpoint-8/optimizer.safetensors",
+        golden.display(),
+        golden.display()
+    );
+    let Some(ran) = with_mounts(test, &sandbox, &script) else { return };
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let left = fs_err::read_to_string(sandbox.path().join("left.txt")).unwrap();
+    assert!(left.contains("checkpoint-1") && !left.contains("partial"), "{left}");
+}
+
+#[test]
 fn a_store_that_cannot_be_written_can_be_read() {
     let sandbox = Sandbox::new();
     let script = "mount -t tmpfs -o size=64m tmpfs home

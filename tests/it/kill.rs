@@ -28,10 +28,10 @@ struct Case {
 }
 
 /// SplitMix64 (Steele et al. 2014), enough to choose moments.
-struct Moments(u64);
+pub(crate) struct Moments(pub(crate) u64);
 
 impl Moments {
-    fn next(&mut self, latest: Duration) -> Duration {
+    pub(crate) fn next(&mut self, latest: Duration) -> Duration {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -40,7 +40,26 @@ impl Moments {
     }
 }
 
-fn finished(home: &Path) -> BTreeSet<SampleKey> {
+/// Kills a process that writes a line into `asked` for each request, when it has issued a few more: at most `latest`.
+/// Returns whether it was still running.
+pub(crate) fn kill_after_requests(
+    mut child: std::process::Child,
+    asked: &Path,
+    moments: &mut Moments,
+    latest: u64,
+) -> bool {
+    let more = 1 + moments.next(Duration::from_millis(latest)).as_millis() as usize;
+    let wanted = lines(Some(asked)) + more;
+    while lines(Some(asked)) < wanted && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let alive = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    alive
+}
+
+pub(crate) fn finished(home: &Path) -> BTreeSet<SampleKey> {
     let store = Store::open(home).expect("the database opens after a kill");
     match store.find_run("last") {
         Ok(run) => store.finished(&run).expect("finished samples"),

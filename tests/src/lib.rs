@@ -21,6 +21,9 @@ pub use sandbox::{Ran, Sandbox, Script};
 /// The alias of the model the product ships with.
 pub const MODEL_ALIAS: &str = "smollm2-135m-instruct";
 
+/// The alias of the default embedding model.
+pub const EMBEDDER_ALIAS: &str = "all-minilm-l6-v2";
+
 /// Says on stderr that a test did not run, and why. A skipped test must be visible.
 #[expect(clippy::print_stderr, reason = "the only way a test can say that it was skipped")]
 pub fn skipped(test: &str, why: &str) {
@@ -34,7 +37,35 @@ pub fn skipped(test: &str, why: &str) {
 #[must_use]
 pub fn real_model(test: &str) -> Option<&'static Path> {
     static MODEL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match MODEL.get_or_init(find_model) {
+    given(test, MODEL.get_or_init(|| find("EVALIGN_TEST_MODEL", MODEL_ALIAS)))
+}
+
+/// The directory of all-MiniLM-L6-v2, found and skipped as [`real_model`] is; `EVALIGN_TEST_EMBEDDER` names it.
+///
+/// # Panics
+/// As [`real_model`].
+#[must_use]
+pub fn embedding_model(test: &str) -> Option<&'static Path> {
+    static MODEL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    given(test, MODEL.get_or_init(|| find("EVALIGN_TEST_EMBEDDER", EMBEDDER_ALIAS)))
+}
+
+/// ONNX Runtime's shared library; `ORT_DYLIB_PATH` names it. Nothing that ships needs it, so without it a test is only
+/// skipped.
+#[must_use]
+pub fn onnx_runtime(test: &str) -> Option<&'static Path> {
+    static LIBRARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match LIBRARY.get_or_init(|| find("ORT_DYLIB_PATH", "onnxruntime")) {
+        Ok(path) => Some(path),
+        Err(why) => {
+            skipped(test, why);
+            None
+        }
+    }
+}
+
+fn given(test: &str, found: &'static Result<PathBuf, String>) -> Option<&'static Path> {
+    match found {
         Ok(path) => Some(path),
         Err(why) => {
             assert!(std::env::var_os("EVALIGN_REQUIRE_MODEL").is_none(), "no real model for {test}: {why}");
@@ -44,13 +75,13 @@ pub fn real_model(test: &str) -> Option<&'static Path> {
     }
 }
 
-fn find_model() -> Result<PathBuf, String> {
-    if let Some(path) = std::env::var_os("EVALIGN_TEST_MODEL").map(PathBuf::from) {
-        return if path.is_file() { Ok(path) } else { Err(format!("no file {}", path.display())) };
+fn find(variable: &str, alias: &str) -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
+        return if path.exists() { Ok(path) } else { Err(format!("no file {}", path.display())) };
     }
     let models = Hub::from_env().map(|hub| Models::new(Home::at(cache_dir()), hub, false));
     let models = models.map_err(|error| error.to_string())?;
-    evalign_fetch::block_on(models.resolve(MODEL_ALIAS, &silent)).map_err(|error| error.to_string())
+    evalign_fetch::block_on(models.resolve(alias, &silent)).map_err(|error| error.to_string())
 }
 
 /// Where pulled models are kept between test runs.

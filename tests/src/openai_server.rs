@@ -12,6 +12,7 @@ mod behaviour;
 mod completion;
 mod delivery;
 mod fault;
+mod form;
 mod ledger;
 mod route;
 mod serve;

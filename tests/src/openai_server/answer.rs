@@ -2,6 +2,7 @@ use evalign_core::Digest;
 use serde_json::{Value, json};
 
 use super::behaviour::{Behaviour, Reasoning, Support};
+use super::form::Form;
 
 /// How an answer is drawn.
 #[derive(Clone, Debug)]
@@ -10,6 +11,7 @@ pub(super) struct Sampling {
     pub(super) temperature: f64,
     pub(super) seed: Option<i64>,
     pub(super) stop: Vec<String>,
+    pub(super) form: Option<Form>,
 }
 
 /// A text as the server writes it. A token is a word with the white space behind it.
@@ -61,9 +63,10 @@ pub(super) fn write(
     attempt: u32,
 ) -> Text {
     let rule = behaviour.rules.iter().find(|rule| prompt.contains(&rule.text_in_prompt));
-    let text = match rule {
-        Some(rule) => rule.text.clone(),
-        None => made_up_text(behaviour, prompt, sampling, choice, attempt),
+    let text = match (rule, &sampling.form) {
+        (Some(rule), _) => rule.text.clone(),
+        (None, Some(form)) => form.filled(behaviour.seed, prompt),
+        (None, None) => made_up_text(behaviour, prompt, sampling, choice, attempt),
     };
     let (reasoning, thoughts) = match behaviour.capabilities.reasoning {
         Reasoning::None => (None, 0),

@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::answer::Sampling;
 use super::behaviour::{Behaviour, MaxTokens, Support};
+use super::form::Form;
 use super::route::Route;
 
 /// Why a request is refused with 400 or 404.
@@ -50,6 +51,7 @@ pub(super) struct Ask {
     pub(super) stream: bool,
     stream_options: Option<StreamOptions>,
     top_p: Option<f64>,
+    response_format: Option<Value>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -173,7 +175,18 @@ impl Ask {
             temperature,
             seed: self.seed,
             stop: if can.stop == Support::Yes { self.stops() } else { Vec::new() },
+            form: self.form(behaviour),
         }
+    }
+
+    /// The form that the answer is held to.
+    pub(super) fn form(&self, behaviour: &Behaviour) -> Option<Form> {
+        let held = behaviour.capabilities.response_format == Support::Yes;
+        self.response_format.as_ref().filter(|_| held).and_then(Form::of)
+    }
+
+    pub(super) fn wants_alternatives(&self) -> bool {
+        self.top_logprobs.is_some_and(|count| count > 0)
     }
 
     fn stops(&self) -> Vec<String> {
@@ -209,6 +222,7 @@ impl Ask {
             ("seed", can.seed, self.seed.is_some()),
             ("stop", can.stop, self.stop.is_some()),
             ("top_p", can.top_p, self.top_p.is_some()),
+            ("response_format", can.response_format, self.response_format.is_some()),
             ("stream", can.stream, self.stream),
             ("stream_options", can.stream_options, self.stream_options.is_some()),
         ];

@@ -112,6 +112,8 @@ pub struct Capabilities {
     pub seed: Support,
     pub stop: Support,
     pub top_p: Support,
+    /// Answers in the form of a JSON Schema.
+    pub response_format: Support,
     pub stream: Support,
     pub stream_options: Support,
     /// Several prompts in one request.
@@ -144,6 +146,7 @@ impl Default for Capabilities {
             seed: Support::Yes,
             stop: Support::Yes,
             top_p: Support::Yes,
+            response_format: Support::Yes,
             stream: Support::Yes,
             stream_options: Support::Yes,
             many_prompts: true,

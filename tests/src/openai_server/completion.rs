@@ -3,6 +3,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Scored, Text, score, words, write, written_logprob};
 use super::ask::{Ask, Refusal};
 use super::behaviour::{Behaviour, Reasoning};
+use super::form::Form;
 use super::route::Route;
 
 /// Answers do not depend on the clock.
@@ -39,13 +40,14 @@ impl Completion {
             Route::Chat => vec![ask.text(behaviour)],
             _ => ask.texts(route)?,
         };
+        let form = ask.form(behaviour).filter(|_| ask.wants_alternatives());
         let mut choices = Vec::new();
         for prompt in &prompts {
             for draw in 0..ask.choices(behaviour) {
                 let text = write(behaviour, prompt, &sampling, draw, attempt);
                 let echo = (route == Route::Completions && ask.echoes(behaviour)).then(|| prompt.clone());
                 let logprobs = ask.wants_logprobs(behaviour).then(|| match route {
-                    Route::Chat => chat_logprobs(&text),
+                    Route::Chat => chat_logprobs(&text, form.as_ref()),
                     _ => completion_logprobs(behaviour, echo.as_deref(), &text),
                 });
                 choices.push(Choice { index: choices.len(), text, echo, logprobs });
@@ -184,12 +186,16 @@ fn usage(behaviour: &Behaviour, read: u64, choices: &[Choice]) -> Value {
     usage
 }
 
-fn chat_logprobs(text: &Text) -> Value {
+fn chat_logprobs(text: &Text, form: Option<&Form>) -> Value {
+    let said =
+        |piece: &str, logprob: f64| json!({"token": piece, "logprob": logprob, "bytes": piece.as_bytes()});
     let token = |piece: &str| {
-        let logprob = written_logprob(piece);
-        let itself = json!({"token": piece, "logprob": logprob, "bytes": piece.as_bytes()});
+        let alternatives = form.map(|form| form.alternatives(piece)).unwrap_or_default();
+        let top: Vec<Value> = alternatives.iter().map(|(text, p)| said(text, p.ln())).collect();
+        let itself =
+            said(piece, alternatives.first().map_or_else(|| written_logprob(piece), |(_, p)| p.ln()));
         let mut token = itself.clone();
-        token["top_logprobs"] = json!([itself]);
+        token["top_logprobs"] = if top.is_empty() { json!([itself]) } else { json!(top) };
         token
     };
     json!({"content": text.pieces().map(token).collect::<Vec<_>>(), "refusal": null})

@@ -1,0 +1,200 @@
+//! `evalign rag eval`, `diff`, `gc` and `serve-qdrant` as a user runs them.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use evalign_testkit::{Ran, Sandbox, shared};
+use serde_json::Value;
+
+/// Twelve documents of which every other one is about wings, and queries that ask for them.
+fn collection(sandbox: &Sandbox, name: &str) {
+    let document = |n: usize| {
+        let words = ["wing lift drag", "tide harbour keeper"][n % 2];
+        format!("{{\"_id\": \"d{n}\", \"title\": \"\", \"text\": \"{words} number{n}\"}}\n")
+    };
+    sandbox.write(&format!("{name}/corpus.jsonl"), (0..12).map(document).collect::<String>());
+    let query = |n: usize| format!("{{\"_id\": \"q{n}\", \"text\": \"number{n} lift\"}}\n");
+    sandbox.write(&format!("{name}/queries.jsonl"), (0..12).map(query).collect::<String>());
+    let judged = |n: usize| format!("q{n}\td{n}\t1\n");
+    let qrels = (0..12).map(judged).collect::<String>();
+    sandbox.write(&format!("{name}/qrels/test.tsv"), format!("query-id\tcorpus-id\tscore\n{qrels}"));
+}
+
+const EVAL: [&str; 7] = ["rag", "eval", "--beir", "beir", "--mode", "bm25", "--json"];
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `serve-qdrant` on a free port; the address is on stderr.
+fn serve(sandbox: &Sandbox) -> (Server, String) {
+    let mut command = sandbox.command(&["rag", "serve-qdrant", "--listen", "127.0.0.1:0"]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = lines.next().unwrap().unwrap();
+    let url = said.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned();
+    std::thread::spawn(move || lines.for_each(drop));
+    (Server(child), url)
+}
+
+fn on_server(sandbox: &Sandbox, url: &str, arguments: &[&str]) -> Ran {
+    let mut command: Command = sandbox.command(arguments);
+    command.env("QDRANT_URL", url).output().unwrap().into()
+}
+
+#[test]
+fn an_evaluation_says_what_each_query_is_worth_and_leaves_nothing_behind() {
+    let sandbox = Sandbox::new();
+    collection(&sandbox, "beir");
+    let report = sandbox.ok(&EVAL).json();
+    assert_eq!(report["metrics"]["ndcg@10"], 1.0);
+    assert_eq!((&report["n_queries"], &report["store"]), (&Value::from(12), &Value::from("edge")));
+    assert_eq!(report["per_query"].as_object().unwrap().len(), 12);
+    assert_eq!(report["per_query"]["q3"]["mrr@10"], 1.0);
+    assert!(report["seconds"]["ingest"].as_f64().unwrap() > 0.0);
+    assert!(report["seconds"]["queries"].as_f64().unwrap() > 0.0);
+    let left = sandbox.ok(&["rag", "gc", "--json"]).json();
+    assert_eq!(left["dropped"], serde_json::json!([]));
+    let table = sandbox.ok(&EVAL[..6]).stdout;
+    assert!(table.contains("ndcg@10") && table.contains("12 queries"), "{table}");
+}
+
+#[test]
+fn an_evaluation_is_a_run_like_any_other() {
+    let sandbox = Sandbox::new();
+    collection(&sandbox, "beir");
+    let first = sandbox.ok(&EVAL).json();
+    let other = sandbox.ok(&[&EVAL[..], &["--bm25-weight", "2"]].concat()).json();
+    // The same once more is measured once more.
+    let anew = sandbox.ok(&EVAL).json();
+    assert_eq!(anew["per_query"], first["per_query"]);
+    let id = |report: &Value| report["run_id"].as_str().unwrap().to_owned();
+    assert_eq!(sandbox.ok(&["resume", &id(&first), "--json"]).json(), first);
+    let runs = sandbox.ok(&["runs", "--json"]).json();
+    let listed: Vec<&str> =
+        runs.as_array().unwrap().iter().map(|run| run["run_id"].as_str().unwrap()).collect();
+    assert_eq!(listed, [id(&anew), id(&other), id(&first)]);
+    let board = sandbox.ok(&["leaderboard", "--task", "retrieval/beir", "--format", "json"]).json();
+    let of_metric = |block: &&Value| block["metric"] == "ndcg@10";
+    let block = board.as_array().unwrap().iter().find(of_metric).unwrap();
+    assert_eq!(block["rows"].as_array().unwrap().len(), 2, "{block}");
+    let compared = sandbox.ok(&["compare", &id(&first), &id(&other), "--json"]).json();
+    assert_eq!(compared["comparisons"][0]["difference"], 0.0, "{compared}");
+    assert_eq!(sandbox.run(&["rag", "diff", &id(&first), &id(&other)]).status, 0);
+    let shown = sandbox.ok(&["show", &id(&first), "--samples", "--json"]).json();
+    assert!(shown[3]["output"]["text"]["text"].as_str().unwrap().starts_with("d3\t"), "{shown}");
+}
+
+#[test]
+fn a_worse_configuration_is_found_out() {
+    let sandbox = Sandbox::new();
+    collection(&sandbox, "beir");
+    let good = sandbox.ok(&EVAL).json();
+    let mut bad = good.clone();
+    for query in bad["per_query"].as_object_mut().unwrap().values_mut() {
+        query["ndcg@10"] = Value::from(0.4);
+    }
+    sandbox.write("good.json", good.to_string());
+    sandbox.write("bad.json", bad.to_string());
+    let diff = |a: &str, b: &str| sandbox.run(&["rag", "diff", a, b, "--json"]);
+    assert_eq!(diff("good.json", "good.json").status, 0);
+    assert_eq!(diff("bad.json", "good.json").status, 0);
+    let worse = diff("good.json", "bad.json");
+    assert_eq!(worse.status, 1, "{worse:?}");
+    let found = &worse.json()[0];
+    assert_eq!((&found["metric"], &found["n"], &found["worse"]), (&"ndcg@10".into(), &12.into(), &12.into()));
+    assert!(found["p"].as_f64().unwrap() < 0.001);
+    let mut elsewhere = good.clone();
+    elsewhere["dataset"] = Value::from("0".repeat(64));
+    sandbox.write("elsewhere.json", elsewhere.to_string());
+    let refused = diff("good.json", "elsewhere.json");
+    assert!(refused.status == 2 && refused.stderr.contains("different collections"), "{refused:?}");
+    let none = sandbox.run(&["rag", "diff", "good.json", "0a0a"]);
+    assert!(none.status == 2 && none.stderr.contains("0a0a"), "{none:?}");
+    let unknown = sandbox.run(&["rag", "diff", "good.json", "good.json", "--metric", "f1"]);
+    assert_eq!(unknown.status, 2);
+    assert!(unknown.stderr.contains("hint: one of ndcg@10"), "{unknown:?}");
+}
+
+#[test]
+fn a_server_of_our_own_gives_the_same_rankings() {
+    let sandbox = Sandbox::new();
+    collection(&sandbox, "beir");
+    let (_server, url) = serve(&sandbox);
+    // The collections of the server's process are its own: another directory for the embedded store.
+    let alone = Sandbox::new();
+    collection(&alone, "beir");
+    let served = on_server(&sandbox, &url, &EVAL);
+    assert_eq!(served.status, 0, "{served:?}");
+    let (served, embedded) = (served.json(), alone.ok(&EVAL).json());
+    assert_eq!(served["per_query"], embedded["per_query"]);
+    assert_eq!(served["store"], "qdrant");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_a_hint() {
+    let sandbox = Sandbox::new();
+    collection(&sandbox, "beir");
+    let cases: [(&[&str], &str); 5] = [
+        (&["rag", "eval", "--beir", "nowhere", "--mode", "bm25"], "corpus.jsonl"),
+        (&["rag", "eval", "--beir", "beir", "--mode", "bm25", "--split", "dev"], "dev.tsv"),
+        (&["rag", "eval", "--beir", "beir", "--mode", "bm25", "--store", "qdrant"], "set QDRANT_URL"),
+        (&["rag", "search", "x", "--mode", "bm25"], "there is no such index"),
+        (&["rag", "search", "x", "--mode", "bm25", "--filter", "kind"], "hint: write for example"),
+    ];
+    for (arguments, wanted) in cases {
+        let ran = sandbox.run(arguments);
+        assert_eq!(ran.status, 2, "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(wanted), "{arguments:?}: {ran:?}");
+    }
+    let gone = on_server(&sandbox, "http://127.0.0.1:1", &EVAL);
+    assert_eq!(gone.status, 2);
+    assert!(gone.stderr.contains("QDRANT_URL"), "{gone:?}");
+}
+
+/// The published figures through the real binary.
+#[test]
+fn cranfield_by_words_is_as_published() {
+    let Some(root) = shared("cranfield_by_words_is_as_published") else { return };
+    let sandbox = Sandbox::new();
+    let directory = root.join("data/retrieval/cranfield").display().to_string();
+    let report = sandbox.ok(&["rag", "eval", "--beir", &directory, "--mode", "bm25", "--json"]).json();
+    for (metric, published) in
+        [("ndcg@10", 0.3854), ("recall@100", 0.7354), ("map", 0.3068), ("mrr@10", 0.5334)]
+    {
+        let value = report["metrics"][metric].as_f64().unwrap();
+        assert!((value - published).abs() <= 0.0005, "{metric}: {value}, published {published}");
+    }
+}
+
+/// Killed in the middle, resumed, and the same as if nothing had happened.
+#[test]
+fn an_evaluation_that_was_killed_goes_on() {
+    let Some(root) = shared("an_evaluation_that_was_killed_goes_on") else { return };
+    let directory = root.join("data/retrieval/cranfield").display().to_string();
+    let eval = ["rag", "eval", "--beir", &directory, "--mode", "bm25", "--json"];
+    let sandbox = Sandbox::new();
+    let mut child = sandbox.command(&eval).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let run = loop {
+        let runs = sandbox.run(&["runs", "--json"]);
+        let run = if runs.status == 0 { runs.json()[0].clone() } else { Value::Null };
+        if run["samples_done"].as_u64() > Some(10) {
+            break run["run_id"].as_str().unwrap().to_owned();
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What it wrote is known to be its own; a user's index is not touched, whatever its name.
+    let left = sandbox.ok(&["rag", "gc", "--dry-run", "--json"]).json();
+    assert_eq!(left["dropped"], serde_json::json!([format!("evaluation-{run}")]));
+    let resumed = sandbox.ok(&["resume", &run, "--json"]).json();
+    let whole = Sandbox::new().ok(&eval).json();
+    assert_eq!(resumed["run_id"], run.as_str());
+    assert_eq!((&resumed["per_query"], &resumed["metrics"]), (&whole["per_query"], &whole["metrics"]));
+}
