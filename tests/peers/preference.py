@@ -39,7 +39,7 @@ def prepared(path, directory):
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     common = {"output_dir": tempfile.mkdtemp(), "report_to": [], "use_cpu": True, "bf16": False,
-              "gradient_checkpointing": False, "max_steps": 1, "per_device_train_batch_size": 2}
+              "max_steps": 1, "per_device_train_batch_size": 2}
     columns = set(rows.column_names)
     if {"chosen", "rejected"} <= columns:
         trainer, config = trl.DPOTrainer, trl.DPOConfig(**common)
