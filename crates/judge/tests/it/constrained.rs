@@ -11,6 +11,9 @@ use futures::executor::block_on;
 
 const COUNT: usize = 500;
 
+/// Free answers run to the last token that they may have, each as long as twenty verdicts held to the form.
+const FREE_COUNT: usize = 40;
+
 /// With the weights as the file has them: decoding is what takes the time here.
 fn load_model(test: &str) -> Option<Arc<dyn Model>> {
     let path = evalign_testkit::real_model(test)?;
@@ -26,18 +29,18 @@ fn judge(model: Arc<dyn Model>, constrained: bool) -> Judge {
     Judge::new(model, rubric, Arc::new(Prompts::load(&[]).unwrap()), options).unwrap()
 }
 
-fn material() -> Vec<(String, String)> {
+fn material(count: usize) -> Vec<(String, String)> {
     let row = |i: usize| {
         let (a, b) = (i % 23 + 2, i % 31 + 3);
         let right = a * b + usize::from(i.is_multiple_of(3));
         (format!("What is {a} times {b}?"), format!("It is {right}."))
     };
-    (0..COUNT).map(row).collect()
+    (0..count).map(row).collect()
 }
 
-/// Verdicts that can be read, of 500, and the scores' spread.
-fn readable(judge: &Judge) -> (usize, Vec<Unscored>, Vec<f64>) {
-    let rows = material();
+/// Verdicts that can be read, of so many, why others cannot, and the scores.
+fn readable(judge: &Judge, count: usize) -> (usize, Vec<Unscored>, Vec<f64>) {
+    let rows = material(count);
     let answers: Vec<(Material<'_>, &str)> = rows
         .iter()
         .map(|(prompt, answer)| (Material { prompt, ..Material::default() }, answer.as_str()))
@@ -47,18 +50,20 @@ fn readable(judge: &Judge) -> (usize, Vec<Unscored>, Vec<f64>) {
         verdicts.iter().filter_map(|verdict| verdict.as_ref().ok()).map(|judged| judged.score).collect();
     let reasons: Vec<Unscored> = verdicts.into_iter().filter_map(Result::err).collect();
     let unread = reasons.iter().filter(|reason| **reason != Unscored::Abstained).count();
-    (COUNT - unread, reasons, scores)
+    (count - unread, reasons, scores)
 }
 
 #[test]
 fn every_constrained_verdict_can_be_read_and_fewer_free_ones() {
     let Some(model) = load_model("every_constrained_verdict_can_be_read_and_fewer_free_ones") else { return };
-    let (constrained, reasons, scores) = readable(&judge(model.clone(), true));
+    let (constrained, reasons, scores) = readable(&judge(model.clone(), true), COUNT);
     assert_eq!(constrained, COUNT, "{reasons:?}");
     assert!(scores.iter().any(|score| score.fract() != 0.0), "scores are expected values: {scores:?}");
-    let (free, _, _) = readable(&judge(model, false));
-    println!("of {COUNT} verdicts {constrained} can be read held to the form, {free} told it");
-    assert!(free < COUNT, "{free}");
+    let (free, _, _) = readable(&judge(model, false), FREE_COUNT);
+    println!(
+        "{constrained} of {COUNT} verdicts held to the form can be read, {free} of {FREE_COUNT} told it"
+    );
+    assert!(free < FREE_COUNT, "{free}");
 }
 
 /// Decode seconds of 64 sequences of exactly 64 tokens, with and without a form.
