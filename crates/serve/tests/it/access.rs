@@ -140,7 +140,15 @@ async fn refusals_and_changes_are_in_the_audit_log_and_no_secret_is() {
     let service = Service::new();
     service.ask(Method::GET, "/v1/runs", "evk_0123456789abcdef_nonsense", None).await;
     service.post("/v1/runs", &small_run()).await;
-    let log = service.get("/v1/audit").await;
+    // Entries are written behind the answers.
+    let mut log = service.get("/v1/audit").await;
+    for _ in 0..100 {
+        if log.json()["data"].as_array().unwrap().len() >= 2 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        log = service.get("/v1/audit").await;
+    }
     let entries = log.json()["data"].as_array().unwrap().clone();
     let found = |action: &str, outcome: &str| {
         entries.iter().any(|e| e["action"] == action && e["outcome"] == outcome)
