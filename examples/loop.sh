@@ -1,6 +1,7 @@
 #!/bin/sh
 # The whole loop on one machine, from measuring to measuring again: eval, critique, pairs, DPO and a reward model, eval.
-# Under twenty minutes on two cores with the default model; run it where you want its files (loop/), for example
+# Meant to take under twenty minutes on two cores with the default model (not measured yet); run it where you want its
+# files (loop/), for example
 #   MODEL=local/smollm2-135m-instruct sh examples/loop.sh
 set -eu
 

@@ -188,7 +188,7 @@ fn requests_that_make_no_sense_are_refused_with_a_hint() {
 
 const KILLS: usize = 10;
 
-/// A command that is killed at up to ten moments and then left to finish writes what an undisturbed one writes, and asks no
+/// A command that is killed at ten moments and then left to finish writes what an undisturbed one writes, and asks no
 /// finished question again.
 fn kill_and_finish(name: &str, arguments: &[&str], files: &[&str]) {
     let sandbox = Sandbox::new();
@@ -198,7 +198,8 @@ fn kill_and_finish(name: &str, arguments: &[&str], files: &[&str]) {
         .with("concurrency", json!(4))
         .with("count_file", json!("asked.txt"));
     let model = sandbox.model(&script);
-    let file = prompts(&sandbox, 12);
+    // Work for twice as many kills: on a busy machine they come late.
+    let file = prompts(&sandbox, 40);
     let command = |home: &str, out: &str| {
         let mut all = arguments.to_vec();
         all.extend(["--prompts", &file, "--model", &model, "--judge", &model, "--out", out]);
@@ -222,8 +223,7 @@ fn kill_and_finish(name: &str, arguments: &[&str], files: &[&str]) {
     }
     assert!(!kept.is_empty(), "{name}: nothing was ever finished before a kill");
     let before = asked();
-    // On a busy machine a kill comes late, and the last ones may find the work done.
-    assert!(alive >= KILLS / 2, "{name}: {alive} kills met a running process");
+    assert_eq!(alive, KILLS, "{name}: kills that met a running process");
     let ended = command("killed", "parts").output().unwrap();
     assert!(ended.status.success(), "{name}: {}", String::from_utf8_lossy(&ended.stderr));
     let again = asked() - before;
