@@ -3,7 +3,7 @@ use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evalign_data::guarded;
@@ -18,7 +18,7 @@ use crate::{CollectionInfo, Leg, Page, RagError, Record, Scored, StoreFault, Wit
 /// An open shard with the lock of its directory.
 pub(crate) struct Collection {
     name: String,
-    shard: qe::EdgeShard,
+    shard: Arc<qe::EdgeShard>,
     /// Sparse vectors whose queries are weighed by inverse document frequency.
     idf: BTreeSet<String>,
     counts: Counts,
@@ -90,7 +90,7 @@ impl Collection {
     fn of(name: &str, shard: qe::EdgeShard, idf: BTreeSet<String>, lock: std::fs::File) -> Self {
         Self {
             name: name.to_owned(),
-            shard,
+            shard: Arc::new(shard),
             idf,
             counts: Counts::default(),
             writing: Mutex::new(()),
@@ -275,6 +275,17 @@ impl Collection {
             indexed: info.indexed_vectors_count as u64,
             dimension: self.dimension(),
         })
+    }
+}
+
+impl Drop for Collection {
+    /// Dropping a shard flushes it. Where it cannot (a full disk; its files were removed under a search), it
+    /// panics, its parts panic once more on the way out, and that ends the process: such a shard stays in memory.
+    fn drop(&mut self) {
+        if guarded(|| self.shard.flush()).is_none() {
+            tracing::error!(index = self.name, "closing could not bring everything to disk");
+            std::mem::forget(Arc::clone(&self.shard));
+        }
     }
 }
 
