@@ -10,7 +10,7 @@ use crate::decoder::{Decoder, Module};
 use crate::memory::default_budget;
 use crate::weights::{Weights, open_gguf, open_safetensors};
 use crate::{
-    ChatTemplate, DeviceSpec, EngineStats, Event, GenerateItem, GenerateOutput, LmError, LoadOptions,
+    ChatTemplate, DeviceSpec, EngineStats, Event, Feed, GenerateItem, GenerateOutput, LmError, LoadOptions,
     PerplexityOutput, ScoreItem, ScoreOutput, Tokenizer, generate, perplexity, score,
 };
 
@@ -180,6 +180,21 @@ impl LanguageModel {
             }
             Engine::Candle(decoder) => {
                 generate::generate(decoder, &self.tokenizer, self.budget_bytes, items, on_event)
+            }
+        }
+    }
+
+    /// Generates texts of items that come while others are written: the call takes in what the feed has before
+    /// each step, tells it pieces of texts and finished ones, and returns when everything is written and nothing
+    /// came. Each item's tokens are those that [`LanguageModel::generate`] gives.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::log_likelihoods`]; items that are not done with then never are.
+    pub fn generate_fed(&self, feed: &mut dyn Feed) -> Result<EngineStats, LmError> {
+        match &self.engine {
+            Engine::Cpu(decoder) => generate::generate_fed(decoder, &self.tokenizer, self.budget_bytes, feed),
+            Engine::Candle(decoder) => {
+                generate::generate_fed(decoder, &self.tokenizer, self.budget_bytes, feed)
             }
         }
     }

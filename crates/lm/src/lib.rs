@@ -57,6 +57,7 @@ pub use encoder::{
     export_onnx, quantise_encoder,
 };
 pub use error::LmError;
+pub use generate::{Feed, Piece};
 pub use jiff::civil::DateTime;
 pub use language_model::{Identity, LanguageModel};
 pub use memory::available_memory_bytes;

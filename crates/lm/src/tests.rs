@@ -2,6 +2,7 @@
 
 mod constrained;
 mod families;
+mod fed;
 mod files;
 mod generation;
 mod invariance;

@@ -91,6 +91,15 @@ impl Walk {
         !std::mem::replace(&mut self.forgot, true)
     }
 
+    /// Gives up what is kept for the sequences to come: it will be computed again. `false` where nothing is kept.
+    /// Not while a sequence is read.
+    pub(crate) fn forget(&mut self) -> bool {
+        let keeps = self.path.len() > 0;
+        self.path.truncate(0);
+        self.entered = false;
+        keeps
+    }
+
     /// Leaves the entered sequence for the next one.
     pub(crate) fn leave(&mut self) {
         self.place += 1;

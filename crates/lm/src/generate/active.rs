@@ -9,8 +9,8 @@ use crate::kernels::{Isa, RowSummary, summarise_logits};
 use crate::kv::{KvNode, KvPath};
 use crate::sample::Sampler;
 use crate::step::Step;
-use crate::text_watch::{TextWatch, finish_reason};
-use crate::{GenerateItem, GenerateOutput, LmError, Tokenizer};
+use crate::text_watch::{Showing, TextWatch, finish_reason};
+use crate::{GenerateItem, GenerateOutput, LmError, Piece, Tokenizer};
 
 /// How the next token is drawn, from this row of the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,15 @@ pub(super) struct Active {
     sampler: Sampler,
     constraint: Option<Constraint>,
     needs_logits: bool,
+    /// The prompt, where what was read before makes a difference to drawing.
+    seen: Vec<u32>,
+    /// Prompt tokens pushed through the model that this item was the first to need.
+    computed_tokens: u64,
     watch: TextWatch,
+    /// Where the text is told as it is written.
+    showing: Option<Showing>,
+    /// Of `logprobs`, those that were told.
+    told: usize,
     logprobs: Option<Vec<TokenLogprob>>,
     finish: Option<FinishReason>,
     /// Its tokens cannot be turned into text: it has ended, the others have not.
@@ -51,6 +59,7 @@ impl Active {
         grammar: Option<Rc<Grammar>>,
         tail: Rc<KvNode>,
         most_tokens: usize,
+        is_streamed: bool,
     ) -> Self {
         let penalised = request.params.repetition_penalty.is_some_and(|penalty| penalty != 1.0);
         let constraint = grammar.map(Constraint::new);
@@ -66,7 +75,11 @@ impl Active {
             sampler: Sampler::new(&request.params),
             needs_logits: request.params.temperature != 0.0 || penalised || constraint.is_some(),
             constraint,
+            seen: if penalised { request.prompt.clone() } else { Vec::new() },
+            computed_tokens: 0,
             watch: TextWatch::new(&request.params.stop),
+            showing: is_streamed.then(|| Showing::new(&request.params.stop)),
+            told: 0,
             logprobs: request.params.logprobs.then(Vec::new),
             finish: None,
             failure: None,
@@ -88,6 +101,11 @@ impl Active {
     /// Admitted, but its prompt is not computed yet.
     pub(super) fn is_waiting(&self) -> bool {
         self.tail.is_some()
+    }
+
+    /// So many tokens of its prompt went into the step.
+    pub(super) fn computed(&mut self, tokens: usize) {
+        self.computed_tokens += tokens as u64;
     }
 
     /// Whether the step just computed gave it a token.
@@ -132,7 +150,7 @@ impl Active {
     }
 
     /// Log-probabilities are the model's own: before penalty, temperature, filters and the mask of a form.
-    pub(super) fn take_sampled(&mut self, tokenizer: &Tokenizer, prompt: &[u32], logits: &mut [f32]) {
+    pub(super) fn take_sampled(&mut self, tokenizer: &Tokenizer, logits: &mut [f32]) {
         let unchanged = (self.logprobs.is_some() && self.sampler.changes_logits()).then(|| logits.to_vec());
         let normaliser = match self.logprobs {
             Some(_) => summarise_logits(Isa::detect(), logits).log_sum_exp,
@@ -145,7 +163,7 @@ impl Active {
             }
             constraint.mask(tokenizer.token_bytes(), logits);
         }
-        let token = self.sampler.choose(logits, &[prompt, &self.ids], self.ids.len() as u64);
+        let token = self.sampler.choose(logits, &[&self.seen, &self.ids], self.ids.len() as u64);
         let logit = unchanged.as_deref().unwrap_or(logits).get(token as usize).copied().unwrap_or(0.0);
         self.take(tokenizer, token, f64::from(logit) - normaliser);
         if let Some(last) = self.logprobs.as_mut().and_then(|logprobs| logprobs.last_mut()) {
@@ -168,7 +186,10 @@ impl Active {
         let is_stop_id = self.stop_ids.contains(&token);
         let stop_string = !is_stop_id && self.watch.stops(tokenizer, &self.ids)?;
         self.finish = finish_reason(is_stop_id, stop_string, self.ids.len() >= self.most_tokens);
-        Ok(())
+        match &mut self.showing {
+            Some(showing) if self.finish.is_none() => showing.add(tokenizer, &self.ids),
+            _ => Ok(()),
+        }
     }
 
     /// Adds what a form says comes after the token that was drawn.
@@ -201,21 +222,54 @@ impl Active {
         Ok(())
     }
 
-    /// The result of a finished sequence.
-    pub(super) fn into_output(
-        self,
+    /// What may be shown and was not told yet. Log-probabilities wait for the text of their tokens.
+    pub(super) fn take_piece(&mut self) -> Option<Piece> {
+        let showing = self.showing.as_mut()?;
+        let text = showing.take()?;
+        let mut logprobs = Vec::new();
+        if let Some(all) = self.logprobs.as_ref().filter(|_| showing.has_shown(self.ids.len())) {
+            logprobs.extend_from_slice(all.get(self.told..).unwrap_or_default());
+            self.told = all.len();
+        }
+        Some(Piece { text, logprobs })
+    }
+
+    /// The result of a finished sequence, and what of it was not told yet.
+    pub(super) fn finish(
+        mut self,
         tokenizer: &Tokenizer,
-        computed_tokens: u64,
-    ) -> Result<GenerateOutput, LmError> {
+    ) -> (Option<Piece>, Result<GenerateOutput, LmError>) {
+        let (told, showing, text_tokens) = (self.told, self.showing.take(), self.text_ids().len());
+        let (showing, mut output) = match (showing, self.into_output(tokenizer)) {
+            (Some(showing), Ok(output)) => (showing, output),
+            (_, output) => return (None, output),
+        };
+        match showing.finish(tokenizer, &output.ids[..text_tokens], output.text) {
+            Ok((rest, text)) => {
+                output.text = text;
+                let logprobs = output.logprobs.as_deref().and_then(|all| all.get(told..)).unwrap_or_default();
+                let piece = Piece { text: rest, logprobs: logprobs.to_vec() };
+                ((piece != Piece::default()).then_some(piece), Ok(output))
+            }
+            Err(error) => (None, Err(error)),
+        }
+    }
+
+    /// The tokens that write the text: not the one that ends it.
+    fn text_ids(&self) -> &[u32] {
+        match self.ids.split_last() {
+            Some((last, rest)) if self.stop_ids.contains(last) => rest,
+            _ => &self.ids,
+        }
+    }
+
+    fn into_output(self, tokenizer: &Tokenizer) -> Result<GenerateOutput, LmError> {
+        let text = self.watch.finish(tokenizer, self.text_ids());
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let text_ids = match self.ids.split_last() {
-            Some((last, rest)) if self.stop_ids.contains(last) => rest,
-            _ => &self.ids,
-        };
-        let text = self.watch.finish(tokenizer, text_ids)?;
         let finish = self.finish.unwrap_or(FinishReason::Length);
-        Ok(GenerateOutput { text, finish, logprobs: self.logprobs, ids: self.ids, computed_tokens })
+        let computed_tokens = self.computed_tokens;
+        Ok(GenerateOutput { text: text?, finish, logprobs: self.logprobs, ids: self.ids, computed_tokens })
     }
 }
