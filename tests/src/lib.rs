@@ -1,6 +1,6 @@
 //! What tests of several crates share: where the real model and the reference data are, how a test says
-//! that it was skipped, for end-to-end tests the real binary in a home of its own, and a server that
-//! speaks the OpenAI API as told.
+//! that it was skipped, for end-to-end tests the real binary in a home of its own, a server that
+//! speaks the OpenAI API as told, and a model of made-up weights for tests of everything around a model.
 //!
 //! The real model is never a stand-in: `EVALIGN_TEST_MODEL` names its file, and otherwise it is pulled
 //! once, as a user would with `evalign models pull`, into a cache that outlives the checkout. Where
@@ -9,6 +9,7 @@
 mod binary;
 pub mod openai_server;
 mod sandbox;
+mod tiny_model;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,6 +18,7 @@ use evalign_fetch::{Home, Hub, Models, silent};
 
 pub use binary::binary;
 pub use sandbox::{Ran, Sandbox, Script};
+pub use tiny_model::write_tiny_model;
 
 /// The alias of the model the product ships with.
 pub const MODEL_ALIAS: &str = "smollm2-135m-instruct";

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use evalign_core::{
     Message, ModelIdentity, Output, Prompt, Request, RequestKind, Response, ResponseFormat, Role, Seconds,
 };
-use evalign_model::{
-    Capabilities, DateTime, ErrorKind, Intake, Model, ModelError, Replies, Reply, ReplySender, TokenCount,
-};
+use evalign_model::{Capabilities, ErrorKind, Model, ModelError, Replies, Reply, ReplySender, TokenCount};
 use futures::executor::block_on;
 use futures::future::{Either, select};
 
@@ -185,6 +183,10 @@ enum Settled {
 }
 
 impl Model for Insisting {
+    fn inner(&self) -> Option<&dyn Model> {
+        Some(&self.model)
+    }
+
     fn identity(&self) -> &ModelIdentity {
         self.model.identity()
     }
@@ -205,10 +207,6 @@ impl Model for Insisting {
         self.model.render(prompt)
     }
 
-    fn clock(&self) -> Option<DateTime> {
-        self.model.clock()
-    }
-
     fn submit(&self, requests: Vec<Request>) -> Replies {
         let (sender, replies) = Replies::channel();
         let insistence = Insistence { judge: self.clone(), replies: sender };
@@ -222,24 +220,8 @@ impl Model for Insisting {
         replies
     }
 
-    fn intake(&self) -> Intake {
-        self.model.intake()
-    }
-
-    fn wind_down(&self) -> bool {
-        self.model.wind_down()
-    }
-
     fn timing(&self) -> Seconds {
         self.model.timing()
-    }
-
-    fn notes(&self) -> Vec<String> {
-        self.model.notes()
-    }
-
-    fn special_tokens(&self) -> Vec<String> {
-        self.model.special_tokens()
     }
 }
 

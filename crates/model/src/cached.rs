@@ -8,8 +8,8 @@ use evalign_core::{
 use evalign_lm::DateTime;
 use serde::Serialize;
 
-use crate::model::{Capabilities, Intake, Model, TokenCount};
-use crate::replies::Replies;
+use crate::model::{Capabilities, Model, TokenCount};
+use crate::replies::{Replies, Update};
 
 /// Raised when the way requests become tokens, or what a response means, changes.
 const KEY_VERSION: u32 = 2;
@@ -200,38 +200,8 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Cached<M, C> {
     pub fn new(model: M, cache: C) -> Self {
         Self { model, cache }
     }
-}
 
-impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
-    fn identity(&self) -> &ModelIdentity {
-        self.model.identity()
-    }
-
-    fn context_length(&self) -> Option<usize> {
-        self.model.context_length()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.model.capabilities()
-    }
-
-    fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {
-        self.model.count_tokens(kind)
-    }
-
-    fn render(&self, prompt: &Prompt) -> Option<String> {
-        self.model.render(prompt)
-    }
-
-    fn clock(&self) -> Option<DateTime> {
-        self.model.clock()
-    }
-
-    fn reward_model(&self) -> Option<&dyn crate::RewardModel> {
-        self.model.reward_model()
-    }
-
-    fn submit(&self, requests: Vec<Request>) -> Replies {
+    fn answer(&self, requests: Vec<Request>, submit: impl FnOnce(&M, Vec<Request>) -> Replies) -> Replies {
         let mut found = Vec::new();
         let mut missing = Vec::new();
         let mut asked = Vec::new();
@@ -258,10 +228,15 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
         }
         let cache = self.cache.clone();
         let room = self.context_length().map_or(u64::MAX, |length| length as u64);
-        let answers = self.model.submit(asked).map(move |(position, result)| {
-            // A model that answers what it was not asked is passed on as it is: the caller ignores it.
-            let Some((index, key, wanted)) = missing.get(position) else { return (usize::MAX, result) };
+        let answers = submit(&self.model, asked).map(move |update| {
+            // A model that answers what it was not asked is passed on: the caller ignores it.
+            let place = |position: usize| missing.get(position).map_or(usize::MAX, |(index, ..)| *index);
+            let (position, result) = match update {
+                Update::Piece(position, piece) => return Update::Piece(place(position), piece),
+                Update::Answer(reply) => reply,
+            };
             if let Ok(response) = &result
+                && let Some((_, key, wanted)) = missing.get(position)
                 && response.truncated_tokens == 0
                 && wanted
                     .zip(response.usage)
@@ -269,29 +244,47 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
             {
                 cache.put(key, response);
             }
-            (*index, result)
+            Update::Answer((place(position), result))
         });
         answers.preceded_by(found)
     }
+}
 
-    fn intake(&self) -> Intake {
-        self.model.intake()
+impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
+    fn inner(&self) -> Option<&dyn Model> {
+        Some(&self.model)
     }
 
-    fn wind_down(&self) -> bool {
-        self.model.wind_down()
+    fn identity(&self) -> &ModelIdentity {
+        self.model.identity()
+    }
+
+    fn context_length(&self) -> Option<usize> {
+        self.model.context_length()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.model.capabilities()
+    }
+
+    fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {
+        self.model.count_tokens(kind)
+    }
+
+    fn render(&self, prompt: &Prompt) -> Option<String> {
+        self.model.render(prompt)
+    }
+
+    fn submit(&self, requests: Vec<Request>) -> Replies {
+        self.answer(requests, M::submit)
+    }
+
+    fn submit_streamed(&self, requests: Vec<Request>) -> Replies {
+        self.answer(requests, M::submit_streamed)
     }
 
     fn timing(&self) -> Seconds {
         self.model.timing()
-    }
-
-    fn notes(&self) -> Vec<String> {
-        self.model.notes()
-    }
-
-    fn special_tokens(&self) -> Vec<String> {
-        self.model.special_tokens()
     }
 }
 

@@ -48,12 +48,13 @@ pub use evalign_core::ModelRef;
 pub use evalign_fetch::{Jitter, RetryPolicy};
 pub use evalign_lm::{
     DateTime, DeviceSpec, EncodedText, EncoderIdentity, LmError, LoadOptions as EngineOptions, ONNX_WEIGHTS,
-    Pooling as EncoderPooling, QUANTISED_WEIGHTS, SentenceConfig, TextEncoder, export_onnx, quantise_encoder,
+    Piece, Pooling as EncoderPooling, QUANTISED_WEIGHTS, SentenceConfig, TextEncoder, export_onnx,
+    quantise_encoder,
 };
 pub use fused::{Fuse, Fused};
 pub use limit::{Concurrency, Limited, Limiter, Limiters};
 pub use load::{LoadOptions, load, load_local};
-pub use local::{Local, LocalOptions, OverlongPrompt, ScoredText, ScoredToken};
+pub use local::{EngineLoad, Local, LocalOptions, OverlongPrompt, ScoredText, ScoredToken};
 pub use model::{Capabilities, Intake, Model, TokenCount};
 pub use openai::{
     CallDeadlines, Embeddings, ModelSettings, Needs, OpenAi, OpenAiOptions, Parameter, ServerKind,
@@ -61,7 +62,7 @@ pub use openai::{
 };
 pub use price::{Price, PriceTable};
 pub use remote::{Remote, RemoteProfile};
-pub use replies::{Replies, Reply, ReplySender, Room};
+pub use replies::{Replies, Reply, ReplySender, Room, Update};
 pub use retry::Retrying;
 pub use reward::RewardModel;
 pub use scripted::Scripted;

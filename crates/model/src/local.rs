@@ -3,6 +3,7 @@
 mod chat;
 mod encode;
 mod engine;
+mod generating;
 mod tokens;
 
 use std::fmt;
@@ -19,6 +20,8 @@ use crate::replies::Replies;
 use crate::reward::{self, RewardModel};
 use encode::Encoder;
 use engine::{Engine, Job, Submission};
+pub use generating::EngineLoad;
+use generating::Load;
 pub use tokens::{ScoredText, ScoredToken};
 
 /// What to do with a prompt that is longer than the context.
@@ -40,13 +43,15 @@ pub struct LocalOptions {
     pub overlong: OverlongPrompt,
 }
 
-/// A language model of `lm`. The engine works on a thread of its own, one submission after the other.
+/// A language model of `lm`. The engine works on a thread of its own: texts of all submissions are written
+/// together, everything else one submission after the other.
 pub struct Local {
     identity: ModelIdentity,
     model: Arc<LanguageModel>,
     overlong: OverlongPrompt,
     jobs: mpsc::Sender<Job>,
     timing: Arc<Mutex<Seconds>>,
+    load: Arc<Load>,
 }
 
 impl fmt::Debug for Local {
@@ -63,8 +68,8 @@ impl Local {
     pub fn load(reference: &ModelRef, path: &Path, options: &LocalOptions) -> Result<Self, ModelError> {
         let started = Instant::now();
         let model = Arc::new(LanguageModel::load(path, &options.engine)?);
-        let load = started.elapsed().as_secs_f64();
-        let timing = Arc::new(Mutex::new(Seconds { load, total: load, ..Seconds::default() }));
+        let seconds = started.elapsed().as_secs_f64();
+        let timing = Arc::new(Mutex::new(Seconds { load: seconds, total: seconds, ..Seconds::default() }));
         let identity = model.identity();
         let identity = ModelIdentity {
             reference: reference.clone(),
@@ -77,16 +82,35 @@ impl Local {
             device: identity.device.clone(),
         };
         let (jobs, waiting) = mpsc::channel();
-        let engine = Engine { model: model.clone(), overlong: options.overlong, timing: timing.clone() };
+        let load = Arc::<Load>::default();
+        let engine = Engine {
+            model: model.clone(),
+            overlong: options.overlong,
+            timing: timing.clone(),
+            load: load.clone(),
+        };
         std::thread::Builder::new()
             .name("evalign-engine".to_owned())
             .spawn(move || engine.serve(&waiting))
             .map_err(evalign_lm::LmError::Io)?;
-        Ok(Self { identity, model, overlong: options.overlong, jobs, timing })
+        Ok(Self { identity, model, overlong: options.overlong, jobs, timing, load })
+    }
+
+    /// What the engine writes, and has done.
+    #[must_use]
+    pub fn engine_load(&self) -> EngineLoad {
+        self.load.now()
     }
 
     fn encoder(&self) -> Encoder<'_> {
         Encoder::new(&self.model, self.overlong)
+    }
+
+    fn put(&self, requests: Vec<Request>, is_streamed: bool) -> Replies {
+        let (sender, replies) = Replies::with_room(requests.len());
+        // Should the engine's thread be gone, the job and its sender are dropped and the replies end.
+        drop(self.jobs.send(Job::Requests(Submission { requests, replies: sender, is_streamed })));
+        replies
     }
 }
 
@@ -133,10 +157,11 @@ impl Model for Local {
     }
 
     fn submit(&self, requests: Vec<Request>) -> Replies {
-        let (sender, replies) = Replies::channel();
-        // Should the engine's thread be gone, the job and its sender are dropped and the replies end.
-        drop(self.jobs.send(Job::Requests(Submission { requests, replies: sender })));
-        replies
+        self.put(requests, false)
+    }
+
+    fn submit_streamed(&self, requests: Vec<Request>) -> Replies {
+        self.put(requests, true)
     }
 
     fn reward_model(&self) -> Option<&dyn RewardModel> {
@@ -147,3 +172,6 @@ impl Model for Local {
         *self.timing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

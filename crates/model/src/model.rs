@@ -37,7 +37,14 @@ pub struct Intake {
 }
 
 /// A language model that answers sets of requests.
+///
+/// A model around another one names it ([`Model::inner`]): what it does not say itself, the other one says.
 pub trait Model: Send + Sync {
+    /// The model that this one asks, where it is around one.
+    fn inner(&self) -> Option<&dyn Model> {
+        None
+    }
+
     /// What the model is, as far as its answers depend on it.
     fn identity(&self) -> &ModelIdentity;
 
@@ -57,7 +64,7 @@ pub trait Model: Send + Sync {
     /// What the chat template takes for the present, where it asks for it; `None` where conversations do
     /// not depend on the day. Given to [`crate::LoadOptions::now`], it makes them what they were.
     fn clock(&self) -> Option<DateTime> {
-        None
+        self.inner()?.clock()
     }
 
     /// Starts answering and returns at once. Each request is answered exactly once, in any order, by its
@@ -65,17 +72,23 @@ pub trait Model: Send + Sync {
     /// at once can share work.
     fn submit(&self, requests: Vec<Request>) -> Replies;
 
+    /// As [`Model::submit`], for callers that show texts as they are written: [`Replies::next_update`] has
+    /// pieces too, of models that tell them.
+    fn submit_streamed(&self, requests: Vec<Request>) -> Replies {
+        self.submit(requests)
+    }
+
     /// How a long list of requests is best handed over. By default in large sets, one when the other is
     /// answered: within a set the local engine shares the work of common prompt beginnings.
     fn intake(&self) -> Intake {
-        Intake { together: 16_384, ahead: 0 }
+        self.inner().map_or(Intake { together: 16_384, ahead: 0 }, Model::intake)
     }
 
     /// Nothing more is wanted of this model but what is being answered at this moment: those replies still
     /// come, the others end early. `false` where nothing is lost by dropping the replies instead, which is
     /// everywhere but where answers are paid for.
     fn wind_down(&self) -> bool {
-        false
+        self.inner().is_some_and(Model::wind_down)
     }
 
     /// Time spent so far by this model: loading, reading prompts, generating. Zero for servers.
@@ -83,22 +96,26 @@ pub trait Model: Send + Sync {
 
     /// What the user should know about how this model is asked, one sentence each.
     fn notes(&self) -> Vec<String> {
-        Vec::new()
+        self.inner().map_or_else(Vec::new, Model::notes)
     }
 
     /// Spellings that become special tokens wherever they stand in a prompt, as far as they are known:
     /// whoever quotes text that others wrote has to break them up.
     fn special_tokens(&self) -> Vec<String> {
-        Vec::new()
+        self.inner().map_or_else(Vec::new, Model::special_tokens)
     }
 
     /// Where the model has a reward head: what it thinks of answers.
     fn reward_model(&self) -> Option<&dyn RewardModel> {
-        None
+        self.inner()?.reward_model()
     }
 }
 
 impl<M: Model + ?Sized> Model for Arc<M> {
+    fn inner(&self) -> Option<&dyn Model> {
+        (**self).inner()
+    }
+
     fn identity(&self) -> &ModelIdentity {
         (**self).identity()
     }
@@ -125,6 +142,10 @@ impl<M: Model + ?Sized> Model for Arc<M> {
 
     fn submit(&self, requests: Vec<Request>) -> Replies {
         (**self).submit(requests)
+    }
+
+    fn submit_streamed(&self, requests: Vec<Request>) -> Replies {
+        (**self).submit_streamed(requests)
     }
 
     fn intake(&self) -> Intake {

@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evalign_core::{
-    Digest, ModelIdentity, ModelRef, Prompt, Provider, Request, RequestKind, Response, Seconds,
+    Digest, ModelIdentity, ModelRef, Output, Prompt, Provider, Request, RequestKind, Response, Seconds,
 };
+use evalign_lm::Piece;
 use serde_json::json;
 
 use crate::error::{ErrorKind, ModelError};
@@ -119,18 +120,12 @@ impl Model for Scripted {
     }
 
     fn submit(&self, requests: Vec<Request>) -> Replies {
-        let (sender, replies) = Replies::channel();
-        let workers = self.shared.script.concurrency.min(requests.len());
-        let queue: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(requests.into_iter().enumerate().collect()));
-        for _ in 0..workers {
-            let (shared, queue, sender) = (self.shared.clone(), queue.clone(), sender.clone());
-            let worker = std::thread::Builder::new().name("evalign-scripted".to_owned());
-            if let Err(error) = worker.spawn(move || shared.work(&queue, &sender)) {
-                // With one worker or more everything is still answered; with none the replies end.
-                tracing::error!(%error, "no thread for the scripted model");
-            }
-        }
-        replies
+        self.start(requests, false)
+    }
+
+    /// Texts are told word by word.
+    fn submit_streamed(&self, requests: Vec<Request>) -> Replies {
+        self.start(requests, true)
     }
 
     fn timing(&self) -> Seconds {
@@ -138,13 +133,45 @@ impl Model for Scripted {
     }
 }
 
+impl Scripted {
+    fn start(&self, requests: Vec<Request>, is_streamed: bool) -> Replies {
+        let (sender, replies) = Replies::channel();
+        let workers = self.shared.script.concurrency.min(requests.len());
+        let queue: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(requests.into_iter().enumerate().collect()));
+        for _ in 0..workers {
+            let (shared, queue, sender) = (self.shared.clone(), queue.clone(), sender.clone());
+            let worker = std::thread::Builder::new().name("evalign-scripted".to_owned());
+            if let Err(error) = worker.spawn(move || shared.work(&queue, &sender, is_streamed)) {
+                // With one worker or more everything is still answered; with none the replies end.
+                tracing::error!(%error, "no thread for the scripted model");
+            }
+        }
+        replies
+    }
+}
+
+/// Tells a text in words, as far as there is room for it.
+fn tell(index: usize, text: &str, replies: &ReplySender) {
+    let words = text.split_inclusive(char::is_whitespace);
+    let mut pieces = words.map(|word| Piece { text: word.to_owned(), logprobs: Vec::new() });
+    while let Some(piece) = pieces.next()
+        && replies.piece(index, piece).is_ok()
+    {}
+}
+
 impl Shared {
-    fn work(&self, queue: &Mutex<VecDeque<(usize, Request)>>, replies: &ReplySender) {
+    fn work(&self, queue: &Mutex<VecDeque<(usize, Request)>>, replies: &ReplySender, is_streamed: bool) {
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         while !replies.is_cancelled()
             && let Some((index, request)) = next()
         {
-            if replies.send(index, self.answer_patiently(&request)).is_break() {
+            let answer = self.answer_patiently(&request);
+            if let Ok(Response { output: Output::Text { text, .. }, .. }) = &answer
+                && is_streamed
+            {
+                tell(index, text, replies);
+            }
+            if replies.send(index, answer).is_break() {
                 return;
             }
         }

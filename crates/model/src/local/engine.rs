@@ -1,16 +1,17 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use evalign_core::{ChoiceLogLikelihood, Output, Request, Response, Seconds, Usage};
+use evalign_core::{ChoiceLogLikelihood, Output, Request, RequestKind, Response, Seconds, Usage};
 use evalign_lm::{
-    EngineStats, Event, GenerateItem, GenerateOutput, LanguageModel, LmError, PerplexityOutput, ScoreItem,
-    ScoreOutput,
+    EngineStats, Event, GenerateItem, LanguageModel, LmError, PerplexityOutput, ScoreItem, ScoreOutput,
 };
 
 use super::OverlongPrompt;
 use super::encode::{Encoded, Encoder, ScorePart};
+use super::generating::{Generating, Load};
 use super::tokens::TokenJob;
 use crate::error::ModelError;
 use crate::replies::{Reply, ReplySender};
@@ -21,11 +22,23 @@ const ENCODED_PER_THREAD: usize = 32;
 pub(super) enum Job {
     Requests(Submission),
     Tokens(TokenJob),
+    /// A fault, for tests.
+    #[cfg(test)]
+    Panic,
 }
 
 pub(super) struct Submission {
     pub(super) requests: Vec<Request>,
     pub(super) replies: ReplySender,
+    /// Texts are told as they are written.
+    pub(super) is_streamed: bool,
+}
+
+impl Submission {
+    /// Nothing but texts is asked for.
+    pub(super) fn is_generation(&self) -> bool {
+        self.requests.iter().all(|request| matches!(request.kind, RequestKind::Generate { .. }))
+    }
 }
 
 /// The thread that owns the computing.
@@ -33,42 +46,77 @@ pub(super) struct Engine {
     pub(super) model: Arc<LanguageModel>,
     pub(super) overlong: OverlongPrompt,
     pub(super) timing: Arc<Mutex<Seconds>>,
+    pub(super) load: Arc<Load>,
 }
 
 impl Engine {
     /// Ends when the model is dropped.
     pub(super) fn serve(&self, waiting: &Receiver<Job>) {
-        for job in waiting {
-            match job {
-                Job::Requests(job) if job.replies.is_cancelled() => {}
-                Job::Requests(job) => {
-                    let _cancelled = self.answer(&job);
-                }
-                Job::Tokens(job) => job.answer(&self.model),
-            }
+        let mut next = None;
+        while let Some(job) = next.take().or_else(|| waiting.recv().ok()) {
+            // A panic costs those who are being answered, whose replies end. Those who come later find nothing of
+            // it: what a pass leaves behind is the weights, which it does not change.
+            let done = catch_unwind(AssertUnwindSafe(|| self.do_job(job, waiting)));
+            next = done.unwrap_or_else(|_| {
+                tracing::error!(model = %self.model.identity().weights, "the engine panicked");
+                self.load.set_idle();
+                None
+            });
         }
     }
 
-    fn answer(&self, job: &Submission) -> ControlFlow<()> {
-        let mut sets = Sets::default();
-        let encoded = self.encode(job);
-        job.replies.still_wanted()?;
-        for (index, encoded) in encoded.into_iter().enumerate() {
-            match encoded {
-                Ok(encoded) => sets.add(index, encoded),
-                Err(error) => job.replies.send(index, Err(error))?,
+    /// What came meanwhile and is still to be done is handed back.
+    fn do_job(&self, job: Job, waiting: &Receiver<Job>) -> Option<Job> {
+        match job {
+            Job::Requests(submission) if submission.replies.is_cancelled() => None,
+            Job::Requests(submission) => self.answer(submission, waiting),
+            Job::Tokens(job) => {
+                job.answer(&self.model);
+                None
             }
+            #[cfg(test)]
+            Job::Panic => panic!("a fault of the engine"),
         }
-        if !sets.scores.is_empty() {
-            self.score(sets.scores, &job.replies)?;
-        }
-        if !sets.generations.is_empty() {
-            self.generate(sets.generations, &job.replies)?;
+    }
+
+    /// Answers a submission, and every one that joins its texts. What came meanwhile and could not join is left.
+    fn answer(&self, job: Submission, waiting: &Receiver<Job>) -> Option<Job> {
+        let sets = self.sort(&job);
+        if !sets.scores.is_empty() && self.score(sets.scores, &job.replies).is_break() {
+            return None;
         }
         for (prefix, texts) in sets.perplexities {
-            self.perplexity(prefix, &texts, &job.replies)?;
+            if self.perplexity(prefix, &texts, &job.replies).is_break() {
+                return None;
+            }
         }
-        ControlFlow::Continue(())
+        if sets.generations.is_empty() {
+            return None;
+        }
+        let mut generating = Generating::new(self, waiting);
+        generating.add(sets.generations, &job.replies, job.is_streamed);
+        // Its replies end when all of them are there, whoever else is written for.
+        drop(job);
+        generating.run()
+    }
+
+    /// Encodes requests, by operation. Those that cannot be are answered with that; of a cancelled submission
+    /// nothing is left.
+    pub(super) fn sort(&self, job: &Submission) -> Sets {
+        let mut sets = Sets::default();
+        for (index, encoded) in self.encode(job).into_iter().enumerate() {
+            let sent = match encoded {
+                Ok(encoded) => {
+                    sets.add(index, encoded);
+                    job.replies.still_wanted()
+                }
+                Err(error) => job.replies.send(index, Err(error)),
+            };
+            if sent.is_break() {
+                return Sets::default();
+            }
+        }
+        sets
     }
 
     /// In parallel: thousands of prompts of thousands of characters take seconds otherwise. Not all of
@@ -123,28 +171,6 @@ impl Engine {
         self.finish(outcome, sent, unanswered, replies)
     }
 
-    fn generate(&self, requests: Vec<Generated>, replies: &ReplySender) -> ControlFlow<()> {
-        let mut open: Vec<bool> = vec![true; requests.len()];
-        let (items, about): (Vec<GenerateItem>, Vec<_>) =
-            requests.into_iter().map(|request| (request.item, (request.index, request.truncated))).unzip();
-        let mut sent = ControlFlow::Continue(());
-        let outcome = self.model.generate(&items, &mut |event| {
-            sent = match event {
-                Event::Step => replies.still_wanted(),
-                Event::Done(item, result) => {
-                    open[item] = false;
-                    let (index, truncated_tokens) = about[item];
-                    let prompt_tokens = items[item].prompt.len() as u64;
-                    let answer = result.map(|output| generated(output, prompt_tokens, truncated_tokens));
-                    replies.send(index, answer.map_err(ModelError::from))
-                }
-            };
-            sent
-        });
-        let unanswered = about.iter().zip(&open).filter(|(_, open)| **open).map(|((index, _), _)| *index);
-        self.finish(outcome, sent, unanswered, replies)
-    }
-
     fn perplexity(&self, prefix: u32, texts: &PerplexityTexts, replies: &ReplySender) -> ControlFlow<()> {
         let mut open: Vec<bool> = vec![true; texts.ids.len()];
         let mut sent = ControlFlow::Continue(());
@@ -172,13 +198,8 @@ impl Engine {
     ) -> ControlFlow<()> {
         match outcome {
             Ok(stats) => {
-                let mut timing = self.timing.lock().unwrap_or_else(PoisonError::into_inner);
-                *timing += Seconds {
-                    load: 0.0,
-                    prefill: stats.prefill_seconds,
-                    decode: stats.decode_seconds,
-                    total: stats.prefill_seconds + stats.decode_seconds,
-                };
+                let (prefill, decode) = (stats.prefill_seconds, stats.decode_seconds);
+                self.book(Seconds { load: 0.0, prefill, decode, total: prefill + decode });
                 sent
             }
             Err(error) => {
@@ -187,18 +208,11 @@ impl Engine {
             }
         }
     }
-}
 
-fn generated(output: GenerateOutput, prompt_tokens: u64, truncated_tokens: u64) -> Response {
-    let usage = Usage {
-        prompt_tokens,
-        computed_prompt_tokens: output.computed_tokens,
-        generated_tokens: output.ids.len() as u64,
-        ..Usage::default()
-    };
-    let output =
-        Output::Text { text: output.text, finish: output.finish, logprobs: output.logprobs, reasoning: None };
-    Response { output, usage: Some(usage), truncated_tokens, cached: false, latency: None }
+    /// Books time that was computed. Before whoever it was computed for has the last reply: then it is looked at.
+    pub(super) fn book(&self, seconds: Seconds) {
+        *self.timing.lock().unwrap_or_else(PoisonError::into_inner) += seconds;
+    }
 }
 
 fn perplexity(output: PerplexityOutput) -> Response {
@@ -218,11 +232,11 @@ fn perplexity(output: PerplexityOutput) -> Response {
     }
 }
 
-/// A submission sorted by operation: each is one call to the engine.
+/// A submission sorted by operation.
 #[derive(Default)]
-struct Sets {
+pub(super) struct Sets {
     scores: Vec<Scored>,
-    generations: Vec<Generated>,
+    pub(super) generations: Vec<Generated>,
     /// By prefix token; there is only one per model.
     perplexities: BTreeMap<u32, PerplexityTexts>,
 }
@@ -234,10 +248,10 @@ struct Scored {
     truncated: u64,
 }
 
-struct Generated {
-    index: usize,
-    item: GenerateItem,
-    truncated: u64,
+pub(super) struct Generated {
+    pub(super) index: usize,
+    pub(super) item: GenerateItem,
+    pub(super) truncated: u64,
 }
 
 #[derive(Default)]

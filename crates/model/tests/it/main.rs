@@ -11,3 +11,4 @@ mod openai_fields;
 mod openai_probe;
 mod openai_split;
 mod scripted;
+mod streaming;
