@@ -21,6 +21,7 @@ mod request;
 mod response_format;
 mod results;
 mod run;
+mod safe_text;
 mod sample;
 mod seed;
 mod sensitivity;
@@ -40,6 +41,7 @@ pub use request::{
 pub use response_format::{ResponseField, ResponseFormat, ResponseValue};
 pub use results::{Estimate, MetricResult, ModelSummary, RunResults, Seconds, TaskResult};
 pub use run::{Dtype, ModelIdentity, RunSpec, RunStatus, ScoredBy, ScoringMode, SpecDifference, TaskSpec};
+pub use safe_text::{is_obeyed, sanitize};
 pub use sample::SampleRecord;
 pub use seed::sample_seed;
 pub use sensitivity::{OptionOrderResult, PerturbationResult, VariantScore};

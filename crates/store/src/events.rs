@@ -1,8 +1,9 @@
 use evalign_core::RunId;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
 use crate::error::{Failure, StoreError};
+use crate::lease::Lease;
 use crate::store::Store;
 
 /// Something that happened to a run, for those who watch it. Written in the transaction of what it
@@ -11,7 +12,7 @@ use crate::store::Store;
 pub struct Event {
     /// 1, 2, 3, ... within the run.
     pub id: u64,
-    /// `run.created`, `run.status`, `sample.completed`, `run.results`, `scores.replaced`,
+    /// `run.created`, `run.status`, `run.progress`, `sample.completed`, `run.results`, `scores.replaced`,
     /// `samples.reopened`.
     pub kind: String,
     pub body: Value,
@@ -50,7 +51,39 @@ pub(crate) fn insert(
     Ok(())
 }
 
+/// How far a run is whose work is not samples.
+const PROGRESS: &str = "run.progress";
+
 impl Store {
+    /// Notes how far a run is whose work is not samples: an index that is filled, a training.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], or a database failure.
+    pub fn note_progress(&self, lease: &Lease, progress: &Value) -> Result<(), StoreError> {
+        let (lease, progress, now) = (lease.clone(), progress.clone(), self.now_ms());
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            append(db, lease.seq(), PROGRESS, &progress, now)
+        })
+    }
+
+    /// What was noted last of how far a run is; `None` where nothing was.
+    ///
+    /// # Errors
+    /// A database failure, or a note that cannot be read.
+    pub fn progress(&self, run: &RunId) -> Result<Option<Value>, StoreError> {
+        self.read(|db| {
+            let found: Option<String> = db
+                .prepare_cached(
+                    "SELECT e.body FROM events e JOIN runs r ON r.seq = e.run
+                     WHERE r.id = ?1 AND r.tenant = ?2 AND e.kind = ?3 ORDER BY e.id DESC LIMIT 1",
+                )?
+                .query_row([run.as_str(), self.tenant().as_str(), PROGRESS], |row| row.get(0))
+                .optional()?;
+            found.map(|body| crate::runs::parse(&body, || format!("progress of {run}"))).transpose()
+        })
+    }
+
     /// The events of a run with ids above `after`, oldest first, at most `limit`. A run that does not
     /// exist has none.
     ///

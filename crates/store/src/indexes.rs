@@ -1,6 +1,8 @@
 //! What is indexed: indexes, their documents, the texts that citations are verified against, and vectors that
 //! were computed once.
 
+use std::collections::BTreeSet;
+
 use evalign_core::Digest;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -80,7 +82,8 @@ impl Store {
         })
     }
 
-    /// Forgets an index with all tenants' documents. Texts and vectors stay until [`Store::drop_unused_texts`].
+    /// Forgets an index with all tenants' documents. Texts stay until [`Store::drop_unused_texts`], kept
+    /// vectors until [`Store::drop_vectors_but`].
     ///
     /// # Errors
     /// A database failure.
@@ -217,6 +220,25 @@ impl Store {
                 found.push(bytes.map(|bytes| numbers(key, &bytes)).transpose()?);
             }
             Ok(found)
+        })
+    }
+
+    /// Removes vectors that are kept under other keys than these, and says how many.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn drop_vectors_but(&self, used: BTreeSet<Digest>) -> Result<usize, StoreError> {
+        self.writer().write(move |db| {
+            let mut query = db.prepare_cached("SELECT key FROM vectors")?;
+            let keys = query.query_map([], |row| row.get::<_, String>(0))?;
+            let keys = keys.collect::<rusqlite::Result<Vec<String>>>()?;
+            let used: BTreeSet<&str> = used.iter().map(Digest::as_str).collect();
+            let unused: Vec<String> = keys.into_iter().filter(|key| !used.contains(key.as_str())).collect();
+            let mut delete = db.prepare_cached("DELETE FROM vectors WHERE key = ?1")?;
+            for key in &unused {
+                delete.execute([key])?;
+            }
+            Ok(unused.len())
         })
     }
 

@@ -4,7 +4,7 @@
 //! queued --claim()--> running(claim n) --settle()--> done | failed | cancelled
 //!    ^                   | renew(): a later end, the same claim; says whether it is to be cancelled
 //!    |                   |--hand_back(): a server that ends leaves it to the next
-//!    '-------------------'--lease over, or the server is known to be gone
+//!    '-------------------'--lease over, or the server is known to be gone (too often: failed)
 //! ```
 
 use std::time::Duration;
@@ -16,6 +16,9 @@ use serde_json::Value;
 use crate::error::{Failure, StoreError};
 use crate::runs::{parse, unsigned};
 use crate::store::Store;
+
+/// What has ended so many servers that worked on it (out of memory, an abort) would end the next one too.
+const MOST_CLAIMS: i64 = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobState {
@@ -72,6 +75,15 @@ pub struct Claim {
     pub tenant: Tenant,
     pub run: RunId,
     pub request: Value,
+}
+
+/// What became of the jobs of a server that is gone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Orphans {
+    /// Jobs that wait again.
+    pub requeued: u64,
+    /// Runs whose job failed: too many servers ended while they worked on it.
+    pub given_up: Vec<(Tenant, RunId)>,
 }
 
 /// What became of a job that was to be queued.
@@ -192,22 +204,47 @@ impl Store {
         })
     }
 
-    /// Leaves a claimed job to whoever comes next.
+    /// Leaves a claimed job to whoever comes next, as if it had not been claimed. (No claim that is still held has
+    /// the next one's number: who handed back has none.)
     ///
     /// # Errors
     /// A database failure.
     pub fn hand_back(&self, claim: &Claim) -> Result<(), StoreError> {
-        self.settle(claim, JobState::Queued, None)
+        let (seq, number, now) = (claim.seq, claim.claim, self.now_ms());
+        self.writer().write(move |db| {
+            db.prepare_cached(
+                "UPDATE jobs SET state = 'queued', claims = claims - 1, worker = NULL, updated_ms = ?3
+                 WHERE seq = ?1 AND claims = ?2 AND state = 'running'",
+            )?
+            .execute(params![seq, number, now])?;
+            Ok(())
+        })
     }
 
-    /// Queues every running job again. For a server that knows it is the only one on this store.
+    /// Queues every running job again, unless too many servers ended while they worked on it. For a server that knows
+    /// it is the only one on this store.
     ///
     /// # Errors
-    /// A database failure.
-    pub fn requeue_orphans(&self) -> Result<u64, StoreError> {
-        self.writer().write(|db| {
+    /// A database failure, or a job that cannot be read.
+    pub fn requeue_orphans(&self) -> Result<Orphans, StoreError> {
+        let now = self.now_ms();
+        self.writer().write(move |db| {
+            let reason = format!("the server ended {MOST_CLAIMS} times while it worked on this");
+            let mut ended = db.prepare_cached(
+                "UPDATE jobs SET state = 'failed', error = ?2, worker = NULL, updated_ms = ?3
+                 WHERE state = 'running' AND claims >= ?1 RETURNING tenant, run",
+            )?;
+            let rows = ended.query_map(params![MOST_CLAIMS, reason, now], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+            })?;
+            let mut given_up = Vec::new();
+            for row in rows {
+                let (tenant, run) = row?;
+                let unreadable = |detail| StoreError::Record { what: format!("job of {run}"), detail };
+                given_up.push((tenant.parse().map_err(unreadable)?, run_id(&run)?));
+            }
             let sql = "UPDATE jobs SET state = 'queued', worker = NULL WHERE state = 'running'";
-            Ok(db.execute(sql, [])? as u64)
+            Ok(Orphans { requeued: db.execute(sql, [])? as u64, given_up })
         })
     }
 

@@ -54,7 +54,7 @@ pub use events::Event;
 pub use files::StoredFile;
 pub use idempotency::{IDEMPOTENCY_TTL, Repetition};
 pub use indexes::{IndexCommit, IndexedDocument};
-pub use jobs::{Claim, Enqueued, Job, JobState};
+pub use jobs::{Claim, Enqueued, Job, JobState, Orphans};
 pub use keys::{KeyScope, NewKey, StoredKey};
 pub use lease::Lease;
 pub use runs::{CreatedRun, NewRun, StoredRun};

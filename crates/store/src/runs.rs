@@ -155,6 +155,24 @@ impl Store {
         })
     }
 
+    /// The runs whose request has this text in this field, newest first.
+    ///
+    /// # Errors
+    /// A database failure, or a record that cannot be read.
+    pub fn runs_asked_for(&self, field: &str, text: &str) -> Result<Vec<StoredRun>, StoreError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM runs WHERE tenant = ?1 AND request ->> ?2 = ?3 ORDER BY seq DESC"
+            ))?;
+            let mut rows = query.query(params![self.tenant().as_str(), field, text])?;
+            let mut runs = Vec::new();
+            while let Some(row) = rows.next()? {
+                runs.push(stored_run(row)?);
+            }
+            Ok(runs)
+        })
+    }
+
     /// The run a person means: a full id, the beginning of one (with or without `run_`), or `last` for
     /// the newest.
     ///

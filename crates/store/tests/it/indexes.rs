@@ -61,3 +61,14 @@ fn vectors_come_back_bit_for_bit() {
     let bits = |vector: &[f32]| vector.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(found[1].as_ref().unwrap()), bits(&vector));
 }
+
+#[test]
+fn vectors_that_nobody_uses_go() {
+    let dir = memory_dir();
+    let store = Store::open(dir.path()).unwrap();
+    let keys = ["a", "b", "c"].map(Digest::of);
+    store.put_vectors(keys.iter().map(|key| (key.clone(), vec![1.0])).collect()).unwrap();
+    let used = [keys[1].clone(), Digest::of("never kept")];
+    assert_eq!(store.drop_vectors_but(used.into_iter().collect()).unwrap(), 2);
+    assert_eq!(store.vectors(&keys).unwrap(), [None, Some(vec![1.0]), None]);
+}

@@ -7,6 +7,7 @@ mod common;
 mod concurrency;
 mod faults;
 mod indexes;
+mod jobs;
 mod kills;
 mod leases;
 mod model_based;
