@@ -109,7 +109,8 @@ impl ArenaReport {
     ) -> Self {
         let plain: Vec<Battle> = battles.iter().map(|b| Battle::new(b.a, b.b, b.points_a)).collect();
         let prompts: Vec<usize> = battles.iter().map(ArenaBattle::group).collect();
-        let ratings = bradley_terry(names.len(), &plain, Some(&prompts), LEVEL);
+        let ratings =
+            bradley_terry(names.len(), &plain, Some(&prompts), LEVEL).filter(|_| !all_even(battles));
         let units = by_prompt(battles);
         let plain_units: Vec<Vec<Battle>> = units
             .iter()
@@ -119,7 +120,7 @@ impl ArenaReport {
             .as_ref()
             .and_then(|_| bootstrap_ratings(names.len(), &plain_units, (RESAMPLES, seed, LEVEL)));
         let ranks = ranks(names.len(), ratings.as_ref());
-        let without_style = ratings_without_style(names.len(), battles);
+        let without_style = ratings_without_style(names.len(), battles).filter(|_| !all_even(battles));
         let standing = |(index, name): (usize, &String)| {
             let rating = ratings.as_ref().map(|ratings| ratings.competitors[index]);
             let own = battles.iter().filter(|b| b.a == index || b.b == index).count() as u64;
@@ -179,6 +180,11 @@ fn win_rate(
 
 /// One competitor without a defeat (or a win) leaves all of them without ratings, which stand for odds against the
 /// average of all.
+/// Ties only: every estimate fits them without an error left.
+fn all_even(battles: &[ArenaBattle]) -> bool {
+    battles.iter().all(|battle| battle.points_a == 0.5)
+}
+
 fn why_no_ratings(names: &[String], battles: &[ArenaBattle], prompts: usize) -> String {
     let always = |wanted: f64| {
         names.iter().enumerate().find_map(|(index, name)| {
@@ -188,6 +194,9 @@ fn why_no_ratings(names: &[String], battles: &[ArenaBattle], prompts: usize) -> 
     };
     match (always(1.0), always(0.0)) {
         _ if battles.is_empty() => "no comparison was decided".to_owned(),
+        _ if all_even(battles) => {
+            "every comparison ended in a tie, and nothing says how sure that everybody is equal".to_owned()
+        }
         (Some(name), _) => {
             format!("`{name}` won every comparison, and nothing says by how much it is better")
         }
@@ -288,7 +297,7 @@ fn head_to_head(
     };
     let clusters: Vec<usize> = battles.iter().map(ArenaBattle::group).collect();
     let lengths: Vec<LengthBattle> = battles.iter().map(length).collect();
-    let controlled = length_controlled(&lengths, Some(&clusters), LEVEL);
+    let controlled = length_controlled(&lengths, Some(&clusters), LEVEL).filter(|_| !all_even(battles));
     let n = battles.len() as u64;
     let count = |wanted: fn(f64) -> bool| points.iter().filter(|points| wanted(**points)).count() as u64;
     HeadToHead {
@@ -389,6 +398,20 @@ mod tests {
         let few = report(&votes(20, 2));
         assert!(few.standings.iter().all(|s| s.rating.is_none() && s.rank == [1, 3]), "{few:?}");
         assert!(few.no_ratings.is_some());
+    }
+
+    /// What a judge that always says A comes to.
+    #[test]
+    fn ties_only_leave_no_certainty() {
+        let battles: Vec<ArenaBattle> =
+            (0..30).map(|prompt| ArenaBattle::new(prompt, (0, 1), 0.5, ["long answer", "x"])).collect();
+        let report = ArenaReport::of(&names()[..2], &battles, &BTreeMap::new(), 7);
+        assert!(report.no_ratings.unwrap().contains("tie") && report.pairs[0].length_controlled_a.is_none());
+        for standing in report.standings {
+            assert!(standing.rating.is_none() && standing.rank == [1, 2], "{standing:?}");
+            let [low, high] = standing.win_rate.unwrap().ci95;
+            assert!(low < 0.5 && 0.5 < high);
+        }
     }
 
     #[test]

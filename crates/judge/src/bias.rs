@@ -78,6 +78,7 @@ pub struct BiasReport {
 }
 
 /// One verdict in one order, from the first answer's side.
+#[derive(Debug)]
 struct Shown {
     group: usize,
     points: f64,
@@ -87,37 +88,67 @@ struct Shown {
     people: Option<f64>,
 }
 
-impl BiasReport {
+/// Pairs counted one after the other: of each only what a report needs is kept, which is a few numbers.
+#[derive(Debug, Default)]
+pub struct BiasTally {
+    judge_family: Option<String>,
+    pairs: u64,
+    shown: Vec<Shown>,
+    /// Of each decided pair: its group, and whether its verdict turns round with the order.
+    flips: Vec<(usize, f64)>,
+    entropies: Vec<(usize, f64)>,
+}
+
+impl BiasTally {
     /// `judge_family`: see [`family_of`].
     #[must_use]
-    pub fn of(pairs: &[JudgedPair<'_>], judge_family: Option<&str>) -> Self {
-        let decided: Vec<&JudgedPair<'_>> = pairs
-            .iter()
-            .filter(|pair| pair.comparison.orders.iter().all(|order| order.preference.points_a().is_some()))
-            .collect();
-        let shown: Vec<Shown> = decided.iter().flat_map(|pair| both_orders(pair, judge_family)).collect();
-        let (first, second, ties) = counts(&shown);
-        let flips: Vec<f64> =
-            decided.iter().map(|pair| f64::from(u8::from(pair.comparison.flipped()))).collect();
-        let groups: Vec<usize> = decided.iter().map(|pair| pair.group).collect();
-        let mut report = Self {
-            pairs: pairs.len() as u64,
-            unscored: (pairs.len() - decided.len()) as u64,
+    pub fn new(judge_family: Option<&str>) -> Self {
+        Self { judge_family: judge_family.map(str::to_owned), ..Self::default() }
+    }
+
+    pub fn add(&mut self, pair: &JudgedPair<'_>) {
+        self.pairs += 1;
+        if pair.comparison.orders.iter().any(|order| order.preference.points_a().is_none()) {
+            return;
+        }
+        self.shown.extend(both_orders(pair, self.judge_family.as_deref()));
+        self.flips.push((pair.group, f64::from(u8::from(pair.comparison.flipped()))));
+        let entropies = pair.comparison.orders.iter().filter_map(|order| order.entropy);
+        self.entropies.extend(entropies.map(|entropy| (pair.group, entropy)));
+    }
+
+    #[must_use]
+    pub fn report(&self) -> BiasReport {
+        let (first, second, ties) = counts(&self.shown);
+        let (groups, flips): (Vec<usize>, Vec<f64>) = self.flips.iter().copied().unzip();
+        let mut report = BiasReport {
+            pairs: self.pairs,
+            unscored: self.pairs - flips.len() as u64,
             first,
             second,
             ties,
-            first_share: clustered_mean(&shown, |shown| shown.points),
+            first_share: clustered_mean(&self.shown, |shown| shown.points),
             flip_rate: Effect::share_in_groups(&flips, &groups),
             position: None,
             length: None,
             own_family: None,
             format: None,
             beside_people: false,
-            entropy_nats: entropy(&decided),
+            entropy_nats: entropy(&self.entropies),
             no_effects: None,
         };
-        report.add_effects(&shown);
+        report.add_effects(&self.shown);
         report
+    }
+}
+
+impl BiasReport {
+    /// `judge_family`: see [`family_of`].
+    #[must_use]
+    pub fn of(pairs: &[JudgedPair<'_>], judge_family: Option<&str>) -> Self {
+        let mut tally = BiasTally::new(judge_family);
+        pairs.iter().for_each(|pair| tally.add(pair));
+        tally.report()
     }
 
     fn add_effects(&mut self, shown: &[Shown]) {
@@ -237,12 +268,41 @@ pub fn formatting_marks(text: &str) -> usize {
     lines + text.matches("**").count() / 2 + text.matches("```").count() / 2
 }
 
-/// The family that a model's name tells: the letters it begins with (`smollm` of SmolLM2-135M, `gpt` of gpt-4o).
+/// Names that models of one family go by besides the family's own.
+const ALIASES: [(&str, &str); 12] = [
+    ("chatgpt", "gpt"),
+    ("o", "gpt"),
+    ("meta", "llama"),
+    ("codellama", "llama"),
+    ("mixtral", "mistral"),
+    ("ministral", "mistral"),
+    ("codestral", "mistral"),
+    ("magistral", "mistral"),
+    ("devstral", "mistral"),
+    ("qwq", "qwen"),
+    ("codegemma", "gemma"),
+    ("smolvlm", "smollm"),
+];
+
+/// The family of a model ([`family_of_name`]).
 #[must_use]
 pub fn family_of(model: &ModelRef) -> String {
-    let name = model.name.rsplit('/').next().unwrap_or_default().to_lowercase();
+    family_of_name(&model.name)
+}
+
+/// The family that a model's name tells, with or without its provider: the letters that its last part begins with
+/// (`smollm` of SmolLM2-135M, `gpt` of gpt-4o), or what they are another name for (`gpt` of o3-mini, `llama` of
+/// Meta-Llama-3). Of a fine-tune of another name it knows nothing.
+#[must_use]
+pub fn family_of_name(name: &str) -> String {
+    let name = name.rsplit('/').next().unwrap_or_default().to_lowercase();
     let letters: String = name.chars().take_while(|c| c.is_alphabetic()).collect();
-    if letters.is_empty() { name } else { letters }
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == letters);
+    match alias {
+        Some((_, family)) => (*family).to_owned(),
+        None if letters.is_empty() => name,
+        None => letters,
+    }
 }
 
 fn counts(shown: &[Shown]) -> (u64, u64, u64) {
@@ -257,10 +317,8 @@ fn clustered_mean(shown: &[Shown], value: impl Fn(&Shown) -> f64) -> Option<Effe
     Some(Effect { value: found.value, ci95: found.interval, n: shown.len() as u64 / 2 })
 }
 
-fn entropy(pairs: &[&JudgedPair<'_>]) -> Option<Effect> {
-    let orders = pairs.iter().flat_map(|pair| pair.comparison.orders.iter().map(|order| (pair.group, order)));
-    let (groups, values): (Vec<usize>, Vec<f64>) =
-        orders.filter_map(|(group, order)| Some((group, order.entropy?))).unzip();
+fn entropy(entropies: &[(usize, f64)]) -> Option<Effect> {
+    let (groups, values): (Vec<usize>, Vec<f64>) = entropies.iter().copied().unzip();
     let found = clustered_difference(&values, &groups, LEVEL)?;
     Some(Effect { value: found.value, ci95: found.interval, n: values.len() as u64 / 2 })
 }

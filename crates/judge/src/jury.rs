@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use evalign_stats::{
     Kappa, RatingScale, cohen_kappa, dawid_skene, fleiss_kappa, krippendorff_alpha, mean, quantile,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::pairwise::Preference;
 use crate::verdict::Unscored;
 
 /// How several verdicts become one. Judges without a verdict on an item are left out of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Aggregation {
     /// Of preferences: who has more than half of the points.

@@ -35,7 +35,9 @@ mod rubric;
 mod verdict;
 
 pub use arena::{ArenaBattle, ArenaReport, HeadToHead, Standing};
-pub use bias::{BiasReport, JudgedAnswer, JudgedPair, family_of, formatting_marks};
+pub use bias::{
+    BiasReport, BiasTally, JudgedAnswer, JudgedPair, family_of, family_of_name, formatting_marks,
+};
 pub use calibrate::{JudgeCalibration, LabelledPair, LabelledScore, ReliabilityBin};
 pub use constitution::{Constitution, Principle};
 pub use critique::{Critic, Reviewed, as_text, spoken};
@@ -46,7 +48,10 @@ pub use judge::{JUDGE_VERSION, Judge, JudgeOptions, Material};
 pub use jury::{
     Aggregation, JuryAgreement, jury_preferences, jury_scores, preference_agreement, score_agreement,
 };
-pub use lint::{Check, Finding, LengthCounts, LintReport, Linter, MOST_REMEMBERED, Severity};
+pub use lint::{
+    Check, Converted, Finding, LengthCounts, LintReport, Linter, MOST_REMEMBERED, Severity, check_file,
+    convert_file,
+};
 pub use minhash::NearDuplicates;
 pub use pairs::{Strategy, balanced_by_length, is_held_out, select};
 pub use pairwise::{Comparison, Order, OrderVerdict, Pair, Preference};

@@ -3,11 +3,13 @@
 //! One pass in bounded memory: of a row that was read only hashes are kept, of at most [`MOST_REMEMBERED`] rows.
 
 mod check;
+mod file;
 mod lengths;
 mod report;
 mod row;
 
 pub use check::{Check, Finding, Severity};
+pub use file::{Converted, check_file, convert_file};
 pub use lengths::LengthCounts;
 pub use report::LintReport;
 pub use row::Linter;

@@ -167,6 +167,16 @@ fn marks_and_families_are_read_from_text() {
     assert_eq!(family("openai/gpt-4o-mini"), "gpt");
     assert_eq!(family("scripted/dir/judge.json"), "judge");
     assert_eq!(family("openai/4x"), "4x");
+    for (name, expected) in [
+        ("o3-mini", "gpt"),
+        ("chatgpt-4o-latest", "gpt"),
+        ("olmo-2-7b", "olmo"),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "llama"),
+        ("Mixtral-8x7B", "mistral"),
+        ("claude-sonnet-4", "claude"),
+    ] {
+        assert_eq!(family_of_name(name), expected, "{name}");
+    }
 }
 
 /// A pair as a noisy judge sees it: an opinion of its own about every pair, the same in both orders, beside its biases.
