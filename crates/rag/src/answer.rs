@@ -26,8 +26,8 @@ use crate::evidence::{Evidence, weigh};
 use crate::ingest::shown;
 use crate::injection::gives_orders;
 use crate::{
-    Chunk, Embedder, Filter, Hit, QueryPlan, RagError, Reranker, Scope, SearchOptions, Searcher, VectorStore,
-    rerank,
+    Chunk, Embedder, Expansion, Filter, Hit, QueryPlan, RagError, Reranker, Scope, SearchOptions, Searcher,
+    VectorStore, rerank,
 };
 
 /// Statements that a quoting answer gives at most.
@@ -40,6 +40,8 @@ const NEXT_STATEMENT_SHARE: f64 = 0.88;
 pub struct AnswerOptions {
     pub search: SearchOptions,
     pub filter: Filter,
+    /// Other ways to look for the answer, which the answerer's model thinks up.
+    pub expansions: Vec<Expansion>,
     /// Below this score of the best statement nothing is answered.
     pub threshold: f64,
     /// Tokens of sources that a model is shown, counted by the embedder.
@@ -52,6 +54,7 @@ impl Default for AnswerOptions {
         Self {
             search: SearchOptions::recommended(),
             filter: Filter::default(),
+            expansions: Vec::new(),
             threshold: DEFAULT_THRESHOLD,
             context_tokens: 1024,
             max_answer_tokens: 128,
@@ -87,6 +90,9 @@ pub struct Answer {
     pub confidence: f64,
     pub threshold: f64,
     pub warnings: Vec<Warning>,
+    /// What did not come out as it was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     pub hits: Vec<Hit>,
 }
 
@@ -95,7 +101,7 @@ pub struct Answerer<'a> {
     pub state: &'a Store,
     pub vectors: &'a dyn VectorStore,
     pub embedder: &'a dyn Embedder,
-    /// Without one, answers are quotes.
+    /// Writes the answers; without one they are quotes.
     pub model: Option<Arc<dyn Model>>,
     /// Puts the hits in another order, and looks at the better half only.
     pub reranker: Option<Reranker>,
@@ -111,11 +117,12 @@ impl std::fmt::Debug for Answerer<'_> {
 
 impl Answerer<'_> {
     /// # Errors
-    /// What the store, the embedder or the model report. Not knowing is no error.
+    /// [`RagError::Invalid`] for expansions without a model; what the store, the embedder or the model report. Not
+    /// knowing is no error.
     pub async fn answer(&self, question: &str, options: &AnswerOptions) -> Result<Answer, RagError> {
         let scope = Scope::of(self.tenant).visible(shown()).filter(options.filter.clone());
         let searcher = Searcher::new(self.vectors, Some(self.embedder));
-        let plan = QueryPlan::of(question);
+        let (plan, notes) = self.plan(question, &options.expansions).await?;
         let hits = searcher.search(self.index, &scope, &plan, &options.search).await?;
         let (hits, chunks) = self.reranked(question, hits).await?;
         let mut sources = Sources::new(self.state, self.index, self.tenant);
@@ -131,6 +138,7 @@ impl Answerer<'_> {
             confidence: evidence.first().map_or(0.0, |best| best.score),
             threshold: options.threshold,
             warnings: warnings(orders, &mut sources)?,
+            notes,
             hits,
         };
         if answer.confidence < options.threshold {
@@ -147,6 +155,23 @@ impl Answerer<'_> {
             }
         }
         Ok(answer)
+    }
+
+    /// Everything that the question is looked for by, and what became of no expansion.
+    async fn plan(
+        &self,
+        question: &str,
+        expansions: &[Expansion],
+    ) -> Result<(QueryPlan, Vec<String>), RagError> {
+        match &self.model {
+            _ if expansions.is_empty() => Ok((QueryPlan::of(question), Vec::new())),
+            Some(model) => QueryPlan::expanded(question, expansions, model).await,
+            None => Err(RagError::invalid(
+                "other ways to ask",
+                "are thought up by a model, and there is none",
+                "name one with `--model`",
+            )),
+        }
     }
 
     /// The hits with their chunks; with a reranker its better half, in its order.

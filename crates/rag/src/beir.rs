@@ -10,6 +10,7 @@ use evalign_core::Digest;
 use evalign_data::{Limits, read_jsonl};
 use serde_json::{Map, Value, json};
 
+pub(crate) use evaluate::reorder;
 pub use evaluate::{BeirAnswer, BeirEvaluation, BeirMeasured, BeirReport, BeirSeconds, PerQuery};
 
 use crate::RagError;

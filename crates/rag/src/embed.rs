@@ -15,6 +15,7 @@ use evalign_model::{DeviceSpec, OpenAiOptions};
 use evalign_store::Store;
 
 pub use cached::CachedEmbedder;
+pub(crate) use cached::vector_key;
 pub use local::LocalEmbedder;
 pub use onnx::OnnxEmbedder;
 pub use remote::RemoteEmbedder;

@@ -54,14 +54,19 @@ impl EmbedderIdentity {
             && (&self.query_prefix, &self.passage_prefix) == (&other.query_prefix, &other.passage_prefix)
     }
 
+    /// The embedder of an index, by its settings.
+    pub(crate) fn recorded(index: &str, settings: &serde_json::Value) -> Result<Self, RagError> {
+        serde_json::from_value(settings["embedder"].clone()).map_err(|error| {
+            RagError::index(index, format!("its settings are damaged: {error}"), "make it anew")
+        })
+    }
+
     /// Holds the embedder that is to search an index against the one that its settings record.
     ///
     /// # Errors
     /// [`RagError::Index`] where it is another one: hits would look right and be wrong.
     pub fn check_against(&self, index: &str, settings: &serde_json::Value) -> Result<(), RagError> {
-        let recorded: Self = serde_json::from_value(settings["embedder"].clone()).map_err(|error| {
-            RagError::index(index, format!("its settings are damaged: {error}"), "make it anew")
-        })?;
+        let recorded = Self::recorded(index, settings)?;
         if self.is_same_space(&recorded) {
             return Ok(());
         }

@@ -2,7 +2,10 @@
 //!
 //! A model reads a chunk, copies an answer out of it and writes the question. Whatever it says, a question is kept
 //! only where the answer stands in the document, byte for byte and once in the chunk, and the question does not give
-//! it away: the right place of every question is verified, not claimed.
+//! it away: the right place of every question is verified, not claimed. Of some, others are made that no document
+//! answers.
+
+mod unanswerable;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,6 +54,8 @@ impl std::fmt::Debug for TestSource<'_> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct GeneratedTests {
     pub questions: Vec<GoldQuestion>,
+    /// Those that the documents do not answer.
+    pub unanswerable: Vec<GoldQuestion>,
     /// Chunks that the model was shown.
     pub asked: usize,
     /// Questions that were thrown away, by reason.
@@ -65,14 +70,14 @@ struct Written {
 }
 
 impl TestSource<'_> {
-    /// Makes `count` questions, or as many as the documents give, each from another chunk. The same seed takes the
-    /// chunks in the same order.
+    /// Makes `count` questions, or as many as the documents give, each from another chunk, and of these at most
+    /// `unanswerable` about something that no document names. The same seed takes the chunks in the same order.
     ///
     /// # Errors
     /// What the stores or the model report.
     pub async fn generate(
         &self,
-        count: usize,
+        (count, unanswerable): (usize, usize),
         seed: u64,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<GeneratedTests, RagError> {
@@ -95,6 +100,8 @@ impl TestSource<'_> {
                 Err(reason) => *made.refused.entry(reason).or_default() += 1,
             }
         }
+        let place = (self.state, self.index, self.tenant);
+        made.unanswerable = unanswerable::unanswerable(&made.questions, unanswerable, place)?;
         Ok(made)
     }
 

@@ -16,7 +16,7 @@ mod report;
 mod weights;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use evalign_core::Digest;
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use crate::chunk::STAGED_FIELD;
 use crate::chunker::ChunkSettings;
 use crate::load::PdfReader;
-use crate::sources::{SourceFile, Sources};
+use crate::sources::{SourceFile, Sources, UPLOADED};
 use crate::{
     CollectionSpec, Condition, Embedder, EmbedderIdentity, FieldKind, Filter, RagError, Scope, VectorStore,
 };
@@ -53,6 +53,9 @@ pub struct IngestRequest {
     pub tenant: String,
     /// Files, directories, patterns, addresses.
     pub inputs: Vec<String>,
+    /// Files under names of their own, which are the documents' names: what was uploaded. A file takes the place of
+    /// an earlier one of its name.
+    pub named: Vec<(String, PathBuf)>,
     /// Addresses may be fetched, on the public internet only.
     pub allow_urls: bool,
     pub settings: IndexSettings,
@@ -116,9 +119,10 @@ impl<'a> Ingest<'a> {
         let started = std::time::Instant::now();
         request.settings.chunking.check(request.settings.embedder.max_tokens)?;
         let mut sources = Sources::find(&request.inputs)?;
+        sources.add_named(&request.named);
         // Kept until the pages have been read.
         let pages = sources.fetch(&request.inputs, request.allow_urls).await?;
-        self.prepare(request).await?;
+        self.create(&request.index, &request.settings).await?;
         let known = self.known(request)?;
         let mut report = IngestReport::of(&sources);
         let mut run = Run {
@@ -136,29 +140,33 @@ impl<'a> Ingest<'a> {
     }
 
     /// Makes the collection and holds the settings against the recorded ones.
-    async fn prepare(&self, request: &IngestRequest) -> Result<(), RagError> {
-        let settings = json!(request.settings);
-        if let Some(recorded) = self.state.index_settings(&request.index)?
-            && recorded != settings
+    ///
+    /// # Errors
+    /// Settings that make no sense or contradict the recorded ones, a store that fails.
+    pub async fn create(&self, index: &str, settings: &IndexSettings) -> Result<(), RagError> {
+        settings.chunking.check(settings.embedder.max_tokens)?;
+        let given = json!(settings);
+        if let Some(recorded) = self.state.index_settings(index)?
+            && recorded != given
         {
             return Err(RagError::index(
-                &request.index,
-                format!("it was made otherwise: {}", differences(&recorded, &settings)),
+                index,
+                format!("it was made otherwise: {}", differences(&recorded, &given)),
                 "leave these options out or give them as they were, or make a new index",
             ));
         }
         let spec = CollectionSpec {
-            dimension: Some(request.settings.embedder.dimension),
+            dimension: Some(settings.embedder.dimension),
             indexed_fields: ["document", "version", "kind"]
                 .map(|field| (field, FieldKind::Keyword))
                 .into_iter()
                 .chain([(STAGED_FIELD, FieldKind::Bool)])
                 .map(|(field, kind)| (field.to_owned(), kind))
                 .collect(),
-            scalar_quantisation: request.settings.scalar_quantisation,
+            scalar_quantisation: settings.scalar_quantisation,
         };
-        self.vectors.ensure(&request.index, &spec).await?;
-        Ok(self.state.put_index(&request.index, &settings)?)
+        self.vectors.ensure(index, &spec).await?;
+        Ok(self.state.put_index(index, &given)?)
     }
 
     fn known(&self, request: &IngestRequest) -> Result<BTreeMap<String, IndexedDocument>, RagError> {
@@ -355,7 +363,8 @@ impl Run<'_, '_> {
 fn another_file(known: &IndexedDocument, file: &SourceFile) -> Option<String> {
     let path = known.details["path"].as_str()?;
     let is_address = known.document.contains("://");
-    (!is_address && Path::new(path) != file.path).then(|| path.to_owned())
+    let is_upload = known.root == UPLOADED && file.root == UPLOADED;
+    (!is_address && !is_upload && Path::new(path) != file.path).then(|| path.to_owned())
 }
 
 /// Whether a document is what a name means, or lies in the directory that it means. An empty name means everything.

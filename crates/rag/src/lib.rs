@@ -36,6 +36,7 @@ mod injection;
 pub mod load;
 mod metrics;
 mod mmr;
+mod open;
 mod pack;
 mod qdrant;
 pub mod quality;
@@ -45,7 +46,9 @@ mod sentences;
 mod serve_qdrant;
 mod sources;
 mod tune;
+mod unused;
 mod vector_store;
+mod way;
 
 pub use beir::{
     BeirAnswer, BeirCollection, BeirDocument, BeirEvaluation, BeirMeasured, BeirQuery, BeirReport,
@@ -63,6 +66,7 @@ pub use filter::{Bounds, Condition, Filter};
 pub use fusion::{Fused, Fusion, Share};
 pub use injection::orders_in;
 pub use metrics::{Judgements, RetrievalMetrics};
+pub use open::open_vector_store;
 pub use pack::pack;
 pub use qdrant::{QdrantOptions, QdrantStore};
 pub use rerank::Reranker;
@@ -71,8 +75,10 @@ pub use search::{
     SearchOptions, Searcher, TermShare, rerank,
 };
 pub use serve_qdrant::QdrantServer;
-pub use tune::{TuneCandidate, TuneReport, tune};
+pub use tune::{TuneCandidate, TuneReport, TuneRequest, tune};
+pub use unused::drop_unused_vectors;
 pub use vector_store::{
     CollectionInfo, CollectionSpec, FieldKind, Leg, Page, Point, Record, Scope, Scored, SparseVector,
     TENANT_FIELD, VectorStore, With,
 };
+pub use way::SearchWay;

@@ -4,6 +4,7 @@
 //! it is extracted, and then [`LoadedText::source_start`] is absent and offsets are those of the extracted text.
 //! Nothing here is trusted: a document is data, whatever it says of itself.
 
+mod docx;
 mod html;
 mod pdf;
 mod plain;
@@ -28,6 +29,7 @@ pub enum DocumentKind {
     Markdown,
     Html,
     Pdf,
+    Docx,
     Rust,
     Python,
     Javascript,
@@ -63,7 +65,7 @@ pub struct LoadedText {
 }
 
 impl LoadedText {
-    fn new(text: String, kind: DocumentKind, source_start: Option<u64>) -> Self {
+    pub(crate) fn new(text: String, kind: DocumentKind, source_start: Option<u64>) -> Self {
         Self {
             text,
             kind,
@@ -93,6 +95,7 @@ impl DocumentKind {
             "md" | "markdown" | "mdx" => Self::Markdown,
             "html" | "htm" | "xhtml" => Self::Html,
             "pdf" => Self::Pdf,
+            "docx" => Self::Docx,
             "rs" => Self::Rust,
             "py" | "pyi" => Self::Python,
             "js" | "mjs" | "cjs" | "jsx" => Self::Javascript,
@@ -114,6 +117,7 @@ impl DocumentKind {
             Self::Markdown => "markdown",
             Self::Html => "html",
             Self::Pdf => "pdf",
+            Self::Docx => "docx",
             Self::Rust => "rust",
             Self::Python => "python",
             Self::Javascript => "javascript",
@@ -149,6 +153,7 @@ pub fn load(
         DocumentKind::Markdown => Ok(plain::load_markdown(bytes)),
         DocumentKind::Html => html::load(path, &plain::load(bytes, kind)),
         DocumentKind::Pdf => pdf::load(path, bytes, pdf_reader),
+        DocumentKind::Docx => docx::load(path, bytes),
         DocumentKind::Csv | DocumentKind::Jsonl => rows::load(path, kind),
     }
 }

@@ -8,11 +8,12 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
+use evalign_core::Digest;
 use evalign_fetch::Progress;
 use evalign_model::Model;
 
+use crate::RagError;
 use crate::embed::EmbedOptions;
-use crate::{Chunk, RagError};
 use cross_encoder::CrossEncoder;
 use language::LanguageModel;
 
@@ -51,14 +52,23 @@ impl Reranker {
         Ok(Self(Judge::Cross(Box::new(encoder))))
     }
 
-    /// The relevance of each chunk to the question, 0 to 1, in their order.
+    /// The relevance of each passage to the question, 0 to 1, in their order.
     ///
     /// # Errors
     /// What the model reports.
-    pub async fn relevance(&self, question: &str, chunks: &[Chunk]) -> Result<Vec<f64>, RagError> {
+    pub async fn relevance(&self, question: &str, passages: &[&str]) -> Result<Vec<f64>, RagError> {
         match &self.0 {
-            Judge::Language(model) => model.relevance(question, chunks).await,
-            Judge::Cross(model) => model.relevance(question, chunks).await,
+            Judge::Language(model) => model.relevance(question, passages).await,
+            Judge::Cross(model) => model.relevance(question, passages).await,
+        }
+    }
+
+    /// Of everything that decides what it judges.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        match &self.0 {
+            Judge::Language(model) => model.digest(),
+            Judge::Cross(model) => model.digest().clone(),
         }
     }
 }

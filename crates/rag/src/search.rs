@@ -211,8 +211,18 @@ impl<'a> Searcher<'a> {
         plan: &QueryPlan,
         options: &SearchOptions,
     ) -> Result<(Vec<Leg>, Searched), RagError> {
-        let legs = plan.build(options, &self.analyzer, self.embedder).await?;
-        let lists = self.stable(collection, scope, &legs, options.depth.max(options.limit)).await?;
+        let depth = options.depth.max(options.limit);
+        let mut legs = plan.word_legs(options, &self.analyzer);
+        // Words are looked up while the vectors of the question are computed.
+        let by_meaning = async {
+            let legs = plan.vector_legs(options, self.embedder).await?;
+            let lists = self.stable(collection, scope, &legs, depth).await?;
+            Ok((legs, lists))
+        };
+        let by_words = self.stable(collection, scope, &legs, depth);
+        let (mut lists, (more_legs, more_lists)) = tokio::try_join!(by_words, by_meaning)?;
+        legs.extend(more_legs);
+        lists.extend(more_lists);
         Ok((legs, Searched { legs: plan.legs(options.mode), lists }))
     }
 
@@ -225,6 +235,9 @@ impl<'a> Searcher<'a> {
         legs: &[Leg],
         depth: usize,
     ) -> Result<Vec<Vec<Scored>>, RagError> {
+        if legs.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut limit = depth + TIE_MARGIN;
         loop {
             let asked = legs.iter().cloned().map(|leg| with_limit(leg, limit)).collect();

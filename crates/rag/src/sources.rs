@@ -23,6 +23,9 @@ pub(crate) struct SourceFile {
     pub(crate) revision: Digest,
 }
 
+/// The root of files that were given under names of their own.
+pub(crate) const UPLOADED: &str = "(uploaded)";
+
 /// What was found, by document name.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
@@ -104,6 +107,20 @@ impl Sources {
             }
         }
         Ok(sources)
+    }
+
+    /// Adds files under these names.
+    pub(crate) fn add_named(&mut self, files: &[(String, PathBuf)]) {
+        for (name, path) in files {
+            let kind = DocumentKind::of_name(name).unwrap_or(DocumentKind::Text);
+            match evalign_fetch::file_digest(path) {
+                Ok((revision, _)) => {
+                    let source = SourceFile { path: path.clone(), root: UPLOADED.to_owned(), kind, revision };
+                    self.files.insert(name.clone(), source);
+                }
+                Err(error) => self.failed.push((name.clone(), error.to_string())),
+            }
+        }
     }
 
     fn root(&mut self, path: &Path) -> String {

@@ -60,6 +60,7 @@ async fn indexed(
         index: "xquad".to_owned(),
         tenant: "t".to_owned(),
         inputs: vec![docs.display().to_string()],
+        named: Vec::new(),
         allow_urls: false,
         settings: IndexSettings {
             embedder: embedder.identity().clone(),

@@ -1,19 +1,24 @@
-use std::collections::BTreeMap;
+mod depth;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use evalign_core::Digest;
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
+use serde_json::{Map, json};
 use uuid::{Builder, Uuid};
 
 use super::{BeirCollection, BeirQuery};
 use crate::chunk::point_id;
+use crate::chunker::{ChunkSettings, chunks};
 use crate::fusion::Fused;
+use crate::load::{DocumentKind, LoadedText};
 use crate::metrics::RetrievalMetrics;
-use crate::search::Searched;
 use crate::{
-    Analyzer, Bm25, CollectionSpec, Embedder, Leg, LengthStatistics, Point, QueryPlan, RagError, Scope,
-    SearchMode, SearchOptions, Searcher, TextRole, VectorStore,
+    Analyzer, Bm25, CollectionSpec, Embedder, LengthStatistics, Point, RagError, Reranker, Scope, SearchMode,
+    SearchOptions, TextRole, VectorStore, With,
 };
 
 /// Points written at once: enough for an embedder to sort by length, few enough to hold in memory.
@@ -40,6 +45,12 @@ pub struct BeirReport {
     pub store: String,
     pub embedder: Option<String>,
     pub options: SearchOptions,
+    /// How documents were cut; absent: each was searched whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunking: Option<ChunkSettings>,
+    /// First hits that a reranker put in another order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerank_depth: Option<usize>,
     pub seconds: BeirSeconds,
     pub per_query: PerQuery,
 }
@@ -58,7 +69,7 @@ pub struct BeirSeconds {
 /// What one query found, best first, and what that is worth.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BeirAnswer<'a> {
-    /// Document ids with their scores.
+    /// Document ids with the scores of the search; a reranker's judgement changes only their order.
     pub ranking: Vec<(&'a str, f64)>,
     /// `None` for a query without judgements.
     pub metrics: Option<RetrievalMetrics>,
@@ -81,6 +92,18 @@ pub struct BeirEvaluation<'a> {
     store: &'a dyn VectorStore,
     embedder: Option<&'a dyn Embedder>,
     name: String,
+    /// How documents are cut, and whose tokens count.
+    cut: Option<(ChunkSettings, &'a dyn Embedder)>,
+    /// Judges so many first hits again.
+    reranker: Option<(&'a Reranker, usize)>,
+    /// How many hits of a leg queries needed for each document that they were to find.
+    hits_per_document: AtomicUsize,
+}
+
+/// A part of a document, which is a point.
+struct Piece {
+    document: usize,
+    range: Range<usize>,
 }
 
 impl std::fmt::Debug for BeirEvaluation<'_> {
@@ -98,10 +121,36 @@ impl<'a> BeirEvaluation<'a> {
         (store, name): (&'a dyn VectorStore, &str),
         embedder: Option<&'a dyn Embedder>,
     ) -> Self {
-        Self { collection, store, embedder, name: name.to_owned() }
+        Self {
+            collection,
+            store,
+            embedder,
+            name: name.to_owned(),
+            cut: None,
+            reranker: None,
+            hits_per_document: AtomicUsize::new(1),
+        }
     }
 
-    /// Writes every document, one point each; whatever an interrupted evaluation left is replaced.
+    /// Cuts documents; each then counts by its best chunk (Dai and Callan 2019, arXiv 1905.09217, MaxP), and lists are
+    /// as many documents deep as they are of whole ones. Tokens are `counter`'s.
+    ///
+    /// # Errors
+    /// As [`ChunkSettings::check`].
+    pub fn cut(mut self, chunking: ChunkSettings, counter: &'a dyn Embedder) -> Result<Self, RagError> {
+        chunking.check(counter.identity().max_tokens)?;
+        self.cut = Some((chunking, counter));
+        Ok(self)
+    }
+
+    /// Lets the first `depth` hits of a query be judged again, and orders them by that.
+    #[must_use]
+    pub fn reranked(mut self, reranker: &'a Reranker, depth: usize) -> Self {
+        self.reranker = Some((reranker, depth));
+        self
+    }
+
+    /// Writes every document, one point each or one for each chunk; whatever an interrupted evaluation left is replaced.
     /// Returns how many documents were cut for their vector.
     ///
     /// # Errors
@@ -115,14 +164,15 @@ impl<'a> BeirEvaluation<'a> {
         };
         self.store.ensure(&self.name, &spec).await?;
         let analyzer = Analyzer::english();
+        let pieces = self.pieces();
         let mut lengths = LengthStatistics::default();
-        for document in &self.collection.documents {
-            lengths.add(analyzer.terms(&document.text).len() as u64);
+        for piece in &pieces {
+            lengths.add(analyzer.terms(self.text(piece)).len() as u64);
         }
         let bm25 = Bm25::new(lengths.mean().unwrap_or_default());
-        let mut cut = 0;
-        for (batch, first) in self.collection.documents.chunks(BATCH).zip((0..).step_by(BATCH)) {
-            let texts: Vec<String> = batch.iter().map(|document| document.text.clone()).collect();
+        let (mut cut, mut done) = (0, 0);
+        for batch in pieces.chunks(BATCH) {
+            let texts: Vec<String> = batch.iter().map(|piece| self.text(piece).to_owned()).collect();
             let mut vectors = Vec::new();
             if let Some(embedder) = self.embedder {
                 let limit = embedder.identity().max_tokens;
@@ -130,26 +180,59 @@ impl<'a> BeirEvaluation<'a> {
                 vectors = embedder.embed(&texts, TextRole::Passage).await?;
             }
             let mut vectors = vectors.into_iter();
-            let points = (first..).zip(&texts).map(|(position, text)| Point {
-                id: self.id(position),
+            let points = batch.iter().zip(&texts).map(|(piece, text)| Point {
+                id: self.id(piece),
                 tenant: TENANT.to_owned(),
                 dense: vectors.next(),
                 sparse: bm25.document(&analyzer.terms(text)),
-                payload: Map::new(),
+                payload: self.payload(piece),
             });
             self.store.upsert(&self.name, points.collect()).await?;
-            advance(batch.len() as u64);
+            let reached = batch.last().map_or(done, |piece| piece.document + 1);
+            advance((reached - done) as u64);
+            done = reached;
         }
+        advance((self.collection.documents.len() - done) as u64);
         self.store.flush(&self.name).await?;
         self.store.optimise(&self.name).await?;
         Ok(cut)
     }
 
+    /// Documents whole, or their chunks, in the order of the file.
+    fn pieces(&self) -> Vec<Piece> {
+        let whole = |(document, text): (usize, &str)| vec![Piece { document, range: 0..text.len() }];
+        let texts = self.collection.documents.iter().map(|document| document.text.as_str()).enumerate();
+        let Some((settings, counter)) = self.cut else { return texts.flat_map(whole).collect() };
+        let special = counter.count_tokens("");
+        let count = |text: &str| counter.count_tokens(text).saturating_sub(special);
+        let mut pieces = Vec::new();
+        for (document, text) in texts {
+            let loaded = LoadedText::new(text.to_owned(), DocumentKind::Text, Some(0));
+            let places = chunks(&loaded, settings, &count);
+            pieces.extend(places.into_iter().map(|place| Piece { document, range: place.range }));
+        }
+        pieces
+    }
+
+    fn text(&self, piece: &Piece) -> &'a str {
+        &self.collection.documents[piece.document].text[piece.range.clone()]
+    }
+
+    /// Where a chunk stands in its document; of a whole one there is nothing to say.
+    fn payload(&self, piece: &Piece) -> Map<String, serde_json::Value> {
+        let Range { start, end } = piece.range;
+        let place = self.cut.map(|_| [("start", json!(start)), ("end", json!(end))]);
+        place.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
     /// Ids whose order is that of the documents: equal scores rank in the order of the file, on any store.
-    fn id(&self, position: usize) -> Uuid {
-        let document = &self.collection.documents[position];
-        let mut bytes = point_id(&[&self.name, &document.id, &document.text]).into_bytes();
-        bytes[..6].copy_from_slice(&(position as u64).to_be_bytes()[2..]);
+    fn id(&self, piece: &Piece) -> Uuid {
+        let document = &self.collection.documents[piece.document];
+        let start = self.cut.map(|_| piece.range.start.to_string());
+        let parts = [self.name.as_str(), &document.id, self.text(piece)];
+        let parts: Vec<&str> = parts.into_iter().chain(start.as_deref()).collect();
+        let mut bytes = point_id(&parts).into_bytes();
+        bytes[..6].copy_from_slice(&(piece.document as u64).to_be_bytes()[2..]);
         Builder::from_custom_bytes(bytes).into_uuid()
     }
 
@@ -166,42 +249,48 @@ impl<'a> BeirEvaluation<'a> {
         query: &str,
         options: &SearchOptions,
     ) -> Result<Vec<(&'a str, f64)>, RagError> {
-        Ok(self.named(&self.lists(query, options).await?.fuse(options)))
+        Ok(self.named(&self.fuse(self.lists(query, options).await?, options)))
     }
 
-    pub(crate) async fn lists(&self, query: &str, options: &SearchOptions) -> Result<Searched, RagError> {
-        let searcher = Searcher::new(self.store, self.embedder);
-        searcher.lists(&self.name, &Scope::of(TENANT), &QueryPlan::of(query), options).await
-    }
-
-    /// The lists before any feedback, and the legs that found them.
-    pub(crate) async fn first_lists(
-        &self,
-        query: &str,
-        options: &SearchOptions,
-    ) -> Result<(Vec<Leg>, Searched), RagError> {
-        let searcher = Searcher::new(self.store, self.embedder);
-        searcher.first_lists(&self.name, &Scope::of(TENANT), &QueryPlan::of(query), options).await
-    }
-
-    /// The lists after the feedback that the options ask for.
-    pub(crate) async fn feed_back(
-        &self,
-        legs: &[Leg],
-        searched: &mut Searched,
-        options: &SearchOptions,
-    ) -> Result<(), RagError> {
-        let searcher = Searcher::new(self.store, self.embedder);
-        searcher.feed_back((&self.name, &Scope::of(TENANT)), legs, searched, options).await
-    }
-
+    /// Documents by their best hit.
     fn named(&self, hits: &[Fused]) -> Vec<(&'a str, f64)> {
+        let mut seen = BTreeSet::new();
         hits.iter()
             .filter_map(|hit| {
-                let document = self.collection.documents.get(Self::position(hit.id))?;
-                Some((document.id.as_str(), hit.score))
+                let position = Self::position(hit.id);
+                let document = self.collection.documents.get(position)?;
+                seen.insert(position).then_some((document.id.as_str(), hit.score))
             })
             .collect()
+    }
+
+    /// What a reranker says of hits, in their order.
+    ///
+    /// # Errors
+    /// What the store and the reranker report.
+    pub(crate) async fn relevance(
+        &self,
+        query: &str,
+        ids: &[Uuid],
+        reranker: &Reranker,
+    ) -> Result<Vec<f64>, RagError> {
+        let with = With { payload: true, vectors: false };
+        let records = match self.cut {
+            Some(_) => self.store.retrieve(&self.name, &Scope::of(TENANT), ids, with).await?,
+            None => Vec::new(),
+        };
+        let places: BTreeMap<Uuid, Map<String, serde_json::Value>> =
+            records.into_iter().map(|record| (record.id, record.payload)).collect();
+        let passage = |id: &Uuid| {
+            let text = self.collection.documents.get(Self::position(*id))?.text.as_str();
+            let byte = |name| usize::try_from(places.get(id)?.get(name)?.as_u64()?).ok();
+            match self.cut {
+                Some(_) => text.get(byte("start")?..byte("end")?),
+                None => Some(text),
+            }
+        };
+        let passages: Vec<&str> = ids.iter().map(|id| passage(id).unwrap_or_default()).collect();
+        reranker.relevance(query, &passages).await
     }
 
     #[must_use]
@@ -225,7 +314,12 @@ impl<'a> BeirEvaluation<'a> {
         options: &SearchOptions,
     ) -> Result<BeirAnswer<'a>, RagError> {
         let start = Instant::now();
-        let hits = self.lists(&query.text, options).await?.fuse(options);
+        let mut hits = self.fuse(self.lists(&query.text, options).await?, options);
+        if let Some((reranker, depth)) = self.reranker {
+            let ids: Vec<Uuid> = hits.iter().take(depth).map(|hit| hit.id).collect();
+            let relevance = self.relevance(&query.text, &ids, reranker).await?;
+            reorder(&mut hits, &relevance);
+        }
         let seconds = start.elapsed().as_secs_f64();
         Ok(BeirAnswer { metrics: self.judge(&query.id, &hits), ranking: self.named(&hits), seconds })
     }
@@ -246,6 +340,8 @@ impl<'a> BeirEvaluation<'a> {
             store: store.to_owned(),
             embedder: self.embedder.map(|embedder| embedder.identity().name.clone()),
             options: options.clone(),
+            chunking: self.cut.map(|(chunking, _)| chunking),
+            rerank_depth: self.reranker.map(|(_, depth)| depth),
             seconds: BeirSeconds {
                 ingest: measured.ingest_seconds,
                 queries: latencies.iter().sum(),
@@ -262,5 +358,16 @@ impl<'a> BeirEvaluation<'a> {
     /// What the store reports.
     pub async fn clean_up(&self) -> Result<(), RagError> {
         self.store.drop_collection(&self.name).await
+    }
+}
+
+/// Puts the first hits in the order of their relevance, one number each; the others follow as they were.
+pub(crate) fn reorder(hits: &mut [Fused], relevance: &[f64]) {
+    let first = hits.len().min(relevance.len());
+    let mut judged: Vec<(f64, Fused)> = relevance.iter().copied().zip(hits[..first].to_vec()).collect();
+    // Stable: among equals the one that stood higher.
+    judged.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    for (place, (_, hit)) in hits.iter_mut().zip(judged) {
+        *place = hit;
     }
 }

@@ -24,20 +24,20 @@ impl CachedEmbedder {
     pub fn new(inner: Arc<dyn Embedder>, store: Store) -> Self {
         Self { inner, store }
     }
+}
 
-    /// Everything that decides a vector. Without a digest of the weights the name stands for them.
-    fn key(&self, text: &str, role: TextRole) -> Digest {
-        let identity = self.inner.identity();
-        let model = match &identity.digest {
-            Some(digest) => digest.as_str(),
-            None => identity.name.as_str(),
-        };
-        let prefix = match role {
-            TextRole::Query => &identity.query_prefix,
-            TextRole::Passage => &identity.passage_prefix,
-        };
-        Digest::of_json(&json!([model, identity.pooling, identity.max_tokens, prefix, text]))
-    }
+/// What the vector of a text is kept under: everything that decides it. Without a digest of the weights the name stands
+/// for them.
+pub(crate) fn vector_key(identity: &EmbedderIdentity, text: &str, role: TextRole) -> Digest {
+    let model = match &identity.digest {
+        Some(digest) => digest.as_str(),
+        None => identity.name.as_str(),
+    };
+    let prefix = match role {
+        TextRole::Query => &identity.query_prefix,
+        TextRole::Passage => &identity.passage_prefix,
+    };
+    Digest::of_json(&json!([model, identity.pooling, identity.max_tokens, prefix, text]))
 }
 
 #[async_trait]
@@ -47,7 +47,7 @@ impl Embedder for CachedEmbedder {
     }
 
     async fn embed(&self, texts: &[String], role: TextRole) -> Result<Vec<Vec<f32>>, RagError> {
-        let keys: Vec<Digest> = texts.iter().map(|text| self.key(text, role)).collect();
+        let keys: Vec<Digest> = texts.iter().map(|text| vector_key(self.identity(), text, role)).collect();
         let mut vectors = self.store.vectors(&keys)?;
         let missing: Vec<usize> = (0..texts.len()).filter(|index| vectors[*index].is_none()).collect();
         if !missing.is_empty() {

@@ -39,6 +39,14 @@ impl Chunk {
         }
         Ok(filter)
     }
+
+    /// Several of these, all of which hold.
+    ///
+    /// # Errors
+    /// As [`Chunk::filter`].
+    pub fn filters(typed: &[String]) -> Result<Filter, RagError> {
+        typed.iter().try_fold(Filter::default(), |filter, condition| Ok(filter.and(Self::filter(condition)?)))
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{IngestNote, Run, shown};
 use crate::chunk::STAGED_FIELD;
 use crate::chunker::{ChunkPlace, chunks};
 use crate::injection::orders_in;
-use crate::load::{LARGEST_DOCUMENT_BYTES, LoadedText, load};
+use crate::load::{DocumentKind, LARGEST_DOCUMENT_BYTES, LoadedText, load};
 use crate::sources::SourceFile;
 use crate::{Analyzer, Chunk, Condition, DocumentId, Filter, Point, RagError, Scope, TextRole};
 
@@ -19,16 +19,18 @@ const DOCUMENTS_TOGETHER: usize = 256;
 /// How much of a suspicious sentence a report shows.
 const SHOWN_CHARACTERS: usize = 80;
 
-/// A document with its chunks.
+/// A document with the places of its chunks. A chunk itself repeats its text and much else: it is made when it is
+/// written.
 #[derive(Debug)]
 pub(super) struct Prepared {
     record: IndexedDocument,
-    chunks: Vec<Chunk>,
+    kind: DocumentKind,
+    loaded: LoadedText,
+    places: Vec<ChunkPlace>,
     /// Of all chunks' searched texts.
     terms: u64,
     /// Of all chunks, special tokens not included.
     tokens: u64,
-    text: Option<(Digest, String)>,
     pub(super) notes: Vec<IngestNote>,
 }
 
@@ -40,7 +42,7 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn push(&mut self, document: Prepared) {
-        self.chunks += document.chunks.len();
+        self.chunks += document.places.len();
         self.documents.push(document);
     }
 
@@ -73,63 +75,54 @@ pub(super) fn prepare(
     let special = embedder.count_tokens("");
     let count = |text: &str| embedder.count_tokens(text).saturating_sub(special);
     let places = chunks(&loaded, run.request.settings.chunking, &count);
-    let chunks: Vec<Chunk> =
-        places.iter().map(|place| chunk(run, name, file, version, &loaded, place)).collect();
-    let analyzer = Analyzer::english();
-    let terms: usize = chunks.iter().map(|chunk| analyzer.terms(&chunk.searched_text()).len()).sum();
     let text = (!loaded.text.is_empty()).then(|| Digest::of(&loaded.text));
     let record = IndexedDocument {
         document: name.to_owned(),
         root: file.root.clone(),
         revision: file.revision.clone(),
         version: version.clone(),
-        text: text.clone(),
-        chunks: chunks.len() as u64,
+        text,
+        chunks: places.len() as u64,
         duplicate_of: original.map(str::to_owned),
         details: json!({
             "path": file.path,
             "kind": file.kind,
             "title": loaded.title,
             "source_start": loaded.source_start,
-            "terms": terms,
         }),
     };
     let notes = notes(name, &loaded);
-    let tokens = chunks.iter().map(|chunk| count(&chunk.text) as u64).sum();
-    Ok(Prepared {
-        record,
-        chunks,
-        terms: terms as u64,
-        tokens,
-        text: text.map(|digest| (digest, loaded.text)),
-        notes,
-    })
+    let mut prepared = Prepared { record, kind: file.kind, loaded, places, terms: 0, tokens: 0, notes };
+    let analyzer = Analyzer::english();
+    for place in &prepared.places {
+        let chunk = prepared.chunk(run, place);
+        prepared.terms += analyzer.terms(&chunk.searched_text()).len() as u64;
+        prepared.tokens += count(&chunk.text) as u64;
+    }
+    prepared.record.details["terms"] = json!(prepared.terms);
+    Ok(prepared)
 }
 
-fn chunk(
-    run: &Run<'_, '_>,
-    name: &str,
-    file: &SourceFile,
-    version: &Digest,
-    loaded: &LoadedText,
-    place: &ChunkPlace,
-) -> Chunk {
-    let (request, text) = (run.request, &loaded.text[place.range.clone()]);
-    let start_byte = place.range.start as u64;
-    let mut metadata = Map::new();
-    metadata.insert("kind".to_owned(), Value::from(file.kind.name()));
-    Chunk {
-        id: Chunk::point_id(&request.tenant, &request.index, version, start_byte, text),
-        tenant: request.tenant.clone(),
-        document: DocumentId(name.to_owned()),
-        revision: file.revision.clone(),
-        start_byte,
-        end_byte: place.range.end as u64,
-        page: place.page,
-        section: place.section.clone(),
-        text: text.to_owned(),
-        prefix: prefix(run, name, loaded, place, text),
-        metadata,
+impl Prepared {
+    fn chunk(&self, run: &Run<'_, '_>, place: &ChunkPlace) -> Chunk {
+        let (request, record) = (run.request, &self.record);
+        let text = &self.loaded.text[place.range.clone()];
+        let start_byte = place.range.start as u64;
+        let mut metadata = Map::new();
+        metadata.insert("kind".to_owned(), Value::from(self.kind.name()));
+        Chunk {
+            id: Chunk::point_id(&request.tenant, &request.index, &record.version, start_byte, text),
+            tenant: request.tenant.clone(),
+            document: DocumentId(record.document.clone()),
+            revision: record.revision.clone(),
+            start_byte,
+            end_byte: place.range.end as u64,
+            page: place.page,
+            section: place.section.clone(),
+            text: text.to_owned(),
+            prefix: prefix(run, &record.document, &self.loaded, place, text),
+            metadata,
+        }
     }
 }
 
@@ -207,26 +200,28 @@ impl Run<'_, '_> {
     async fn upsert(&mut self, batch: &Batch) -> Result<(), RagError> {
         let (index, vectors) = (self.request.index.as_str(), self.ingest.vectors);
         let (analyzer, bm25) = (Analyzer::english(), self.statistics.bm25());
-        let mut chunks = Vec::new();
+        let mut places = Vec::new();
         for document in &batch.documents {
             // A run that died after it had begun to show this version: hiding it again would make a gap.
             let version = self.scope().filter(Filter::equals("version", json!(document.record.version)));
             let staged = vectors.count(index, &version.visible(shown())).await? == 0;
-            chunks.extend(document.chunks.iter().map(|chunk| (chunk, &document.record.version, staged)));
+            places.extend(document.places.iter().map(|place| (document, place, staged)));
         }
-        self.report.chunks += chunks.len() as u64;
+        self.report.chunks += places.len() as u64;
         self.report.tokens += batch.documents.iter().map(|document| document.tokens).sum::<u64>();
         // What a chunk becomes takes much more memory than the chunk: it is there for one group at a time.
-        for group in chunks.chunks(CHUNKS_TOGETHER) {
-            let texts: Vec<String> = group.iter().map(|(chunk, ..)| chunk.searched_text()).collect();
+        for group in places.chunks(CHUNKS_TOGETHER) {
+            let chunks: Vec<Chunk> =
+                group.iter().map(|(document, place, _)| document.chunk(self, place)).collect();
+            let texts: Vec<String> = chunks.iter().map(Chunk::searched_text).collect();
             let dense = self.ingest.embedder.embed(&texts, TextRole::Passage).await?;
-            let points = group.iter().zip(texts.iter().zip(dense)).map(
-                |(&(chunk, version, staged), (text, dense))| Point {
+            let points = group.iter().zip(&chunks).zip(texts.iter().zip(dense)).map(
+                |(((document, _, staged), chunk), (text, dense))| Point {
                     id: chunk.id,
                     tenant: self.request.tenant.clone(),
                     dense: Some(dense),
                     sparse: bm25.document(&analyzer.terms(text)),
-                    payload: payload(chunk, version, staged),
+                    payload: payload(chunk, &document.record.version, *staged),
                 },
             );
             vectors.upsert(index, points.collect()).await?;
@@ -275,7 +270,7 @@ impl Run<'_, '_> {
     fn record(&mut self, batch: Batch) -> Result<(), RagError> {
         let mut commit = IndexCommit { statistics: json!(self.statistics), ..IndexCommit::default() };
         for document in batch.documents {
-            commit.texts.extend(document.text);
+            commit.texts.extend(document.record.text.clone().map(|digest| (digest, document.loaded.text)));
             commit.indexed.push(document.record);
         }
         Ok(self.ingest.state.commit_documents(&self.request.index, &self.request.tenant, commit)?)

@@ -12,9 +12,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::chunker::Strategy;
+use crate::embed::{CachedEmbedder, vector_key};
 use crate::{
     Chunk, CollectionInfo, EdgeStore, Leg, Page, Point, Pooling, Record, Scored, SparseVector, StoreFault,
-    TextRole, With,
+    TextRole, With, drop_unused_vectors,
 };
 
 /// Vectors that depend on the text alone.
@@ -223,6 +224,7 @@ impl Bench {
             index: "i".to_owned(),
             tenant: tenant.to_owned(),
             inputs: vec![self.directory.path().join("docs").display().to_string()],
+            named: Vec::new(),
             allow_urls: false,
             settings: IndexSettings {
                 embedder: Hashing::new().0,
@@ -300,6 +302,30 @@ async fn what_changed_is_written_and_nothing_else() {
     fs_err::remove_file(bench.directory.path().join("docs/b.md")).unwrap();
     bench.run(&vectors).await.unwrap();
     assert!(bench.content(&vectors).await.keys().any(|key| key.contains("copy.md")));
+}
+
+#[tokio::test]
+async fn vectors_of_what_is_gone_are_dropped_and_the_others_kept() {
+    let bench = Bench::new();
+    let vectors = EdgeStore::new(bench.directory.path().join("vectors"));
+    first(&bench);
+    let run = async || {
+        let embedder = Arc::new(CachedEmbedder::new(Arc::new(Hashing::new()), bench.state.clone()));
+        Ingest::new(&bench.state, &vectors, embedder, &|_| {}).run(&bench.request("t")).await.unwrap()
+    };
+    let dropped = async || drop_unused_vectors(&bench.state, &vectors).await.unwrap();
+    run().await;
+    assert_eq!(dropped().await, Some(0));
+    fs_err::remove_file(bench.directory.path().join("docs/c.txt")).unwrap();
+    run().await;
+    assert!(dropped().await > Some(0));
+    let text = |record: &Record| record.payload["text"].as_str().unwrap().to_owned();
+    for (record, _) in bench.content(&vectors).await.values() {
+        let key = vector_key(&Hashing::new().0, &text(record), TextRole::Passage);
+        assert!(bench.state.vectors(&[key]).unwrap()[0].is_some(), "{record:?}");
+    }
+    bench.state.put_index("elsewhere", &json!({})).unwrap();
+    assert_eq!(dropped().await, None);
 }
 
 #[tokio::test]

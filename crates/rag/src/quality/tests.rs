@@ -36,6 +36,7 @@ fn answer(text: Option<&str>, claims: Vec<Claim>) -> Answer {
         confidence: 0.6,
         threshold: 0.5,
         warnings: Vec::new(),
+        notes: Vec::new(),
         hits: Vec::new(),
     }
 }

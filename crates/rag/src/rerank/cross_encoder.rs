@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use evalign_core::Digest;
 use evalign_fetch::Progress;
 use fastembed::{OnnxSource, RerankInitOptionsUserDefined, TextRerank, UserDefinedRerankingModel};
 use tokenizers::Tokenizer;
 
+use crate::RagError;
 use crate::embed::{EmbedOptions, HubModel, OnnxFiles, load_onnx_runtime, steps, threads, uncut};
-use crate::{Chunk, RagError};
 
 /// Of question and passage together; the end of what is longer is not read.
 const MAX_TOKENS: usize = 512;
@@ -20,6 +21,7 @@ pub(super) struct CrossEncoder {
     model: Arc<Mutex<TextRerank>>,
     /// Neither cuts nor pads.
     tokenizer: Tokenizer,
+    digest: Digest,
 }
 
 impl std::fmt::Debug for CrossEncoder {
@@ -72,12 +74,17 @@ impl CrossEncoder {
         let model = TextRerank::try_new_from_user_defined(model, settings)
             .map_err(|error| failed(name, error.to_string()))?;
         let tokenizer = uncut(&model.tokenizer, name)?;
-        Ok(Self { name: name.to_owned(), model: Arc::new(Mutex::new(model)), tokenizer })
+        let model = Arc::new(Mutex::new(model));
+        Ok(Self { name: name.to_owned(), model, tokenizer, digest: files.digest()? })
+    }
+
+    pub(super) fn digest(&self) -> &Digest {
+        &self.digest
     }
 
     /// The logistic function of what comes out: above one half where a model that was trained on yes and no says yes.
-    pub(super) async fn relevance(&self, question: &str, chunks: &[Chunk]) -> Result<Vec<f64>, RagError> {
-        let texts: Vec<String> = chunks.iter().map(|chunk| chunk.text.clone()).collect();
+    pub(super) async fn relevance(&self, question: &str, passages: &[&str]) -> Result<Vec<f64>, RagError> {
+        let texts: Vec<String> = passages.iter().map(|passage| (*passage).to_owned()).collect();
         let (encoder, question) = (self.clone(), question.to_owned());
         tokio::task::spawn_blocking(move || encoder.judge(&question, &texts))
             .await

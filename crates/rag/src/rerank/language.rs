@@ -10,8 +10,8 @@ use evalign_core::{Digest, Output, Prompt, Request, RequestKind, SampleKey};
 use evalign_model::Model;
 use minijinja::{Environment, context};
 
+use crate::RagError;
 use crate::answer::defused;
-use crate::{Chunk, RagError};
 
 const TEMPLATE: &str = include_str!("../../../../prompts/rag/relevance.j2");
 
@@ -39,14 +39,17 @@ impl LanguageModel {
         Ok(Self { model })
     }
 
-    /// The probability of relevance of each chunk, in their order.
+    pub(super) fn digest(&self) -> Digest {
+        Digest::of_json(&serde_json::json!([self.model.identity(), TEMPLATE]))
+    }
+
+    /// The probability of relevance of each passage, in their order.
     ///
     /// # Errors
     /// What the model reports.
-    pub(super) async fn relevance(&self, question: &str, chunks: &[Chunk]) -> Result<Vec<f64>, RagError> {
+    pub(super) async fn relevance(&self, question: &str, passages: &[&str]) -> Result<Vec<f64>, RagError> {
         let special = self.model.special_tokens();
         // Of the passages too: whoever writes one of them cannot know it.
-        let passages: Vec<&str> = chunks.iter().map(|chunk| chunk.text.as_str()).collect();
         let fence = Digest::of_json(&serde_json::json!([question, passages]));
         let head = Environment::new()
             .render_str(
@@ -56,16 +59,16 @@ impl LanguageModel {
             .map_err(|error| {
                 RagError::invalid("the template of relevance", error.to_string(), "report it as a bug")
             })?;
-        let request = |chunk: &Chunk| {
-            let passage = defused(&chunk.text, &special);
+        let request = |passage: &&str| {
+            let passage = defused(passage, &special);
             let context =
                 format!("{head}\n{passage}\nEnd of passage {}. Does it answer the question?", fence.short());
             let continuations = [" Yes", " No"].map(str::to_owned).to_vec();
             let kind = RequestKind::LogLikelihood { context: Prompt::Text(context), continuations };
             Request { key: SampleKey { task: "rag/relevance".to_owned(), doc: 0, repeat: 0 }, kind }
         };
-        let mut relevance = vec![0.0; chunks.len()];
-        let mut replies = self.model.submit(chunks.iter().map(request).collect());
+        let mut relevance = vec![0.0; passages.len()];
+        let mut replies = self.model.submit(passages.iter().map(request).collect());
         while let Some((index, response)) = replies.next().await {
             if let Output::LogLikelihood { choices } = response?.output
                 && let [yes, no] = choices.as_slice()

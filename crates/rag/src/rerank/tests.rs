@@ -3,15 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use evalign_core::Digest;
 use evalign_model::{EngineOptions, TextEncoder, export_onnx};
 use evalign_testkit::{embedding_model, onnx_runtime};
 use serde_json::{Map, json};
-use uuid::Uuid;
 
 use super::*;
-use crate::DocumentId;
-
 const HIDDEN: usize = 32;
 
 /// Uniform numbers between -1 and 1 (Knuth's MMIX generator).
@@ -112,22 +108,6 @@ fn logit(encoder: &TextEncoder, tensors: &Tensors, question: &str, passage: &str
     dot(values("classifier.weight"), &pooled) + f64::from(values("classifier.bias")[0])
 }
 
-fn chunk(text: &str) -> Chunk {
-    Chunk {
-        id: Uuid::nil(),
-        tenant: "t".to_owned(),
-        document: DocumentId("a.md".to_owned()),
-        revision: Digest::of(text),
-        start_byte: 0,
-        end_byte: text.len() as u64,
-        page: None,
-        section: Vec::new(),
-        text: text.to_owned(),
-        prefix: None,
-        metadata: Map::new(),
-    }
-}
-
 #[tokio::test]
 async fn a_cross_encoder_judges_as_its_weights_say() {
     let test = "a_cross_encoder_judges_as_its_weights_say";
@@ -141,8 +121,7 @@ async fn a_cross_encoder_judges_as_its_weights_say() {
     let reranker = Reranker::cross_encoder(&name, &options, &evalign_fetch::silent).await.unwrap();
     let question = "When does the gate close?";
     let passages = ["The gate closes at 18:30.", "Seals.", &"The lamp on the pier is green. ".repeat(12), ""];
-    let chunks: Vec<Chunk> = passages.iter().map(|text| chunk(text)).collect();
-    let relevance = reranker.relevance(question, &chunks).await.unwrap();
+    let relevance = reranker.relevance(question, &passages).await.unwrap();
     let encoder = TextEncoder::load(source.path(), &EngineOptions::default()).unwrap();
     for (passage, found) in passages.iter().zip(&relevance) {
         let expected = 1.0 / (1.0 + (-logit(&encoder, &tensors, question, passage)).exp());
@@ -168,6 +147,6 @@ async fn no_passage_closes_the_fence_of_its_question() {
     fs_err::write(&script, rules.to_string()).unwrap();
     let model = Arc::new(evalign_model::Scripted::load(&script).unwrap());
     let reranker = Reranker::language_model(model).unwrap();
-    let relevance = reranker.relevance(question, &[chunk(&hostile), chunk("Seals.")]).await.unwrap();
+    let relevance = reranker.relevance(question, &[hostile.as_str(), "Seals."]).await.unwrap();
     assert!(relevance.iter().all(|relevance| *relevance < 0.01), "{relevance:?}");
 }

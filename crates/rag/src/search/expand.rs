@@ -3,6 +3,7 @@ use std::sync::Arc;
 use evalign_core::{Message, Prompt, Role};
 use evalign_model::Model;
 use minijinja::{Environment, context};
+use serde::{Deserialize, Serialize};
 
 use super::{DenseText, QueryPlan};
 use crate::answer::{ask, defused};
@@ -18,7 +19,8 @@ const MAX_TOKENS: u32 = 200;
 const MAX_QUERY_BYTES: usize = 500;
 
 /// Another way to look for the answer to a question, which a model thinks up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Expansion {
     /// The question in this many other words (Rackauckas 2024, arXiv 2402.03367).
     MultiQuery(usize),

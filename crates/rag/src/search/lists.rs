@@ -35,6 +35,21 @@ impl Searched {
         options.fusion.fuse(&lists, &weights)
     }
 
+    pub(crate) fn lists(&self) -> &[Vec<Scored>] {
+        &self.lists
+    }
+
+    pub(crate) fn longest(&self) -> usize {
+        self.lists.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// Ends each list behind as many hits as is said of it.
+    pub(crate) fn truncate(&mut self, length: impl Fn(&[Scored]) -> usize) {
+        for hits in &mut self.lists {
+            hits.truncate(length(hits));
+        }
+    }
+
     /// The legs of both.
     pub(crate) fn join(mut self, other: Self) -> Self {
         self.legs.extend(other.legs);

@@ -45,30 +45,32 @@ impl QueryPlan {
         }
     }
 
-    /// The same as requests to a store, without their limits.
-    pub(super) async fn build(
+    /// The legs of words as requests to a store, without their limits.
+    pub(super) fn word_legs(&self, options: &SearchOptions, analyzer: &Analyzer) -> Vec<Leg> {
+        if options.mode == SearchMode::Dense {
+            return Vec::new();
+        }
+        self.words.iter().map(|text| Leg::Sparse { vector: analyzer.query(text), limit: 0 }).collect()
+    }
+
+    /// The same of vectors.
+    pub(super) async fn vector_legs(
         &self,
         options: &SearchOptions,
-        analyzer: &Analyzer,
         embedder: Option<&dyn Embedder>,
     ) -> Result<Vec<Leg>, RagError> {
-        let mut legs = Vec::new();
-        if options.mode != SearchMode::Dense {
-            legs.extend(self.words.iter().map(|text| Leg::Sparse { vector: analyzer.query(text), limit: 0 }));
+        if options.mode == SearchMode::Bm25 {
+            return Ok(Vec::new());
         }
-        if options.mode != SearchMode::Bm25 {
-            let embedder = embedder.ok_or_else(|| {
-                RagError::invalid(
-                    "search mode",
-                    "needs vectors, and there is no embedder",
-                    "use `--mode bm25`, or name one with `--embedder`",
-                )
-            })?;
-            for vector in self.embedded(embedder).await? {
-                legs.push(Leg::Dense { vector, limit: 0, exact: options.exact });
-            }
-        }
-        Ok(legs)
+        let embedder = embedder.ok_or_else(|| {
+            RagError::invalid(
+                "search mode",
+                "needs vectors, and there is no embedder",
+                "use `--mode bm25`, or name one with `--embedder`",
+            )
+        })?;
+        let vectors = self.embedded(embedder).await?.into_iter();
+        Ok(vectors.map(|vector| Leg::Dense { vector, limit: 0, exact: options.exact }).collect())
     }
 
     /// In the order of `vectors`; texts of one role are embedded together.

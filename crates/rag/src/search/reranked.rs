@@ -26,7 +26,8 @@ pub async fn rerank(
 ) -> Result<Vec<Hit>, RagError> {
     let chunk = |hit: &Hit| Chunk::from_payload(index, hit.id, tenant, &hit.payload);
     let chunks = hits.iter().map(chunk).collect::<Result<Vec<_>, _>>()?;
-    let relevance = reranker.relevance(question, &chunks).await?;
+    let passages: Vec<&str> = chunks.iter().map(|chunk| chunk.text.as_str()).collect();
+    let relevance = reranker.relevance(question, &passages).await?;
     for (hit, relevance) in hits.iter_mut().zip(relevance) {
         hit.rerank = Some(RerankShare { relevance, rank_before: hit.rank });
     }
