@@ -18,6 +18,7 @@
 mod alarm;
 mod batch;
 mod checkpoint;
+mod conduct;
 mod config;
 mod dataset;
 mod error;
@@ -38,6 +39,7 @@ mod verify;
 pub use alarm::{Alarm, AlarmKind};
 pub use batch::{Batching, Order};
 pub use checkpoint::{Checkpoints, TrainerState, read_tensors, write_tensors};
+pub use conduct::{Conducted, Place, conduct};
 pub use config::{Interval, Names, ScheduleArguments, Settings, TrainConfig, TrainKind};
 pub use dataset::{DatasetOptions, Prepared, Purpose, Report, prepare, preview};
 pub use error::TrainError;
@@ -47,7 +49,7 @@ pub use learner::{Answer, Gradients, Learner, Observed, Parameter, ReferenceLogp
 pub use lora::LoraOptions;
 pub use loss::{FDivergence, Kto, Objective, PairLoss, PairTerm, Preference, SftLoss};
 pub use metrics::Metrics;
-pub use monitor::{Facts, Line, Monitor, SampledText, read_metrics, write_report};
+pub use monitor::{Facts, Line, Monitor, SampledText, charts, last_values, read_metrics, write_report};
 pub use optimizer::{AdamW, AdamWOptions, clip, gradient_norm};
 pub use policy::{Method, Policy, PolicyOptions};
 pub use reward_accuracy::{RewardAccuracy, reward_accuracy};

@@ -10,7 +10,7 @@ mod tests;
 use std::path::Path;
 
 pub use jsonl::{Line, read_metrics};
-pub use report::{Facts, SampledText, write_report};
+pub use report::{Facts, SampledText, charts, last_values, write_report};
 
 use crate::{Event, TrainError};
 use jsonl::MetricsLog;

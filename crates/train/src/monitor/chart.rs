@@ -6,7 +6,10 @@ const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 64.0;
 const BOTTOM: f64 = 28.0;
-const TOP: f64 = 12.0;
+const TOP: f64 = 28.0;
+/// Height of the line that names the series, and room for a name.
+const KEY: f64 = 10.0;
+const KEY_WIDTH: f64 = 170.0;
 const RIGHT: f64 = 12.0;
 /// Told apart without red and green (Okabe & Ito 2008), and by their dashes.
 const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
@@ -19,9 +22,9 @@ pub(super) struct Series {
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// A chart of up to four lines; empty without a point.
-pub(super) fn chart(series: &[Series]) -> String {
-    let points = || series.iter().flat_map(|series| &series.points);
+/// A chart of up to four lines, drawn in the colour of the text around it; empty without a point.
+pub(super) fn chart(title: &str, all: &[Series]) -> String {
+    let points = || all.iter().flat_map(|series| &series.points);
     let bounds = |value: fn(&(f64, f64)) -> f64| {
         let (low, high) = points()
             .map(value)
@@ -36,14 +39,19 @@ pub(super) fn chart(series: &[Series]) -> String {
     let y = |value: f64| {
         HEIGHT - BOTTOM - (value - y_bounds.0) / (y_bounds.1 - y_bounds.0) * (HEIGHT - BOTTOM - TOP)
     };
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" font-size=\"11\">");
+    let mut svg = format!(
+        "<svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" font-size=\"11\" fill=\"currentColor\" \
+         aria-label=\"{}\">",
+        escape(&spoken(title, all))
+    );
     for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
         let value = y_bounds.0 + share * (y_bounds.1 - y_bounds.0);
         let at = y(value);
         // Writing into a string cannot fail.
         let _ = write!(
             svg,
-            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\
+            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"currentColor\" \
+             stroke-opacity=\"0.15\"/>\
              <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             WIDTH - RIGHT,
             LEFT - 6.0,
@@ -58,21 +66,44 @@ pub(super) fn chart(series: &[Series]) -> String {
             HEIGHT - 10.0
         );
     }
-    for (index, series) in series.iter().enumerate() {
+    for (index, series) in all.iter().enumerate() {
         let line: Vec<String> =
             series.points.iter().map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1))).collect();
         let (colour, dash) = (COLOURS[index % COLOURS.len()], DASHES[index % DASHES.len()]);
+        let room = ((WIDTH - LEFT - RIGHT) / all.len() as f64).min(KEY_WIDTH);
+        let key = LEFT + room * index as f64;
+        if let [(update, value)] = series.points[..] {
+            // A line needs two points.
+            let _ = write!(
+                svg,
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>",
+                x(update),
+                y(value)
+            );
+        }
         let _ = write!(
             svg,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\" stroke-dasharray=\"{dash}\" points=\"{}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{}</text>",
+             <line x1=\"{key:.1}\" x2=\"{:.1}\" y1=\"{KEY}\" y2=\"{KEY}\" stroke=\"{colour}\" stroke-width=\"3\" \
+             stroke-dasharray=\"{dash}\"/><text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             line.join(" "),
-            LEFT + 8.0 + 130.0 * index as f64,
-            TOP + 8.0,
+            key + 16.0,
+            key + 20.0,
+            KEY + 4.0,
             escape(&series.name)
         );
     }
     svg + "</svg>"
+}
+
+/// What the chart shows, in words: of each line its first and its last value.
+fn spoken(title: &str, series: &[Series]) -> String {
+    let line = |series: &Series| {
+        let (first, last) = (series.points.first()?, series.points.last()?);
+        let (name, from, to) = (&series.name, short(first.1), short(last.1));
+        Some(format!("{name} from {from} at update {:.0} to {to} at update {:.0}", first.0, last.0))
+    };
+    format!("{title}: {}", series.iter().filter_map(line).collect::<Vec<_>>().join(", "))
 }
 
 /// A number of about four digits.

@@ -75,12 +75,7 @@ pub(super) fn page(
         let _ = writeln!(html, "<p class=\"alarm\">⚠ update {}: {}</p>", escape(&step), escape(&message));
     }
     html += "<div class=\"grid\">\n";
-    for (title, names) in CHARTS {
-        let series: Vec<Series> = names.iter().filter_map(|name| series(name, lines)).collect();
-        if !series.is_empty() {
-            let _ = writeln!(html, "<figure><figcaption>{title}</figcaption>{}</figure>", chart(&series));
-        }
-    }
+    html += &charts(lines);
     html += "</div>\n<h2>Last values</h2>\n";
     html += &table(last_values(lines).into_iter().map(|(name, value)| (name, short(value))));
     if !samples.is_empty() {
@@ -96,6 +91,21 @@ pub(super) fn page(
     html + "</html>\n"
 }
 
+/// The curves of a run as SVG figures, loss first; what was not measured has none. Names in them are escaped.
+#[must_use]
+pub fn charts(lines: &[Line]) -> String {
+    let mut html = String::new();
+    for (title, names) in CHARTS {
+        let series: Vec<Series> = names.iter().filter_map(|name| series(name, lines)).collect();
+        if !series.is_empty() {
+            // Writing into a string cannot fail.
+            let _ =
+                writeln!(html, "<figure><figcaption>{title}</figcaption>{}</figure>", chart(title, &series));
+        }
+    }
+    html
+}
+
 fn table<'a>(rows: impl Iterator<Item = (&'a str, String)>) -> String {
     let row =
         |(name, value): (&str, String)| format!("<tr><th>{}<td>{}</tr>\n", escape(name), escape(&value));
@@ -109,7 +119,8 @@ fn series(name: &str, lines: &[Line]) -> Option<Series> {
 }
 
 /// The last value of each metric, in the order in which they first appeared.
-fn last_values(lines: &[Line]) -> Vec<(&str, f64)> {
+#[must_use]
+pub fn last_values(lines: &[Line]) -> Vec<(&str, f64)> {
     let mut values: Vec<(&str, f64)> = Vec::new();
     for (name, value) in lines.iter().flatten() {
         let Some(value) = Value::as_f64(value) else { continue };
