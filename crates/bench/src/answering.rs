@@ -15,11 +15,11 @@ use std::time::Instant;
 use evalign_core::{
     Digest, FinishReason, GenerateParams, Latency, ModelIdentity, ModelRef, Outcome, Output, Prompt,
     Provider, Request, RequestKind, RunId, RunSpec, RunStatus, SampleKey, SampleRecord, Score, ScoringMode,
-    Seconds, TaskSpec, Usage,
+    TaskSpec, Usage,
 };
 use evalign_rag::answer::{Answer, AnswerOptions, Answerer};
 use evalign_rag::quality::{GoldQuestion, RuleMetrics};
-use evalign_rag::{Chunk, RagError};
+use evalign_rag::{Chunk, Expansion, Filter, RagError, Reranker, SearchOptions};
 use evalign_store::{NewRun, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -51,6 +51,18 @@ pub struct AnsweringRequest {
     /// The model that judges, if one does.
     pub judge: Option<ModelRef>,
     pub top_k: usize,
+    /// How chunks are found; absent: as `evalign rag query` finds them where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchOptions>,
+    /// Conditions on chunks as they are typed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<String>,
+    /// Other ways to look for an answer, which the writer thinks up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expansions: Vec<Expansion>,
+    /// What judges the hits first: a local model, or `onnx/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<String>,
     /// Below this confidence nothing is answered; `None`: the default.
     pub min_confidence: Option<f64>,
     pub threads: Option<usize>,
@@ -58,6 +70,22 @@ pub struct AnsweringRequest {
 }
 
 impl AnsweringRequest {
+    /// How questions are answered.
+    ///
+    /// # Errors
+    /// Conditions on chunks that are none.
+    pub fn options(&self) -> Result<AnswerOptions, RunError> {
+        let defaults = AnswerOptions::default();
+        let search = self.search.clone().unwrap_or_else(SearchOptions::recommended);
+        Ok(AnswerOptions {
+            search: SearchOptions { limit: self.top_k, ..search },
+            filter: Chunk::filters(&self.filters)?,
+            expansions: self.expansions.clone(),
+            threshold: self.min_confidence.unwrap_or(defaults.threshold),
+            ..defaults
+        })
+    }
+
     /// What [`AnsweringRequest::procedure`] is.
     pub const PROCEDURE: &'static str = "answering";
 }
@@ -132,31 +160,13 @@ impl<'a> Answering<'a> {
         cancel: &Cancel,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<RunStatus, RunError> {
-        let started = Instant::now();
-        store.set_status(run.lease(), RunStatus::Running)?;
-        let result = run.attended(cancel, self.work(run, store, advance)).await.and_then(Option::transpose);
-        let seconds = Seconds { total: started.elapsed().as_secs_f64(), ..Seconds::default() };
-        let noted = store.add_session(run.lease(), seconds);
-        match result {
-            Ok(Some(())) => {}
-            Ok(None) => {
-                store.set_status(run.lease(), RunStatus::Cancelled)?;
-                return Ok(RunStatus::Cancelled);
-            }
-            Err(error) => {
-                if let Err(second) = store.set_status(run.lease(), RunStatus::Failed) {
-                    tracing::warn!(error = %second, "the run is not marked as failed");
-                }
-                return Err(error);
-            }
-        }
-        noted?;
-        store.set_status(run.lease(), RunStatus::Completed)?;
-        let samples = run.steps().answered(&self.task)?;
-        let result =
-            logged_result(ScoringMode::Default, &self.new.spec.tasks[0], samples.into_iter().map(Ok))?;
-        store.save_results(run.lease(), &json!(run_results(store, store.run(&run.id)?, vec![result])?))?;
-        Ok(RunStatus::Completed)
+        let results = |()| {
+            let samples = run.steps().answered(&self.task)?;
+            let task = &self.new.spec.tasks[0];
+            let result = logged_result(ScoringMode::Default, task, samples.into_iter().map(Ok))?;
+            Ok(json!(run_results(store, store.run(&run.id)?, vec![result])?))
+        };
+        run.carry_out(cancel, self.work(run, store, advance), results).await
     }
 
     async fn work(
@@ -303,6 +313,21 @@ fn task_spec(
     }
 }
 
+/// How sources are found and when they suffice. What is not asked for is not named: a run that does without it is the
+/// same as before there was such a thing.
+fn decided_by(options: &AnswerOptions) -> Value {
+    let mut how = json!({
+        "search": options.search, "threshold": options.threshold, "context_tokens": options.context_tokens,
+    });
+    if options.filter != Filter::default() {
+        how["filter"] = json!(options.filter);
+    }
+    if !options.expansions.is_empty() {
+        how["expansions"] = json!(options.expansions);
+    }
+    how
+}
+
 /// The way of answering as what answers: the writer, how it is given what, and the embedder.
 fn identity_of(
     request: &AnsweringRequest,
@@ -310,11 +335,10 @@ fn identity_of(
     options: &AnswerOptions,
 ) -> ModelIdentity {
     let writer = answerer.model.as_ref().map(|model| model.identity());
-    let way = json!({
-        "writer": writer, "embedder": answerer.embedder.identity(), "search": options.search,
-        "threshold": options.threshold, "context_tokens": options.context_tokens,
-        "reranker": answerer.reranker.as_ref().map(|reranker| format!("{reranker:?}")),
-    });
+    let mut way = decided_by(options);
+    way["writer"] = json!(writer);
+    way["embedder"] = json!(answerer.embedder.identity());
+    way["reranker"] = json!(answerer.reranker.as_ref().map(Reranker::digest));
     let (tokenizer, chat_template, dtype) = match writer {
         Some(writer) => (writer.tokenizer.clone(), writer.chat_template.clone(), writer.dtype.clone()),
         None => (Digest::of("quotes"), None, "none".to_owned()),
@@ -328,5 +352,23 @@ fn identity_of(
         trained_on: None,
         dtype,
         device: request.store.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs are found again and resumed by it.
+    #[test]
+    fn only_what_is_asked_for_makes_another_way_of_answering() {
+        let keys = |options: &AnswerOptions| -> Vec<String> {
+            decided_by(options).as_object().unwrap().keys().cloned().collect()
+        };
+        let plain = AnswerOptions::default();
+        assert_eq!(keys(&plain), ["search", "threshold", "context_tokens"]);
+        let filter = Chunk::filters(&["kind=pdf".to_owned()]).unwrap();
+        let filtered = AnswerOptions { filter, expansions: vec![Expansion::Hyde], ..plain };
+        assert_eq!(keys(&filtered), ["search", "threshold", "context_tokens", "filter", "expansions"]);
     }
 }

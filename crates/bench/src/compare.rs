@@ -1,5 +1,6 @@
 //! Two runs side by side on the documents they share: was the difference measured or is it noise?
 
+mod changes;
 mod protocol;
 
 use std::collections::BTreeSet;
@@ -9,6 +10,7 @@ use evalign_stats::benjamini_hochberg;
 use evalign_store::{Store, StoredRun};
 use serde::Serialize;
 
+pub use changes::{Change, ChangeKind, Changes, ChangesQuery, changes};
 pub use protocol::ProtocolDifference;
 
 use crate::aggregate::summary;
@@ -19,6 +21,9 @@ use crate::{BenchError, Catalog, PlannedGroup, RunError, lower_is_better, reques
 
 /// The word for "the task a document belongs to" in [`CompareOptions::cluster`].
 pub const CLUSTER_BY_SUBJECT: &str = "subject";
+
+/// What a p-value is at most where a difference counts as shown.
+pub const SHOWN_AT: f64 = 0.05;
 
 /// What to compare.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +68,17 @@ impl Comparison {
     #[must_use]
     pub fn decisive_p(&self) -> Option<f64> {
         self.q.or(self.result.p)
+    }
+
+    /// Whether the difference was shown: there may be one where it was not.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.decisive_p().is_some_and(|p| p <= SHOWN_AT)
+    }
+
+    #[must_use]
+    pub fn is_b_better(&self) -> bool {
+        (self.result.difference > 0.0) != self.lower_is_better
     }
 }
 

@@ -1,17 +1,23 @@
 //! What everybody who starts runs does, on the command line and in the service.
 
+mod cast;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use evalign_core::{Provider, RunResults, ScoringMode};
+use evalign_core::{Digest, ModelIdentity, Provider, RunResults, RunSpec, ScoringMode};
 use evalign_model::{
     Budget, BudgetLimits, Concurrency, DateTime, DeviceSpec, LoadOptions, ModelSettings, OpenAiOptions,
     OverlongPrompt, Price, PriceTable, RetryPolicy,
 };
 use evalign_store::Store;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::pairing::phase_spec;
+use crate::scorer::SCORER_VERSION;
 use crate::{ActiveRun, BenchError, Catalog, RunError, RunRequest, Scoreboard};
+
+pub use cast::{Asked, Cast, verdicts_by};
 
 /// What a model's answers cost, and what is spent on them and may be.
 #[derive(Clone, Debug, Default)]
@@ -127,4 +133,25 @@ pub fn conclude(run: &ActiveRun, store: &Store, catalog: &Catalog) -> Result<Run
     let results = Scoreboard::of_run(&stored, catalog, true)?.aggregate(store, &run.id)?;
     store.save_results(run.lease(), &json!(results))?;
     Ok(results)
+}
+
+/// The specification of a run whose work is not samples: `name` is what is done, `definition` everything that decides
+/// what comes of it besides the model and the data, which has `items`.
+#[must_use]
+pub fn job_spec(
+    model: ModelIdentity,
+    name: &str,
+    definition: &Value,
+    (data, items): (&Digest, u64),
+) -> RunSpec {
+    RunSpec {
+        model,
+        mode: ScoringMode::Default,
+        scorer_version: SCORER_VERSION,
+        seed: 0,
+        chat_template: false,
+        system_instruction: None,
+        rendered_at: None,
+        tasks: vec![phase_spec(name, definition, data, (items, 1), None)],
+    }
 }

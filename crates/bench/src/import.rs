@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::aggregate::{logged_result, run_results};
 use crate::export::{LAYOUT, RunFile};
-use crate::judging::JUDGED;
+use crate::judging::task_judged;
 use crate::{Catalog, RunError, Scoreboard};
 
 /// Samples committed in one transaction.
@@ -91,7 +91,7 @@ fn checked_keys(path: &Path, spec: &RunSpec, of_steps: bool) -> Result<BTreeSet<
         let wrong =
             |message: String| RunError::malformed(format!("{}, line {line}", path.display()), message);
         // Verdicts are about the samples of a task, under its name.
-        let about = key.task.strip_suffix(JUDGED).unwrap_or(&key.task);
+        let about = task_judged(&key.task).unwrap_or(&key.task);
         let of_run = |task: &&TaskSpec| {
             (task.task == key.task || task.task == about)
                 && (task.docs[0]..task.docs[1]).contains(&key.doc)

@@ -184,7 +184,8 @@ impl<'a> Injections<'a> {
             records.iter().map(|record| ((record.key.doc, record.key.repeat), record)).collect();
         for (doc, item) in (0u64..).zip(&self.items) {
             for order in 0..2 {
-                let verdict = |number: u32| found.get(&(doc, number * 2 + order)).and_then(|r| verdict_of(r));
+                let verdict =
+                    |number: u32| found.get(&(doc, number * 2 + order)).and_then(|r| verdict_of(&r.scores));
                 let (before, after) = (verdict(CLEAN), verdict(ATTACKED));
                 all.add(before, after);
                 tallies.entry(item.family.clone()).or_default().add(before, after);

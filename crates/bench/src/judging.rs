@@ -12,6 +12,7 @@
 mod arena;
 mod board;
 mod file;
+mod ratings;
 mod report;
 mod reward;
 mod rows;
@@ -22,11 +23,12 @@ pub use arena::{Arena, ArenaOutcome, ArenaRequest};
 pub use file::{FileJudging, FileJudgingRequest, JudgedSource};
 pub use report::{CriterionReport, JudgeReport, JudgingReport};
 pub use rows::JudgedRow;
-pub use votes::{Vote, VoteQuestion, Votes};
+pub use task::verdicts_on;
+pub use votes::{Ballot, Vote, VoteQuestion, Votes};
 
 pub(crate) use board::arena_block;
 pub(crate) use reward::{TaskReward, best_of};
-pub(crate) use task::{JUDGED, TaskJudge, is_verdict, mean_verdicts, unjudged};
+pub(crate) use task::{TaskJudge, is_verdict, mean_verdicts, task_judged, unjudged};
 
 #[cfg(test)]
 mod tests;

@@ -4,16 +4,21 @@
 //! documents) is a block of its own. Within a block every pair of rows over the same documents is tested on those both answered, and
 //! a rank is the interval that those tests leave open.
 
+mod page;
+mod plot;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use evalign_core::{
-    Digest, LatencySummary, MetricResult, ModelSummary, RunId, RunResults, RunStatus, ScoringMode,
+    Digest, LatencySummary, MetricResult, ModelSummary, Outcome, RunId, RunResults, RunStatus, ScoringMode,
     TaskResult, Usage,
 };
 use evalign_stats::{holm, rank_intervals};
 use evalign_store::{Store, StoredRun};
 use serde::Serialize;
+
+pub use page::{BOARD_STYLE, RunLink, board_page, board_sections};
 
 use crate::judging::arena_block;
 use crate::paired::PairedScores;
@@ -76,6 +81,52 @@ pub struct BoardRow {
     pub cost_usd: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencySummary>,
+}
+
+impl BoardRow {
+    /// `1`, or `1–3` where the tests leave it open.
+    #[must_use]
+    pub fn rank_text(&self) -> String {
+        match self.rank {
+            None => "-".to_owned(),
+            Some([best, worst]) if best == worst => best.to_string(),
+            Some([best, worst]) => format!("{best}–{worst}"),
+        }
+    }
+
+    /// In US dollars.
+    #[must_use]
+    pub fn cost_text(&self) -> Option<String> {
+        self.cost_usd.map(|usd| if usd < 0.01 { format!("{usd:.5}") } else { format!("{usd:.2}") })
+    }
+
+    /// Medians in milliseconds: the whole answer, and its first token.
+    #[must_use]
+    pub fn latency_texts(&self) -> [Option<String>; 2] {
+        let shown = |ms: f64| format!("{ms:.0}");
+        [
+            self.latency.map(|latency| shown(latency.total_ms.p50)),
+            self.latency.and_then(|latency| latency.first_token_ms).map(|first| shown(first.p50)),
+        ]
+    }
+
+    /// What a reader should know beside the number: answers that were not decided, fragile ones, prompts that were
+    /// cut.
+    #[must_use]
+    pub fn caveats(&self) -> Vec<String> {
+        caveats(self.truncated_prompts, &self.result)
+    }
+}
+
+/// What a reader should know beside a number, but for its bounds, which everybody shows in their own units.
+#[must_use]
+pub fn caveats(truncated_prompts: u64, metric: &MetricResult) -> Vec<String> {
+    let undecided = [Outcome::Truncated, Outcome::Refused, Outcome::Unparsed, Outcome::Error];
+    let counts = undecided.map(|outcome| (metric.outcomes.get(outcome), outcome.name()));
+    let counts = counts
+        .into_iter()
+        .chain([(metric.fragile.unwrap_or(0), "fragile"), (truncated_prompts, "prompts cut")]);
+    counts.filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }
 
 /// A row's paired difference from the first row.

@@ -68,9 +68,10 @@ pub use answering::{
 pub use breakdown::{Breakdown, BreakdownGroup, BreakdownOptions, BreakdownResult};
 pub use calibration::{CalibrationOptions, Reliability, ReliabilityBin};
 pub use compare::{
-    CLUSTER_BY_SUBJECT, CompareOptions, ComparedRun, Comparison, ProtocolDifference, RunComparison, compare,
+    CLUSTER_BY_SUBJECT, Change, ChangeKind, Changes, ChangesQuery, CompareOptions, ComparedRun, Comparison,
+    ProtocolDifference, RunComparison, SHOWN_AT, changes, compare,
 };
-pub use conduct::{Spending, conclude};
+pub use conduct::{Asked, Cast, Spending, conclude, job_spec, verdicts_by};
 pub use contamination::{Contamination, Corpus, DirtyItem, FEWEST_WORDS, NGRAM_WORDS, SplitResult};
 pub use critique::{
     Critique, CritiqueBound, CritiqueFiles, CritiqueReport, CritiqueRequest, PrincipleCounts,
@@ -82,10 +83,13 @@ pub use export::{ExportFormat, export_run, export_steps};
 pub use import::{Imported, import_run};
 pub use injections::{InjectionCounts, Injections, InjectionsReport, InjectionsRequest};
 pub use judging::{
-    Arena, ArenaOutcome, ArenaRequest, CriterionReport, FileJudging, FileJudgingRequest, JudgeReport,
-    JudgedRow, JudgedSource, JudgingReport, Vote, VoteQuestion, Votes,
+    Arena, ArenaOutcome, ArenaRequest, Ballot, CriterionReport, FileJudging, FileJudgingRequest, JudgeReport,
+    JudgedRow, JudgedSource, JudgingReport, Vote, VoteQuestion, Votes, verdicts_on,
 };
-pub use leaderboard::{Board, BoardBlock, BoardQuery, BoardRow, Gap, leaderboard};
+pub use leaderboard::{
+    BOARD_STYLE, Board, BoardBlock, BoardQuery, BoardRow, Gap, RunLink, board_page, board_sections, caveats,
+    leaderboard,
+};
 pub use option_order::OptionOrder;
 pub use paired::{Agreement, Difference, LeftOut, McNemarP, PairedTest, lower_is_better};
 pub use pairing::{
@@ -99,8 +103,8 @@ pub use request::{DEFAULT_MAX_RETRIES, DEFAULT_SEED, DocRange, Limit, RunRequest
 pub use rescore::{Rescored, rescore};
 pub use resume::check_resume;
 pub use retrieval::{
-    Retrieval, RetrievalReport, RetrievalRequest, evaluation_collection, retrieval_metrics,
-    run_of_evaluation, way_of_searching,
+    RerankRequest, Retrieval, RetrievalReport, RetrievalRequest, RetrievalTools, evaluation_collection,
+    retrieval_metrics, run_of_evaluation, way_of_searching,
 };
 pub use run_error::RunError;
 pub use runner::{

@@ -31,7 +31,7 @@ pub use prompts::{LoadedPrompt, load_prompts};
 pub use write::{PairFiles, write_pairs};
 
 pub(crate) use judged::{
-    Side, Verdicts, compare_scores, comparison_askings, outcome_of, read_comparison, verdict_of,
+    Side, Verdicts, answered, compare_scores, comparison_askings, outcome_of, read_comparison, verdict_of,
 };
 pub(crate) use origin::{Origin, messages_of};
 pub(crate) use prompts::digest_of_prompts;

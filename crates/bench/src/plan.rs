@@ -68,6 +68,7 @@ pub struct PlannedGroup {
 /// cannot be read or do not fit their task, more shots than there are rows.
 pub fn draft(request: &RunRequest, catalog: &Catalog, roots: &DataRoots) -> Result<Draft, BenchError> {
     check_request(request)?;
+    RunRequest::check_judges(request.judges())?;
     let mut names: Vec<String> = Vec::new();
     let mut groups = Vec::new();
     for task in &request.tasks {
@@ -157,10 +158,11 @@ impl Draft {
 }
 
 impl Plan {
-    /// Samples over all tasks; of those that are judged, with a verdict on every answer.
+    /// Samples over all tasks; of those that are judged, with every judge's verdicts on every answer.
     #[must_use]
     pub fn total_samples(&self) -> u64 {
-        let samples = |task: &PlannedTask| task.len() * if task.judge.is_some() { 2 } else { 1 };
+        let verdicts = |task: &PlannedTask| task.judge.as_ref().map_or(0, judging::TaskJudge::verdicts);
+        let samples = |task: &PlannedTask| task.len() * (1 + verdicts(task));
         self.tasks.iter().map(samples).sum()
     }
 

@@ -2,10 +2,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use evalign_core::{Dtype, GenerateParams, ModelRef, ScoringMode};
+use evalign_core::{Dtype, GenerateParams, ModelRef, RunId, ScoringMode};
 use evalign_model::ServerKind;
 use serde::{Deserialize, Serialize};
 
+use crate::BenchError;
 use crate::option_order::OptionOrder;
 use crate::perturb::Perturbation;
 
@@ -86,9 +87,15 @@ pub struct RunRequest {
     /// The judge of tasks that ask for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<ModelRef>,
+    /// Further judges: a jury with the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub jury: Vec<ModelRef>,
     /// What chat templates take for the present; absent: today.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<String>,
+    /// The run that this goes on with: what would be another one is refused. No part of a stored request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<RunId>,
     /// Requests in flight; absent lets the provider find out.
     #[serde(default)]
     pub max_concurrency: Option<u32>,
@@ -141,6 +148,26 @@ impl RunRequest {
         }
     }
 
+    /// Who judges, the first first.
+    pub fn judges(&self) -> impl Iterator<Item = &ModelRef> {
+        self.judge.iter().chain(&self.jury)
+    }
+
+    /// Refuses a judge that is named twice: asked for its likeliest verdict it agrees with itself, and has two votes.
+    pub(crate) fn check_judges<'a>(judges: impl IntoIterator<Item = &'a ModelRef>) -> Result<(), BenchError> {
+        let mut seen = Vec::new();
+        for judge in judges {
+            if seen.contains(&judge) {
+                return Err(BenchError::request(
+                    format!("the judge `{judge}` is named twice"),
+                    "name it once; for several verdicts of one judge have it asked several times, at a temperature above 0",
+                ));
+            }
+            seen.push(judge);
+        }
+        Ok(())
+    }
+
     /// A request that leaves everything to the tasks.
     #[must_use]
     pub fn new(model: ModelRef, tasks: Vec<String>) -> Self {
@@ -174,7 +201,9 @@ impl RunRequest {
             stream: false,
             generated_choices: false,
             judge: None,
+            jury: Vec::new(),
             now: None,
+            resumes: None,
             max_concurrency: None,
             max_retries: DEFAULT_MAX_RETRIES,
             budget_tokens: None,
@@ -299,6 +328,14 @@ impl<'de> Deserialize<'de> for DocRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_judge_is_named_once() {
+        let judges = |names: [&str; 3]| names.map(|name| name.parse::<ModelRef>().unwrap());
+        assert!(RunRequest::check_judges(&judges(["local/a", "local/b", "openai/a"])).is_ok());
+        let error = RunRequest::check_judges(&judges(["local/a", "local/b", "local/a"])).unwrap_err();
+        assert!(error.to_string().contains("`local/a` is named twice"), "{error}");
+    }
 
     #[test]
     fn limits() {

@@ -2,7 +2,7 @@
 //! the model is the way of searching.
 //!
 //! The documents are written anew in every session and removed at its end, which costs less than to keep
-//! account of them; what a query found is committed as it comes and not asked again.
+//! account of them; what queries found is committed a few at a time and not asked again.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -10,11 +10,12 @@ use std::time::Instant;
 use evalign_core::{
     Digest, FinishReason, GenerateParams, Latency, ModelIdentity, ModelRef, Outcome, Output, Prompt,
     Provider, Request, RequestKind, RunId, RunSpec, RunStatus, SampleKey, SampleRecord, Score, ScoringMode,
-    Seconds, TaskSpec, Usage,
+    TaskSpec, Usage,
 };
+use evalign_rag::chunker::ChunkSettings;
 use evalign_rag::{
-    BeirAnswer, BeirCollection, BeirEvaluation, BeirMeasured, BeirQuery, BeirReport, Embedder,
-    EmbedderIdentity, Fusion, PerQuery, RetrievalMetrics, SearchMode, SearchOptions, VectorStore,
+    BeirAnswer, BeirCollection, BeirEvaluation, BeirMeasured, BeirQuery, BeirReport, Embedder, Fusion,
+    PerQuery, Reranker, RetrievalMetrics, SearchMode, SearchOptions, SearchWay, VectorStore,
 };
 use evalign_store::{NewRun, Store, StoredRun};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ use crate::{RunError, RunRequest};
 
 /// Version of what a metric means: goes up when one of them would come out otherwise.
 const VERSION: &str = "1";
+
+/// Queries whose answers are committed together.
+const QUERIES_TOGETHER: usize = 16;
 
 /// Hits of a query that are kept with its sample.
 const KEPT_HITS: usize = 100;
@@ -54,9 +58,37 @@ pub struct RetrievalRequest {
     /// Vectors of documents may come from the cache, and the time of the ingest then leaves them out.
     pub reuse_vectors: bool,
     pub options: SearchOptions,
+    /// Documents are cut and count by their best chunk; absent: each is searched whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunking: Option<ChunkSettings>,
+    /// What judges the first hits again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<RerankRequest>,
+}
+
+/// A second look at the first hits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RerankRequest {
+    /// A local model, or `onnx/NAME`.
+    pub reference: String,
+    /// Hits that are judged.
+    pub depth: usize,
 }
 
 impl RetrievalRequest {
+    #[must_use]
+    pub fn way(&self) -> SearchWay {
+        let rerank_depth = self.rerank.as_ref().map(|rerank| rerank.depth);
+        SearchWay { chunking: self.chunking, options: self.options.clone(), rerank_depth }
+    }
+
+    /// Whether vectors are looked for. Without, an embedder only counts the tokens of chunks.
+    #[must_use]
+    pub fn needs_vectors(&self) -> bool {
+        self.options.mode != SearchMode::Bm25
+    }
+
     /// What [`RetrievalRequest::procedure`] is.
     pub const PROCEDURE: &'static str = "retrieval";
 }
@@ -76,12 +108,27 @@ struct Ingested {
     ingest_seconds: f64,
 }
 
+/// What searches.
+#[derive(Clone, Copy)]
+pub struct RetrievalTools<'a> {
+    pub vectors: &'a dyn VectorStore,
+    /// Needed for vectors and for chunks.
+    pub embedder: Option<&'a dyn Embedder>,
+    /// Needed where [`RetrievalRequest::rerank`] asks for one.
+    pub reranker: Option<&'a Reranker>,
+}
+
+impl std::fmt::Debug for RetrievalTools<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RetrievalTools").field("vectors", &self.vectors.place()).finish_non_exhaustive()
+    }
+}
+
 /// An evaluation of search, ready to start.
 pub struct Retrieval<'a> {
     request: &'a RetrievalRequest,
     collection: &'a BeirCollection,
-    vectors: &'a dyn VectorStore,
-    embedder: Option<&'a dyn Embedder>,
+    tools: RetrievalTools<'a>,
     task: String,
     new: NewRun,
 }
@@ -109,12 +156,11 @@ impl<'a> Retrieval<'a> {
     pub fn new(
         request: &'a RetrievalRequest,
         collection: &'a BeirCollection,
-        (vectors, embedder): (&'a dyn VectorStore, Option<&'a dyn Embedder>),
+        tools: RetrievalTools<'a>,
     ) -> Self {
-        let identity = embedder.map(Embedder::identity);
         let task = task_spec(request, collection);
         let spec = RunSpec {
-            model: identity_of(request, identity),
+            model: identity_of(request, tools),
             mode: ScoringMode::Default,
             scorer_version: SCORER_VERSION,
             seed: request.run.seed,
@@ -129,12 +175,21 @@ impl<'a> Retrieval<'a> {
             samples_total: collection.queries.len() as u64,
             fork: false,
         };
-        Self { request, collection, vectors, embedder, task: task.task, new }
+        Self { request, collection, tools, task: task.task, new }
     }
 
-    fn evaluation(&self, run: &RunId) -> BeirEvaluation<'a> {
-        let place = (self.vectors, &*evaluation_collection(run));
-        BeirEvaluation::new(self.collection, place, self.embedder)
+    fn evaluation(&self, run: &RunId) -> Result<BeirEvaluation<'a>, RunError> {
+        let RetrievalTools { vectors, embedder, reranker } = self.tools;
+        let of_vectors = embedder.filter(|_| self.request.needs_vectors());
+        let name = evaluation_collection(run);
+        let mut evaluation = BeirEvaluation::new(self.collection, (vectors, &name), of_vectors);
+        if let (Some(chunking), Some(counter)) = (self.request.chunking, embedder) {
+            evaluation = evaluation.cut(chunking, counter)?;
+        }
+        if let (Some(rerank), Some(reranker)) = (&self.request.rerank, reranker) {
+            evaluation = evaluation.reranked(reranker, rerank.depth);
+        }
+        Ok(evaluation)
     }
 
     /// Creates the run, or finds the one that measured the same, and takes its lease. `again`: always as a run of
@@ -164,32 +219,12 @@ impl<'a> Retrieval<'a> {
         cancel: &Cancel,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<RunStatus, RunError> {
-        let started = Instant::now();
-        store.set_status(run.lease(), RunStatus::Running)?;
-        let result = run.attended(cancel, self.work(run, store, advance)).await;
-        let cleaned = self.evaluation(&run.id).clean_up().await;
-        // Whatever happened, say so in the store; an earlier failure is the one to report.
-        let result = result.and_then(|done| done.transpose());
-        let seconds = Seconds { total: started.elapsed().as_secs_f64(), ..Seconds::default() };
-        let noted = store.add_session(run.lease(), seconds);
-        let ingested = match result {
-            Ok(Some(ingested)) => ingested,
-            Ok(None) => {
-                store.set_status(run.lease(), RunStatus::Cancelled)?;
-                return Ok(RunStatus::Cancelled);
-            }
-            Err(error) => {
-                if let Err(second) = store.set_status(run.lease(), RunStatus::Failed) {
-                    tracing::warn!(error = %second, "the run is not marked as failed");
-                }
-                return Err(error);
-            }
-        };
-        noted?;
+        let results = |ingested| self.results(run, store, ingested);
+        let status = run.carry_out(cancel, self.work(run, store, advance), results).await;
+        let cleaned = self.evaluation(&run.id)?.clean_up().await;
+        let status = status?;
         cleaned?;
-        store.set_status(run.lease(), RunStatus::Completed)?;
-        store.save_results(run.lease(), &self.results(run, store, ingested)?)?;
-        Ok(RunStatus::Completed)
+        Ok(status)
     }
 
     async fn work(
@@ -199,20 +234,21 @@ impl<'a> Retrieval<'a> {
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Ingested, RunError> {
         let start = Instant::now();
-        let evaluation = self.evaluation(&run.id);
+        let evaluation = self.evaluation(&run.id)?;
         let n_cut = evaluation.ingest(advance).await?;
         let ingested = Ingested { n_cut, ingest_seconds: start.elapsed().as_secs_f64() };
-        let mut commits = Vec::new();
-        for (doc, query) in (0u64..).zip(evaluation.queries()) {
-            let key = SampleKey { task: self.task.clone(), doc, repeat: 0 };
-            if !run.is_finished(&key) {
-                let answer = evaluation.answer(query, &self.request.options).await?;
-                commits.push(store.commit_sample(run.lease(), &self.record(key, query, &answer)));
+        for group in (0u64..).zip(evaluation.queries()).collect::<Vec<_>>().chunks(QUERIES_TOGETHER) {
+            let mut answered = Vec::with_capacity(group.len());
+            for (doc, query) in group {
+                let key = SampleKey { task: self.task.clone(), doc: *doc, repeat: 0 };
+                if !run.is_finished(&key) {
+                    let answer = evaluation.answer(query, &self.request.options).await?;
+                    answered.push(self.record(key, query, &answer));
+                }
+                advance(1);
             }
-            advance(1);
-        }
-        for commit in commits {
-            commit.await?;
+            // Not beside the next query, whose time is taken.
+            store.commit_samples(run.lease(), &answered)?;
         }
         Ok(ingested)
     }
@@ -289,7 +325,7 @@ impl<'a> Retrieval<'a> {
             latencies: records.iter().filter_map(latency).collect(),
             per_query: per_query(&records)?,
         };
-        let report = self.evaluation(id).report(&self.request.store, &self.request.options, measured);
+        let report = self.evaluation(id)?.report(&self.request.store, &self.request.options, measured);
         Ok(Some(RetrievalReport { run_id: id.clone(), report }))
     }
 }
@@ -346,10 +382,17 @@ fn task_spec(request: &RetrievalRequest, collection: &BeirCollection) -> TaskSpe
 }
 
 /// The way of searching as what answers.
-fn identity_of(request: &RetrievalRequest, embedder: Option<&EmbedderIdentity>) -> ModelIdentity {
-    let way = json!({ "options": request.options, "embedder": embedder });
+fn identity_of(request: &RetrievalRequest, tools: RetrievalTools<'_>) -> ModelIdentity {
+    let embedder = tools.embedder.map(Embedder::identity);
+    let mut way = json!({ "options": request.options, "embedder": embedder });
+    if let Some(chunking) = request.chunking {
+        way["chunking"] = json!(chunking);
+    }
+    if let (Some(rerank), Some(reranker)) = (&request.rerank, tools.reranker) {
+        way["rerank"] = json!([reranker.digest(), rerank.depth]);
+    }
     ModelIdentity {
-        reference: way_of_searching(&request.options, embedder.map(|embedder| embedder.name.as_str())),
+        reference: way_of_searching(&request.way(), embedder.map(|embedder| embedder.name.as_str())),
         weights: Digest::of_json(&way),
         tokenizer: Digest::of("english words 1: two word characters or more, stop words, Porter2"),
         chat_template: None,
@@ -361,10 +404,10 @@ fn identity_of(request: &RetrievalRequest, embedder: Option<&EmbedderIdentity>) 
 }
 
 /// A name that shows in tables: `local/bm25`, `local/dense:NAME`, `local/hybrid-rrf60:NAME`, with what differs from
-/// plain hybrid search.
+/// plain hybrid search: `-chunks200` for documents cut into chunks of 200 tokens, `-rerank20` for 20 hits judged again.
 #[must_use]
-pub fn way_of_searching(options: &SearchOptions, embedder: Option<&str>) -> ModelRef {
-    let plain = SearchOptions::default();
+pub fn way_of_searching(way: &SearchWay, embedder: Option<&str>) -> ModelRef {
+    let (options, plain) = (&way.options, SearchOptions::default());
     let mut name = match options.mode {
         SearchMode::Bm25 => "bm25".to_owned(),
         SearchMode::Dense => "dense".to_owned(),
@@ -382,6 +425,16 @@ pub fn way_of_searching(options: &SearchOptions, embedder: Option<&str>) -> Mode
             format!("hybrid-{fusion}{}", more.collect::<String>())
         }
     };
+    if let Some(chunking) = way.chunking {
+        let overlap = match chunking.overlap_tokens {
+            0 => String::new(),
+            tokens => format!("+{tokens}"),
+        };
+        name += &format!("-chunks{}{overlap}", chunking.max_tokens);
+    }
+    if let Some(depth) = way.rerank_depth {
+        name += &format!("-rerank{depth}");
+    }
     if let Some(embedder) = embedder {
         name += &format!(":{embedder}");
     }

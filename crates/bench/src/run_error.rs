@@ -74,7 +74,8 @@ impl Hint for RunError {
             Self::Judge(error) => error.hint(),
             Self::Rag(error) => error.hint(),
             Self::SpecChanged { run, .. } => Some(format!(
-                "undo the change, or start a new run with `evalign resume {run} --fork`; the stored one stays as it is"
+                "undo the change, or start a new run: `evalign resume {run} --fork`, or, for one of several steps, the \
+                 command that started it; the stored one stays as it is"
             )),
             Self::ScoredOtherwise { run, .. } => Some(format!(
                 "name the task files it was scored by with `--include-path DIR`, undo a change to them, or score \

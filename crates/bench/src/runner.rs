@@ -8,7 +8,7 @@ mod session;
 mod work;
 mod workload;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,11 @@ use evalign_store::{Lease, NewRun, Store, StoreError};
 
 pub use cancel::{Cancel, CancelLevel};
 pub use phase::{Asking, Phase, Steps};
+pub(crate) use phase::{Documents, Said};
 pub use progress::{Progress, Silent, Snapshot};
 pub(crate) use session::no_number;
 
+use crate::judging::JudgingReport;
 use crate::rescore::score_again;
 use crate::runner::session::Session;
 use crate::{Plan, PlannedTask, RunError};
@@ -30,7 +32,7 @@ use crate::{Plan, PlannedTask, RunError};
 pub(crate) const LEASE_TTL: Duration = Duration::from_secs(60);
 
 /// How a run ended. Its samples are in the store either way.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunEnd {
     pub run: RunId,
     pub status: RunStatus,
@@ -42,6 +44,8 @@ pub struct RunEnd {
     pub from_cache: u64,
     /// Samples of the whole run whose call failed for good, earlier sessions included.
     pub failed: u64,
+    /// By task that was judged: its judges, what moves them, and how far they agree.
+    pub judging: BTreeMap<String, JudgingReport>,
 }
 
 /// A run whose lease this process holds.
@@ -71,8 +75,22 @@ impl ActiveRun {
         fork: bool,
     ) -> Result<Self, RunError> {
         let new = NewRun { spec: plan.spec.clone(), request, samples_total: plan.total_samples(), fork };
-        let created = store.create_run(&new)?;
-        Self::open(&created.id, store, owner, created.existed)
+        Self::create(&new, store, owner)
+    }
+
+    /// Creates the run, or finds the one of this specification, and takes its lease. A request that goes on with a run
+    /// ([`crate::RunRequest::resumes`]) gets that one, or what has changed since.
+    fn create(new: &NewRun, store: &Store, owner: &str) -> Result<Self, RunError> {
+        let Some(id) = resumed(&new.request) else {
+            let created = store.create_run(new)?;
+            return Self::open(&created.id, store, owner, created.existed);
+        };
+        let stored = store.run(&id)?;
+        let differences = stored.spec.differences(&new.spec);
+        if !differences.is_empty() {
+            return Err(RunError::SpecChanged { run: id, differences });
+        }
+        Self::open(&id, store, owner, true)
     }
 
     /// Takes the lease of a run that is there. The caller has made sure that the plan is the run's own
@@ -155,7 +173,15 @@ impl ActiveRun {
             self.store.set_status(&self.lease, status)?;
         }
         let failed = self.store.count_samples(&self.id, Outcome::Error)?;
-        Ok(RunEnd { run: self.id.clone(), status, resumed: true, finished: 0, from_cache: 0, failed })
+        Ok(RunEnd {
+            run: self.id.clone(),
+            status,
+            resumed: true,
+            finished: 0,
+            from_cache: 0,
+            failed,
+            judging: BTreeMap::new(),
+        })
     }
 
     /// Runs everything that is not finished. On [`CancelLevel::Drain`] nothing more is asked, and
@@ -224,8 +250,21 @@ impl ActiveRun {
         noted?;
         let failed = self.store.count_samples(&self.id, Outcome::Error)?;
         let resumed = !self.finished.is_empty();
-        Ok(RunEnd { run: self.id.clone(), status, resumed, finished, from_cache, failed })
+        Ok(RunEnd {
+            run: self.id.clone(),
+            status,
+            resumed,
+            finished,
+            from_cache,
+            failed,
+            judging: BTreeMap::new(),
+        })
     }
+}
+
+/// The run that a request goes on with. Requests of runs of several steps hold the request for their models as `run`.
+fn resumed(request: &serde_json::Value) -> Option<RunId> {
+    request.get("run").unwrap_or(request).get("resumes")?.as_str()?.parse().ok()
 }
 
 /// The response cache of a store, for [`evalign_model::Cached`].

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evalign_core::{FinishReason, Output, SampleRecord};
+use evalign_core::{FinishReason, Output, SampleRecord, Score};
 use evalign_judge::spoken;
 
 use crate::RunError;
@@ -21,18 +21,22 @@ pub(super) fn revision_step(round: u32) -> String {
     format!("critique/revision_{round}")
 }
 
-/// Answers of one step, by prompt.
-pub(super) type Step = BTreeMap<u64, SampleRecord>;
+/// The finished texts of one step, by prompt.
+pub(super) type Step = BTreeMap<u64, String>;
 
-pub(super) fn step(steps: &Steps, name: &str) -> Result<Step, RunError> {
-    Ok(steps.answered(name)?.into_iter().map(|record| (record.key.doc, record)).collect())
+/// Texts without what they repeat of their form, which is their `heading`; those that were cut off, withheld or empty
+/// are not there.
+pub(super) fn step(steps: &Steps, name: &str, heading: &str) -> Result<Step, RunError> {
+    let mut found = Step::new();
+    for said in steps.said(name)? {
+        let said = said?;
+        found.extend(finished(said.output.as_ref(), heading).map(|text| (said.key.doc, text.to_owned())));
+    }
+    Ok(found)
 }
 
-/// A finished text without what it repeats of its form. `None` where it was cut off, withheld or empty.
-pub(super) fn finished<'a>(step: &'a Step, prompt: u64, heading: &str) -> Option<&'a str> {
-    let Some(Output::Text { text, finish: FinishReason::Stop, .. }) = &step.get(&prompt)?.output else {
-        return None;
-    };
+fn finished<'a>(output: Option<&'a Output>, heading: &str) -> Option<&'a str> {
+    let Some(Output::Text { text, finish: FinishReason::Stop, .. }) = output else { return None };
     Some(spoken(text, heading)).filter(|text| !text.is_empty())
 }
 
@@ -64,27 +68,28 @@ pub(super) struct Chain {
 
 /// The chains of all prompts with a finished answer.
 pub(super) fn chains(steps: &Steps, rounds: u32) -> Result<Vec<Chain>, RunError> {
-    let answers = step(steps, ANSWER)?;
     let revisions: Vec<Step> =
-        (1..=rounds).map(|round| step(steps, &revision_step(round))).collect::<Result<_, _>>()?;
-    let verified = steps.answered(VERIFY)?;
-    let verified: BTreeMap<(u64, u32), &SampleRecord> =
-        verified.iter().map(|record| ((record.key.doc, record.key.repeat), record)).collect();
+        (1..=rounds).map(|round| step(steps, &revision_step(round), NEW_ANSWER)).collect::<Result<_, _>>()?;
+    let mut verified: BTreeMap<(u64, u32), Vec<Score>> = BTreeMap::new();
+    for said in steps.said(VERIFY)? {
+        let said = said?;
+        verified.insert((said.key.doc, said.key.repeat), said.scores);
+    }
     let mut chains = Vec::new();
-    for (prompt, record) in &answers {
-        let prompt = *prompt;
-        let Some(answer) = finished(&answers, prompt, "") else { continue };
-        let mut chain =
-            Chain { prompt, record: record.clone(), answer: answer.to_owned(), rounds: Vec::new() };
+    for record in steps.answered(ANSWER)? {
+        let prompt = record.key.doc;
+        let Some(answer) = finished(record.output.as_ref(), "").map(str::to_owned) else { continue };
+        let mut chain = Chain { prompt, record, answer: answer.clone(), rounds: Vec::new() };
         for (round, revision) in (1u32..).zip(&revisions) {
-            let Some(after) = finished(revision, prompt, NEW_ANSWER) else { break };
-            let before = chain.rounds.last().map_or(answer, |round| round.after.as_str()).to_owned();
+            let Some(after) = revision.get(&prompt) else { break };
+            let before = chain.rounds.last().map_or(&answer, |round| &round.after).clone();
+            let scores = |number| verified.get(&(prompt, number)).map(Vec::as_slice);
             chain.rounds.push(Round {
                 round,
                 unchanged: same(&before, after),
                 before,
-                after: after.to_owned(),
-                verdicts: read_comparison(&verified, prompt, round),
+                after: after.clone(),
+                verdicts: read_comparison(scores, round),
             });
         }
         chains.push(chain);

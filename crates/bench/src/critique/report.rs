@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use evalign_judge::Constitution;
+use evalign_judge::{BiasReport, BiasTally, Constitution, JudgedAnswer, JudgedPair};
 use serde::Serialize;
 
 use super::chain::Chain;
@@ -48,6 +48,9 @@ pub struct CritiqueReport {
     pub refusals_last: u64,
     pub by_round: BTreeMap<u32, PrincipleCounts>,
     pub by_principle: BTreeMap<String, PrincipleCounts>,
+    /// What moves the judge besides the texts: first sides are revisions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias: Option<BiasReport>,
 }
 
 pub(super) fn report(
@@ -85,8 +88,26 @@ pub(super) fn report(
         let last = chain.rounds.last().map_or(&chain.answer, |round| &round.after);
         report.refusals_last += u64::from(is_refusal(last));
     }
+    report.bias = Some(bias(chains));
     report.yield_share = (report.revisions > 0).then(|| report.verified as f64 / report.revisions as f64);
     report
+}
+
+/// One model writes all texts, so that nothing can be said of the judge's own family.
+fn bias(chains: &[Chain]) -> BiasReport {
+    let mut tally = BiasTally::default();
+    for chain in chains {
+        for round in chain.rounds.iter().filter(|round| !round.unchanged) {
+            tally.add(&JudgedPair {
+                comparison: &round.verdicts.comparison(),
+                group: usize::try_from(chain.prompt).unwrap_or(usize::MAX),
+                a: JudgedAnswer { text: &round.after, family: None },
+                b: JudgedAnswer { text: &round.before, family: None },
+                people: None,
+            });
+        }
+    }
+    tally.report()
 }
 
 /// The judge prefers the revision in both orders.

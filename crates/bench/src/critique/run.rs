@@ -7,15 +7,16 @@ use evalign_store::{NewRun, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::chain::{
-    ANSWER, CRITIQUE, Chain, NEW_ANSWER, VERIFY, chains, critique_step, finished, revision_step, step,
-};
+use super::chain::{ANSWER, CRITIQUE, Chain, NEW_ANSWER, VERIFY, chains, critique_step, revision_step, step};
 use crate::pairing::{
     LoadedPrompt, Side, compare_scores, comparison_askings, digest_of_prompts, load_prompts, phase_spec,
     run_spec,
 };
-use crate::runner::{ActiveRun, Asking, Cancel, Phase, Progress};
+use crate::runner::{ActiveRun, Asking, Cancel, Progress, Steps};
 use crate::{BenchError, PlannedSample, RunError, RunRequest};
+
+/// Far more than a chain of revisions gains by: each round asks four times about every prompt.
+const MOST_ROUNDS: u32 = 32;
 
 /// What `evalign critique` asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +79,11 @@ impl<'a> Critique<'a> {
         if request.rounds == 0 {
             return Err(BenchError::request("`--rounds` is 0", "use 1 or more").into());
         }
+        if request.rounds > MOST_ROUNDS {
+            let (message, hint) =
+                (format!("`--rounds` is {}", request.rounds), format!("use {MOST_ROUNDS} or fewer"));
+            return Err(BenchError::request(message, hint).into());
+        }
         let run = &request.run;
         let constitution = Constitution::find(&request.constitution, &run.include_path)?;
         let chat = run.chat_template.unwrap_or(model.capabilities().chat);
@@ -121,28 +127,28 @@ impl<'a> Critique<'a> {
         cancel: &Cancel,
     ) -> Result<RunStatus, RunError> {
         let total = self.total_samples();
+        let watched = (progress, cancel);
         let plain = |_: &PlannedSample, _: Option<&Output>| Vec::new();
-        let phase = Phase::new(self.answers(), total, plain);
-        let mut status = run.drive_phase(&phase, model, progress, cancel).await?;
+        let mut status = run.drive_questions(self.answers(), (total, plain), model, watched).await?;
         for round in 1..=self.request.rounds {
             if status != RunStatus::Completed {
                 return Ok(status);
             }
-            let phase = Phase::new(self.critiques(run, round)?, total, plain);
-            status = run.drive_phase(&phase, model, progress, cancel).await?;
+            let critiques = self.critiques(&run.steps(), round)?;
+            status = run.drive_questions(critiques, (total, plain), model, watched).await?;
             if status != RunStatus::Completed {
                 return Ok(status);
             }
-            let phase = Phase::new(self.revisions(run, round)?, total, plain);
-            status = run.drive_phase(&phase, model, progress, cancel).await?;
+            let revisions = self.revisions(&run.steps(), round)?;
+            status = run.drive_questions(revisions, (total, plain), model, watched).await?;
         }
         if status != RunStatus::Completed {
             return Ok(status);
         }
         let score =
             |sample: &PlannedSample, output: Option<&Output>| compare_scores(self.judge, sample, output);
-        let phase = Phase::new(self.comparisons(run)?, total, score);
-        run.drive_phase(&phase, &**self.judge.model(), progress, cancel).await
+        let comparisons = self.comparisons(&run.steps())?;
+        run.drive_questions(comparisons, (total, score), &**self.judge.model(), watched).await
     }
 
     fn key(step: &str, prompt: u64) -> SampleKey {
@@ -157,76 +163,93 @@ impl<'a> Critique<'a> {
         self.constitution.drawn(self.request.run.seed, prompt, round - 1)
     }
 
-    fn answers(&self) -> Vec<Asking> {
-        let asking = |(number, prompt): (u64, &LoadedPrompt)| Asking {
-            request: self.critic.answer_request(Self::key(ANSWER, number), &prompt.prompt),
-            doc: json!({ "prompt": prompt.text, "source": prompt.source, "reference": prompt.reference }),
-            target: String::new(),
-        };
-        self.numbered().map(asking).collect()
+    fn answers(&self) -> impl Iterator<Item = Result<Asking, RunError>> + Send {
+        self.numbered().map(|(number, prompt)| {
+            Ok(Asking {
+                request: self.critic.answer_request(Self::key(ANSWER, number), &prompt.prompt),
+                doc: json!({ "prompt": prompt.text, "source": prompt.source, "reference": prompt.reference }),
+                target: String::new(),
+            })
+        })
     }
 
     /// The text that a round works on, and the principle it works by.
     fn reviewed(
         &self,
-        run: &ActiveRun,
+        steps: &Steps,
         round: u32,
     ) -> Result<Vec<(u64, &LoadedPrompt, String, &Principle)>, RunError> {
         let (name, heading) = match round {
             1 => (ANSWER.to_owned(), ""),
             later => (revision_step(later - 1), NEW_ANSWER),
         };
-        let texts = step(&run.steps(), &name)?;
+        let mut texts = step(steps, &name, heading)?;
         let found = self.numbered().filter_map(|(number, prompt)| {
-            let text = finished(&texts, number, heading)?;
-            Some((number, prompt, text.to_owned(), self.principle(number, round)?))
+            Some((number, prompt, texts.remove(&number)?, self.principle(number, round)?))
         });
         Ok(found.collect())
     }
 
-    fn critiques(&self, run: &ActiveRun, round: u32) -> Result<Vec<Asking>, RunError> {
-        let mut askings = Vec::new();
-        for (number, prompt, answer, principle) in self.reviewed(run, round)? {
-            let key = Self::key(&critique_step(round), number);
+    fn critiques<'s>(
+        &'s self,
+        steps: &Steps,
+        round: u32,
+    ) -> Result<impl Iterator<Item = Result<Asking, RunError>> + Send + use<'s, 'a>, RunError> {
+        let step = critique_step(round);
+        Ok(self.reviewed(steps, round)?.into_iter().map(move |(number, prompt, answer, principle)| {
             let reviewed = Reviewed { prompt: &prompt.text, answer: &answer, principle };
-            let request = self.critic.critique_request(key, &reviewed)?;
+            let request = self.critic.critique_request(Self::key(&step, number), &reviewed)?;
             let doc = json!({ "prompt": prompt.text, "answer": answer, "principle": principle.id });
-            askings.push(Asking { request, doc, target: String::new() });
-        }
-        Ok(askings)
+            Ok(Asking { request, doc, target: String::new() })
+        }))
     }
 
-    fn revisions(&self, run: &ActiveRun, round: u32) -> Result<Vec<Asking>, RunError> {
-        let critiques = step(&run.steps(), &critique_step(round))?;
-        let mut askings = Vec::new();
-        for (number, prompt, answer, principle) in self.reviewed(run, round)? {
-            let Some(critique) = finished(&critiques, number, CRITIQUE) else { continue };
-            let key = Self::key(&revision_step(round), number);
+    fn revisions<'s>(
+        &'s self,
+        steps: &Steps,
+        round: u32,
+    ) -> Result<impl Iterator<Item = Result<Asking, RunError>> + Send + use<'s, 'a>, RunError> {
+        let mut critiques = step(steps, &critique_step(round), CRITIQUE)?;
+        let step = revision_step(round);
+        Ok(self.reviewed(steps, round)?.into_iter().filter_map(move |(number, prompt, answer, principle)| {
+            let critique = critiques.remove(&number)?;
             let reviewed = Reviewed { prompt: &prompt.text, answer: &answer, principle };
-            let request = self.critic.revision_request(key, &reviewed, critique)?;
+            let request = self.critic.revision_request(Self::key(&step, number), &reviewed, &critique);
             let doc = json!({
                 "prompt": prompt.text, "answer": answer, "critique": critique, "principle": principle.id,
             });
-            askings.push(Asking { request, doc, target: String::new() });
-        }
-        Ok(askings)
+            Some(request.map_err(RunError::from).map(|request| Asking {
+                request,
+                doc,
+                target: String::new(),
+            }))
+        }))
     }
 
     /// Every revision against what it revises, the principle hidden.
-    fn comparisons(&self, run: &ActiveRun) -> Result<Vec<Asking>, RunError> {
+    fn comparisons<'s>(
+        &'s self,
+        steps: &Steps,
+    ) -> Result<impl Iterator<Item = Result<Asking, RunError>> + Send + use<'s, 'a>, RunError> {
+        let chains = chains(steps, self.request.rounds)?;
+        Ok(chains.into_iter().flat_map(|chain| match self.compared(&chain) {
+            Ok(askings) => askings.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error)],
+        }))
+    }
+
+    fn compared(&self, chain: &Chain) -> Result<Vec<Asking>, RunError> {
+        let Some(prompt) = self.prompt(chain) else { return Ok(Vec::new()) };
+        let material =
+            Material { prompt: &prompt.text, reference: prompt.reference.as_deref(), context: None };
         let mut askings = Vec::new();
-        for chain in chains(&run.steps(), self.request.rounds)? {
-            let Some(prompt) = self.prompt(&chain) else { continue };
-            let material =
-                Material { prompt: &prompt.text, reference: prompt.reference.as_deref(), context: None };
-            for round in chain.rounds.iter().filter(|round| !round.unchanged) {
-                let sides = [
-                    Side { name: round.round, text: &round.after },
-                    Side { name: round.round - 1, text: &round.before },
-                ];
-                let place = (VERIFY, chain.prompt, round.round);
-                askings.extend(comparison_askings(self.judge, place, material, sides)?);
-            }
+        for round in chain.rounds.iter().filter(|round| !round.unchanged) {
+            let sides = [
+                Side { name: round.round, text: &round.after },
+                Side { name: round.round - 1, text: &round.before },
+            ];
+            let place = (VERIFY, chain.prompt, round.round);
+            askings.extend(comparison_askings(self.judge, place, material, sides)?);
         }
         Ok(askings)
     }

@@ -11,7 +11,7 @@ fn round(number: u32, before: &str, after: &str, points: [Option<f64>; 2]) -> Ro
         before: before.to_owned(),
         after: after.to_owned(),
         unchanged: before == after,
-        verdicts: Verdicts { probabilities: points, points },
+        verdicts: Verdicts { probabilities: points, points, ..Verdicts::default() },
     }
 }
 
@@ -67,6 +67,9 @@ fn gains_losses_and_what_undoes_them_are_counted_by_principle() {
     // Round 2 changed nothing, so that round 3 lost against the gain of round 1.
     assert_eq!(found.by_principle[&id(3)].undid_gains_of[&id(1)], 1);
     assert_eq!(of_round(4).undid_gains, 0);
+    let bias = found.bias.as_ref().unwrap();
+    assert_eq!((bias.pairs, bias.unscored), (4, 1));
+    assert!((bias.flip_rate.as_ref().unwrap().value - 1.0 / 3.0).abs() < 1e-12, "{bias:?}");
     assert_eq!(found.by_principle.len(), 16);
     assert_eq!(found.by_principle.values().map(|counts| counts.used).sum::<u64>(), 5);
     assert_eq!(report(&[], 0, &everyday, 1).yield_share, None);

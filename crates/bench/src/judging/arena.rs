@@ -1,26 +1,25 @@
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use evalign_core::{
-    Digest, FinishReason, GenerateParams, ModelRef, Output, Request, RequestKind, RunStatus, SampleKey,
-    SampleRecord, sample_seed,
+    Digest, GenerateParams, ModelRef, Output, Request, RequestKind, RunStatus, SampleKey, SampleRecord,
+    sample_seed,
 };
 use evalign_judge::{
-    Aggregation, ArenaBattle, ArenaReport, BiasReport, Comparison, Judge, JudgedAnswer, JudgedPair,
-    JuryAgreement, Material, Preference, family_of, jury_preferences, preference_agreement,
+    Aggregation, ArenaReport, BiasReport, Comparison, Judge, JudgedAnswer, JudgedPair, JuryAgreement,
+    Material, family_of,
 };
 use evalign_model::Model;
 use evalign_store::{NewRun, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::file::{Stored, by_place, comparison_of, definition};
-use super::votes::{Votes, pair_number};
+use super::file::{definition, stored};
+use super::ratings::{Answers, Fought, Meeting, meetings, verdicts_on};
 use crate::pairing::{
     LoadedPrompt, Side, compare_scores, comparison_askings, digest_of_prompts, load_prompts, phase_spec,
     run_spec,
 };
-use crate::runner::{ActiveRun, Asking, Cancel, Phase, Progress, Steps};
+use crate::runner::{ActiveRun, Asking, Cancel, Progress, Steps};
 use crate::{BenchError, PlannedSample, RunError, RunRequest};
 
 /// The step in which the competitors answer.
@@ -74,6 +73,9 @@ pub struct ArenaOutcome {
     pub prompts: u64,
     /// Answers that a competitor did not give.
     pub unanswered: u64,
+    /// How several judges' verdicts became one. Absent in what was kept before it was said here.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub aggregation: Option<Aggregation>,
     #[serde(flatten)]
     pub report: ArenaReport,
     /// Comparisons that people made; they count like those of the judges.
@@ -91,32 +93,22 @@ pub struct ArenaJudge {
     pub bias: BiasReport,
 }
 
-fn verdict_step(judge: usize) -> String {
+pub(super) fn verdict_step(judge: usize) -> String {
     format!("arena/verdict-{}", judge + 1)
 }
 
-/// Two answers to one prompt.
-struct Meeting<'a> {
-    doc: u64,
-    number: u32,
-    sides: (usize, usize),
-    texts: [&'a str; 2],
-}
-
 impl<'a> Arena<'a> {
-    /// Everything that can fail before anything is asked. `models` are the competitors'.
+    /// Everything that can fail before anything is asked. `models` are the competitors'. Without a judge it is people
+    /// who judge ([`super::Votes`]).
     ///
     /// # Errors
-    /// Fewer than two competitors, no judge, prompts that cannot be read or do not fit the rubric.
+    /// Fewer than two competitors, prompts that cannot be read or do not fit the rubric.
     pub fn new(
         mut request: ArenaRequest,
         models: &[&dyn Model],
         judges: &'a [Judge],
     ) -> Result<Self, RunError> {
         let wrong = |message: &str, hint: &str| Err(BenchError::request(message, hint).into());
-        if judges.is_empty() {
-            return wrong("no judge is named", "name a model with `--judge`");
-        }
         if models.len() < 2 || models.len() != request.competitors.len() {
             return wrong("an arena needs two competitors", "name two models or more");
         }
@@ -182,37 +174,27 @@ impl<'a> Arena<'a> {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<RunStatus, RunError> {
+        let total = self.total_samples();
         for (number, model) in (0u32..).zip(models) {
-            let phase = Phase::new(self.answers(number), self.total_samples(), |_, _| Vec::new());
-            let status = run.drive_phase(&phase, *model, progress, cancel).await?;
+            let how = (total, |_: &PlannedSample, _: Option<&Output>| Vec::new());
+            let status = run.drive_questions(self.answers(number), how, *model, (progress, cancel)).await?;
             if status != RunStatus::Completed {
                 return Ok(status);
             }
         }
-        let records = run.steps().answered(ANSWER)?;
-        let answers = Answers::of(&records);
         for (index, judge) in self.judges.iter().enumerate() {
             let score =
                 |sample: &PlannedSample, output: Option<&Output>| compare_scores(judge, sample, output);
-            let mut askings = Vec::new();
-            for meeting in self.meetings(&answers) {
-                let prompt = usize::try_from(meeting.doc).ok().and_then(|doc| self.prompts.get(doc));
-                let Some(prompt) = prompt.filter(|_| meeting.texts[0] != meeting.texts[1]) else { continue };
-                let place = (verdict_step(index), meeting.doc, meeting.number);
-                let name = |side: usize| u32::try_from(side).unwrap_or(u32::MAX);
-                let sides = [
-                    Side { name: name(meeting.sides.0), text: meeting.texts[0] },
-                    Side { name: name(meeting.sides.1), text: meeting.texts[1] },
-                ];
-                askings.extend(comparison_askings(
-                    judge,
-                    (&place.0, place.1, place.2),
-                    material(prompt),
-                    sides,
-                )?);
-            }
-            let phase = Phase::new(askings, self.total_samples(), score);
-            let status = run.drive_phase(&phase, &**judge.model(), progress, cancel).await?;
+            let documents = run.steps().by_document(ANSWER)?;
+            let questions = documents.flat_map(|answered| {
+                let asked = answered.map_err(RunError::from);
+                match asked.and_then(|(doc, records)| self.comparisons((index, judge), doc, &records)) {
+                    Ok(askings) => askings.into_iter().map(Ok).collect::<Vec<_>>(),
+                    Err(error) => vec![Err(error)],
+                }
+            });
+            let how = (total, score);
+            let status = run.drive_questions(questions, how, &**judge.model(), (progress, cancel)).await?;
             if status != RunStatus::Completed {
                 return Ok(status);
             }
@@ -220,38 +202,45 @@ impl<'a> Arena<'a> {
         Ok(RunStatus::Completed)
     }
 
-    fn answers(&self, competitor: u32) -> Vec<Asking> {
+    /// What a judge is asked about the answers to one prompt.
+    fn comparisons(
+        &self,
+        (index, judge): (usize, &Judge),
+        doc: u64,
+        records: &[SampleRecord],
+    ) -> Result<Vec<Asking>, RunError> {
+        let Some(prompt) = usize::try_from(doc).ok().and_then(|doc| self.prompts.get(doc)) else {
+            return Ok(Vec::new());
+        };
+        let (step, answers) = (verdict_step(index), Answers::of(records));
+        let name = |side: usize| u32::try_from(side).unwrap_or(u32::MAX);
+        let mut askings = Vec::new();
+        for meeting in meetings(&answers, self.request.competitors.len()) {
+            if meeting.is_even() {
+                continue;
+            }
+            let sides = [
+                Side { name: name(meeting.sides.0), text: meeting.texts[0] },
+                Side { name: name(meeting.sides.1), text: meeting.texts[1] },
+            ];
+            let place = (step.as_str(), doc, meeting.number);
+            askings.extend(comparison_askings(judge, place, material(prompt), sides)?);
+        }
+        Ok(askings)
+    }
+
+    fn answers(&self, competitor: u32) -> impl Iterator<Item = Result<Asking, RunError>> + Send {
         let params = self.request.generation();
-        let asking = |(doc, prompt): (u64, &LoadedPrompt)| {
+        (0u64..).zip(&self.prompts).map(move |(doc, prompt)| {
             let key = SampleKey { task: ANSWER.to_owned(), doc, repeat: competitor };
             let params = GenerateParams { seed: sample_seed(params.seed, &key), ..params.clone() };
             let kind = RequestKind::Generate { prompt: prompt.prompt.clone(), params };
-            Asking {
+            Ok(Asking {
                 request: Request { key, kind },
                 doc: json!({ "prompt": prompt.text, "source": prompt.source, "reference": prompt.reference }),
                 target: prompt.reference.clone().unwrap_or_default(),
-            }
-        };
-        (0u64..).zip(&self.prompts).map(asking).collect()
-    }
-
-    /// Every two competitors that answered, prompt by prompt.
-    fn meetings<'b>(&self, answers: &'b Answers) -> Vec<Meeting<'b>> {
-        let count = self.request.competitors.len();
-        let mut meetings = Vec::new();
-        for doc in 0..self.prompts.len() as u64 {
-            for a in 0..count {
-                for b in a + 1..count {
-                    if let (Some(first), Some(second)) =
-                        (answers.of_competitor(doc, a), answers.of_competitor(doc, b))
-                    {
-                        let number = pair_number(count, a, b);
-                        meetings.push(Meeting { doc, number, sides: (a, b), texts: [first, second] });
-                    }
-                }
-            }
-        }
-        meetings
+            })
+        })
     }
 
     /// What is stored, as ratings. Works on unfinished runs too.
@@ -259,46 +248,23 @@ impl<'a> Arena<'a> {
     /// # Errors
     /// A failure of the store.
     pub fn outcome(&self, store: &Store, steps: &Steps, how: Aggregation) -> Result<ArenaOutcome, RunError> {
-        let records = steps.answered(ANSWER)?;
-        let answers = Answers::of(&records);
-        let meetings = self.meetings(&answers);
-        let mut members: Vec<Vec<Comparison>> = Vec::new();
+        let fought = Fought::read(store, steps, &self.request)?;
+        let meetings = fought.meetings();
+        let mut judges = Vec::new();
         for (index, judge) in self.judges.iter().enumerate() {
-            let stored = by_place(&steps.answered(&verdict_step(index))?);
-            members.push(meetings.iter().map(|meeting| verdict_on(judge, &stored, meeting)).collect());
+            let stored = stored(steps, &verdict_step(index))?;
+            let said: Vec<Comparison> =
+                meetings.iter().map(|meeting| verdicts_on(&stored, meeting).comparison()).collect();
+            judges.push(self.bias(judge, &meetings, &said));
         }
-        let said: Vec<Vec<Preference>> =
-            members.iter().map(|all| all.iter().map(|c| c.outcome.clone()).collect()).collect();
-        let verdicts = jury_preferences(&said, how);
-        let mut battles = Vec::new();
-        let mut unscored: BTreeMap<(usize, usize), u64> = BTreeMap::new();
-        for (meeting, verdict) in meetings.iter().zip(&verdicts) {
-            match verdict.points_a() {
-                Some(points) => {
-                    battles.push(ArenaBattle::new(meeting.doc, meeting.sides, points, meeting.texts));
-                }
-                None => *unscored.entry(meeting.sides).or_default() += 1,
-            }
-        }
-        let votes = Votes::cast(store, &steps.run)?;
-        for meeting in &meetings {
-            for points in votes.get(&(meeting.doc, meeting.number)).into_iter().flatten() {
-                battles.push(ArenaBattle::new(meeting.doc, meeting.sides, *points, meeting.texts));
-            }
-        }
-        let seed = self.request.run.seed;
         Ok(ArenaOutcome {
             prompts: self.prompts.len() as u64,
-            unanswered: (self.prompts.len() * self.request.competitors.len() - answers.0.len()) as u64,
-            report: ArenaReport::of(&self.request.names(), &battles, &unscored, seed),
-            votes: votes.values().map(Vec::len).sum::<usize>() as u64,
-            judges: self
-                .judges
-                .iter()
-                .zip(&members)
-                .map(|(judge, all)| self.bias(judge, &meetings, all))
-                .collect(),
-            jury: (said.len() > 1).then(|| preference_agreement(&said)),
+            unanswered: (self.prompts.len() * self.request.competitors.len()) as u64 - fought.answers(),
+            aggregation: Some(how),
+            report: fought.report(&self.request, how),
+            votes: fought.votes(),
+            judges,
+            jury: fought.agreement(),
         })
     }
 
@@ -306,7 +272,7 @@ impl<'a> Arena<'a> {
         let families: Vec<String> = self.request.competitors.iter().map(family_of).collect();
         let reference = &judge.model().identity().reference;
         // Answers that are the same were not shown to it.
-        let shown = meetings.iter().zip(said).filter(|(meeting, _)| meeting.texts[0] != meeting.texts[1]);
+        let shown = meetings.iter().zip(said).filter(|(meeting, _)| !meeting.is_even());
         let pairs: Vec<JudgedPair<'_>> = shown
             .map(|(meeting, comparison)| {
                 let answer =
@@ -325,42 +291,6 @@ impl<'a> Arena<'a> {
     }
 }
 
-/// Two equal answers are equally good: nobody has to be asked.
-fn verdict_on(judge: &Judge, stored: &Stored, meeting: &Meeting<'_>) -> Comparison {
-    let mut comparison = comparison_of(judge, stored, meeting.doc, meeting.number);
-    if meeting.texts[0] == meeting.texts[1] {
-        comparison.outcome = Preference::Tie;
-        comparison.probability_a = Some(0.5);
-    }
-    comparison
-}
-
 fn material(prompt: &LoadedPrompt) -> Material<'_> {
     Material { prompt: &prompt.text, reference: prompt.reference.as_deref(), context: None }
-}
-
-/// The competitors' answers by prompt and competitor.
-pub(super) struct Answers(BTreeMap<(u64, u32), String>);
-
-impl Answers {
-    /// Those that were finished; one that was cut off at its limit counts, one that was withheld does not.
-    pub(super) fn of(records: &[SampleRecord]) -> Self {
-        let answered = records.iter().filter_map(|record| match record.output.as_ref()? {
-            Output::Text { text, finish: FinishReason::Stop | FinishReason::Length, .. } => {
-                Some(((record.key.doc, record.key.repeat), text.clone()))
-            }
-            _ => None,
-        });
-        Self(answered.collect())
-    }
-
-    pub(super) fn of_competitor(&self, doc: u64, competitor: usize) -> Option<&str> {
-        let competitor = u32::try_from(competitor).ok()?;
-        self.0.get(&(doc, competitor)).map(String::as_str)
-    }
-
-    pub(super) fn docs(&self) -> impl Iterator<Item = u64> {
-        let docs: std::collections::BTreeSet<u64> = self.0.keys().map(|(doc, _)| *doc).collect();
-        docs.into_iter()
-    }
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use evalign_core::{ModelRef, Outcome, Output, Response, RunId, RunStatus, SampleKey, SampleRecord, Score};
+use evalign_core::{ModelRef, Outcome, Output, Response, RunId, RunStatus, SampleKey, Score};
 use evalign_judge::{Aggregation, Comparison, Judge, Judged, Order, Preference, Unscored};
 use evalign_model::ModelError;
 use evalign_store::{NewRun, Store};
@@ -10,9 +10,12 @@ use serde_json::json;
 
 use super::report::JudgingReport;
 use super::rows::{Answers, JudgedRow, answered_rows, digest, read_rows};
-use crate::pairing::{Side, compare_scores, comparison_askings, outcome_of, phase_spec, run_spec};
-use crate::runner::{ActiveRun, Asking, Cancel, Phase, Progress, Steps};
+use crate::pairing::{Side, answered, compare_scores, comparison_askings, outcome_of, phase_spec, run_spec};
+use crate::runner::{ActiveRun, Asking, Cancel, Progress, Said, Steps};
 use crate::{BenchError, PlannedSample, RunError, RunRequest};
+
+/// Verdicts of one judge on one row: more say nothing new of it.
+const MOST_REPEATS: u32 = 64;
 
 /// What `evalign judge score` and `calibrate` ask for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +82,11 @@ impl<'a> FileJudging<'a> {
         if repeats == 0 {
             return Err(BenchError::request("`--repeats` is 0", "use 1 or more").into());
         }
+        if repeats > MOST_REPEATS {
+            let (message, hint) =
+                (format!("`--repeats` is {repeats}"), format!("use {MOST_REPEATS} or fewer"));
+            return Err(BenchError::request(message, hint).into());
+        }
         let limit = request.run.limit.map(|limit| limit.of(u64::MAX));
         let rows = match &request.source {
             JudgedSource::File(path) => read_rows(path, limit)?,
@@ -102,8 +110,8 @@ impl<'a> FileJudging<'a> {
             fork: false,
         };
         let judging = Self { judges, rows, repeats, new };
-        // A rubric that needs what the material does not have fails on its first row, before anything is asked.
-        judging.askings(0, first)?;
+        // A rubric that needs what the material does not have fails on the first row without it, before anything is asked.
+        judging.questions((0, first), 1).try_for_each(|question| question.map(drop))?;
         Ok(judging)
     }
 
@@ -140,8 +148,9 @@ impl<'a> FileJudging<'a> {
                 Answers::One(_) => pointwise_scores(judge, output),
                 Answers::Two(_) => compare_scores(judge, sample, output),
             };
-            let phase = Phase::new(self.askings(index, judge)?, self.total_samples(), score);
-            let status = run.drive_phase(&phase, &**judge.model(), progress, cancel).await?;
+            let questions = self.questions((index, judge), self.repeats);
+            let how = (self.total_samples(), score);
+            let status = run.drive_questions(questions, how, &**judge.model(), (progress, cancel)).await?;
             if status != RunStatus::Completed {
                 return Ok(status);
             }
@@ -149,33 +158,19 @@ impl<'a> FileJudging<'a> {
         Ok(RunStatus::Completed)
     }
 
-    fn askings(&self, index: usize, judge: &Judge) -> Result<Vec<Asking>, RunError> {
+    /// What a judge is asked about every row, so often.
+    fn questions(
+        &self,
+        (index, judge): (usize, &'a Judge),
+        repeats: u32,
+    ) -> impl Iterator<Item = Result<Asking, RunError>> + Send {
         let step = verdict_step(index);
-        let mut askings = Vec::new();
-        for (doc, row) in (0u64..).zip(&self.rows) {
-            for repeat in 0..self.repeats {
-                match &row.answers {
-                    Answers::One(answer) => {
-                        let key = SampleKey { task: step.clone(), doc, repeat };
-                        askings.push(Asking {
-                            request: judge.pointwise_request(key, &row.material(), answer)?,
-                            doc: json!({ "prompt": row.prompt, "answer": answer, "source": row.source }),
-                            target: String::new(),
-                        });
-                    }
-                    Answers::Two([a, b]) => {
-                        let sides = [Side { name: 0, text: a }, Side { name: 1, text: b }];
-                        askings.extend(comparison_askings(
-                            judge,
-                            (&step, doc, repeat),
-                            row.material(),
-                            sides,
-                        )?);
-                    }
-                }
-            }
-        }
-        Ok(askings)
+        let rows = (0u64..).zip(&self.rows);
+        let places = rows.flat_map(move |(doc, row)| (0..repeats).map(move |repeat| (doc, repeat, row)));
+        places.flat_map(move |(doc, repeat, row)| match questions_about(judge, (&step, doc, repeat), row) {
+            Ok(askings) => askings.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error)],
+        })
     }
 
     /// What the stored verdicts say. Works on unfinished runs too.
@@ -183,11 +178,33 @@ impl<'a> FileJudging<'a> {
     /// # Errors
     /// A failure of the store.
     pub fn report(&self, steps: &Steps, how: Aggregation) -> Result<JudgingReport, RunError> {
-        let mut stored = Vec::with_capacity(self.judges.len());
+        let mut said = Vec::with_capacity(self.judges.len());
         for (index, judge) in self.judges.iter().enumerate() {
-            stored.push((judge, by_place(&steps.answered(&verdict_step(index))?)));
+            said.push((judge, stored(steps, &verdict_step(index))?));
         }
-        Ok(JudgingReport::of(&self.rows, &stored, (self.repeats, how)))
+        Ok(JudgingReport::of(&self.rows, &said, (self.repeats, how)))
+    }
+}
+
+/// What a judge is asked about a row: one question, or one in each order.
+fn questions_about(
+    judge: &Judge,
+    (step, doc, repeat): (&str, u64, u32),
+    row: &JudgedRow,
+) -> Result<Vec<Asking>, RunError> {
+    match &row.answers {
+        Answers::One(answer) => {
+            let key = SampleKey { task: step.to_owned(), doc, repeat };
+            Ok(vec![Asking {
+                request: judge.pointwise_request(key, &row.material(), answer)?,
+                doc: json!({ "prompt": row.prompt, "answer": answer, "source": row.source }),
+                target: String::new(),
+            }])
+        }
+        Answers::Two([a, b]) => {
+            let sides = [Side { name: 0, text: a }, Side { name: 1, text: b }];
+            Ok(comparison_askings(judge, (step, doc, repeat), row.material(), sides)?.into())
+        }
     }
 }
 
@@ -197,18 +214,18 @@ pub(super) fn definition(judge: &Judge) -> serde_json::Value {
 }
 
 /// Stored verdicts by document and repeat.
-pub(super) type Stored = BTreeMap<(u64, u32), SampleRecord>;
+pub(super) type Stored = BTreeMap<(u64, u32), Said>;
 
-pub(super) fn by_place(records: &[SampleRecord]) -> Stored {
-    records.iter().map(|record| ((record.key.doc, record.key.repeat), record.clone())).collect()
+/// Those of one step.
+pub(super) fn stored(steps: &Steps, step: &str) -> Result<Stored, RunError> {
+    let place = |said: Said| ((said.key.doc, said.key.repeat), said);
+    Ok(steps.said(step)?.map(|said| said.map(place)).collect::<Result<_, _>>()?)
 }
 
 /// The answer of a stored sample, as it came.
-pub(super) fn answer_of(record: Option<&SampleRecord>) -> Result<Response, ModelError> {
-    let why = || record.and_then(|record| record.error.clone()).unwrap_or("was not asked".to_owned());
-    let output = record.and_then(|record| record.output.clone());
-    let output = output.ok_or_else(|| ModelError::Request(why()))?;
-    Ok(Response { output, usage: None, truncated_tokens: 0, cached: false, latency: None })
+fn answer_of(said: Option<&Said>) -> Result<Response, ModelError> {
+    let why = || said.and_then(|said| said.error.clone()).unwrap_or("was not asked".to_owned());
+    answered(said.and_then(|said| said.output.as_ref()), why)
 }
 
 /// The verdict on pair `number` of a document.
@@ -227,17 +244,7 @@ pub(super) fn judged_of(judge: &Judge, stored: &Stored, doc: u64, repeat: u32) -
 
 /// The scores of a judged answer: the whole, then each criterion.
 pub(crate) fn pointwise_scores(judge: &Judge, output: Option<&Output>) -> Vec<Score> {
-    let answer = match output {
-        Some(output) => Ok(Response {
-            output: output.clone(),
-            usage: None,
-            truncated_tokens: 0,
-            cached: false,
-            latency: None,
-        }),
-        None => Err(ModelError::Request("the call failed".to_owned())),
-    };
-    let verdict = judge.read_pointwise(&answer);
+    let verdict = judge.read_pointwise(&answered(output, || "the call failed".to_owned()));
     let (outcome, score) = match &verdict {
         Ok(judged) => (Outcome::Unscored, Some(judged.score)),
         Err(reason) => (outcome_of(reason), None),

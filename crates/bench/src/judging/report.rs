@@ -2,10 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evalign_judge::{
     Aggregation, BiasReport, Comparison, Effect, Judge, JudgeCalibration, Judged, JudgedAnswer, JudgedPair,
-    JuryAgreement, LabelledPair, LabelledScore, Preference, Unscored, family_of, jury_preferences,
-    jury_scores, preference_agreement, score_agreement,
+    JuryAgreement, LabelledPair, LabelledScore, Preference, Unscored, family_of, family_of_name,
+    formatting_marks, jury_preferences, jury_scores, preference_agreement, score_agreement,
 };
-use evalign_stats::{Bootstrap, mean};
+use evalign_stats::{Bootstrap, clustered_difference, mean};
 use serde::{Deserialize, Serialize};
 
 use super::file::{Stored, comparison_of, judged_of, reason_of};
@@ -59,8 +59,17 @@ pub struct JudgeReport {
     /// Of single answers: correlation of score and length (Pearson), and the mean entropy of levels in nats.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub length_correlation: Option<f64>,
+    /// Likewise of score and formatting marks.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub format_correlation: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub entropy_nats: Option<f64>,
+    /// Of single answers: rows that a model of the judge's own family wrote. Absent where no row says who did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub own_rows: Option<u64>,
+    /// How much higher it scores those than rows of other families. Absent where there are not both.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub own_family: Option<Effect>,
 }
 
 /// A jury's members: judge by judge, and repeat by repeat.
@@ -168,13 +177,20 @@ fn people(label: Label) -> Option<Preference> {
 
 fn judge_of_pairs(rows: &[JudgedRow], judge: &Judge, said: &[Vec<Comparison>]) -> JudgeReport {
     let family = family_of(&judge.model().identity().reference);
+    let families: Vec<[Option<String>; 2]> = rows.iter().map(families).collect();
     let mut judged = Vec::new();
     for all in said {
         for (group, (row, comparison)) in rows.iter().zip(all).enumerate() {
             let Answers::Two([a, b]) = &row.answers else { continue };
-            let answer = |text| JudgedAnswer { text, family: None };
+            let [of_a, of_b] = &families[group];
             let people = row.label.and_then(people).and_then(|preference| preference.points_a());
-            judged.push(JudgedPair { comparison, group, a: answer(a), b: answer(b), people });
+            judged.push(JudgedPair {
+                comparison,
+                group,
+                a: JudgedAnswer { text: a, family: of_a.as_deref() },
+                b: JudgedAnswer { text: b, family: of_b.as_deref() },
+                people,
+            });
         }
     }
     let points = judged.iter().filter_map(|pair| Some((pair.group, pair.comparison.outcome.points_a()?)));
@@ -186,7 +202,10 @@ fn judge_of_pairs(rows: &[JudgedRow], judge: &Judge, said: &[Vec<Comparison>]) -
         score: points.mean(POINTS),
         bias: Some(BiasReport::of(&judged, Some(&family))),
         length_correlation: None,
+        format_correlation: None,
         entropy_nats: None,
+        own_rows: None,
+        own_family: None,
     }
 }
 
@@ -229,14 +248,17 @@ fn judge_of_singles(
     judge: &Judge,
     said: &[Vec<Result<Judged, Unscored>>],
 ) -> JudgeReport {
+    let family = family_of(&judge.model().identity().reference);
+    let families: Vec<Option<String>> = rows.iter().map(|row| families(row)[0].clone()).collect();
     let mut scores = ByRow::default();
-    let mut lengths = Vec::new();
+    let (mut lengths, mut marks) = (Vec::new(), Vec::new());
     let mut entropies = Vec::new();
     for all in said {
         for (number, (row, judged)) in rows.iter().zip(all).enumerate() {
             let (Ok(judged), Answers::One(answer)) = (judged, &row.answers) else { continue };
             scores.push(number, judged.score);
             lengths.push(answer.chars().count() as f64);
+            marks.push(formatting_marks(answer) as f64);
             entropies.extend(judged.criteria.iter().filter_map(|criterion| criterion.entropy));
         }
     }
@@ -247,11 +269,22 @@ fn judge_of_singles(
         score: scores.mean(scale_of(judge)),
         bias: None,
         length_correlation: correlation(&scores.values, &lengths),
+        format_correlation: correlation(&scores.values, &marks),
         entropy_nats: mean(&entropies),
+        own_rows: families
+            .iter()
+            .any(Option::is_some)
+            .then(|| families.iter().filter(|writer| writer.as_ref() == Some(&family)).count() as u64),
+        own_family: scores.own_family(&families, &family),
     }
 }
 
-fn scale_of(judge: &Judge) -> [f64; 2] {
+/// The families of the models that wrote a row's answers.
+fn families(row: &JudgedRow) -> [Option<String>; 2] {
+    row.writers.clone().map(|writer| writer.as_deref().map(family_of_name))
+}
+
+pub(super) fn scale_of(judge: &Judge) -> [f64; 2] {
     let scale = judge.rubric().scale;
     [f64::from(scale.lowest), f64::from(scale.highest)]
 }
@@ -310,6 +343,22 @@ impl ByRow {
         self.values.push(value);
     }
 
+    /// Mean of the rows of one family less that of all others, with the interval of two independent means.
+    fn own_family(&self, families: &[Option<String>], own: &str) -> Option<Effect> {
+        let part = |mine: bool| {
+            let wanted = |row: &usize| families[*row].as_ref().is_some_and(|family| (family == own) == mine);
+            let found = self.values.iter().zip(&self.rows).filter(|(_, row)| wanted(row));
+            let (values, rows): (Vec<f64>, Vec<usize>) = found.map(|(value, row)| (*value, *row)).unzip();
+            clustered_difference(&values, &rows, LEVEL)
+        };
+        let (own, others) = (part(true)?, part(false)?);
+        let half = (own.interval[1] - own.value).hypot(others.interval[1] - others.value);
+        let value = own.value - others.value;
+        // Who wrote the others is not known: they are in neither mean.
+        let counted: BTreeSet<_> = self.rows.iter().filter(|row| families[**row].is_some()).collect();
+        Some(Effect { value, ci95: [value - half, value + half], n: counted.len() as u64 })
+    }
+
     /// Rows with a value.
     fn rows(&self) -> u64 {
         self.rows.iter().collect::<BTreeSet<_>>().len() as u64
@@ -347,5 +396,18 @@ mod tests {
             assert!((one - ten).abs() < 1e-9, "{one} {ten}");
         }
         assert_eq!(ByRow::default().mean(POINTS), None);
+    }
+
+    #[test]
+    fn rows_of_unknown_writers_are_no_part_of_what_a_judge_thinks_of_its_own_family() {
+        let families = |n| match n {
+            0..4 => Some("own".to_owned()),
+            4..8 => Some("other".to_owned()),
+            _ => None,
+        };
+        let families: Vec<Option<String>> = (0..20).map(families).collect();
+        let scores = ByRow::of((0..40).map(|n| (n % 20, f64::from(u8::from(n % 20 < 3)))));
+        let found = scores.own_family(&families, "own").unwrap();
+        assert_eq!((found.value, found.n), (0.75, 8));
     }
 }

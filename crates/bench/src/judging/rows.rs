@@ -18,6 +18,8 @@ pub struct JudgedRow {
     pub context: Option<String>,
     /// What people say.
     pub label: Option<Label>,
+    /// The models that wrote the answers, where the row says so.
+    pub writers: [Option<String>; 2],
     /// `file:line`.
     pub source: String,
 }
@@ -55,10 +57,12 @@ impl JudgedRow {
 const ANSWER: [&str; 4] = ["answer", "completion", "response", "output"];
 const FIRST: [&str; 4] = ["a", "answer_a", "response_a", "chosen"];
 const SECOND: [&str; 4] = ["b", "answer_b", "response_b", "rejected"];
+const WRITER: [&str; 2] = ["model", "sampler"];
+const WRITERS: [[&str; 2]; 2] = [["model_a", "sampler_chosen"], ["model_b", "sampler_rejected"]];
 const LABEL: [&str; 4] = ["label", "winner", "preference", "score"];
 
 /// Reads the rows of a JSONL or parquet file: `prompt` and `answer`, or `prompt`, `a` and `b`, with `reference`,
-/// `context` and `label` where there are such columns. Texts may be messages.
+/// `context`, `label` and who wrote the answers where there are such columns. Texts may be messages.
 ///
 /// # Errors
 /// A file that cannot be read, or a row that is none of both, with its line and field; rows of both kinds; no rows.
@@ -104,6 +108,9 @@ pub(super) fn answered_rows(
 ) -> Result<Vec<JudgedRow>, RunError> {
     let most = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let mut rows = Vec::new();
+    // In a run of several steps others may have answered too.
+    let stored = store.run(run)?;
+    let writer = stored.request.get("procedure").is_none().then(|| stored.spec.model.reference.to_string());
     for record in store.samples(run, SampleFilter::default())? {
         let record = record?;
         let answer = (&record.output, &record.request.kind);
@@ -123,6 +130,7 @@ pub(super) fn answered_rows(
             reference: Some(record.target.clone()).filter(|target| !target.is_empty()),
             context: None,
             label: None,
+            writers: [writer.clone(), None],
             source: record.key.to_string(),
         });
     }
@@ -170,7 +178,16 @@ fn read_row(row: &Row, source: String) -> Result<JudgedRow, Fault> {
         }
         _ => text(&["context"])?,
     };
-    Ok(JudgedRow { prompt, answers, reference: text(&["reference"])?, context, label, source })
+    let reference = text(&["reference"])?;
+    let writers = match answers {
+        Answers::One(_) => [writer(row, &WRITER), None],
+        Answers::Two(_) => WRITERS.map(|names| writer(row, &names)),
+    };
+    Ok(JudgedRow { prompt, answers, reference, context, label, writers, source })
+}
+
+fn writer(row: &Row, names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| row.get(*name)?.as_str()).map(str::to_owned)
 }
 
 fn read_text(value: &Value) -> Option<String> {

@@ -6,22 +6,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use evalign_core::{
-    Digest, GenerateParams, Outcome, Output, RunStatus, SampleKey, SampleRecord, Score, TaskSpec,
+    Digest, GenerateParams, ModelRef, Outcome, Output, RunId, RunStatus, SampleKey, SampleRecord, Score,
+    TaskSpec,
 };
-use evalign_judge::{Judge, JudgeOptions, Material, Prompts, Rubric};
+use evalign_judge::{Judge, JudgeOptions, Material, Prompts, Rubric, jury_scores};
 use evalign_model::Model;
+use evalign_store::Store;
 use serde_json::{Value, json};
 
-use super::file::{definition, pointwise_scores};
+use super::file::{Stored, definition, pointwise_scores, stored};
+use super::report::{JudgingReport, scale_of};
+use super::rows::{Answers, JudgedRow};
 use crate::document::Reader;
 use crate::plan::Draft;
-use crate::runner::{ActiveRun, Asking, Cancel, Phase, Progress};
-use crate::task::TaskDefinition;
+use crate::runner::{ActiveRun, Asking, Cancel, Progress, Steps};
+use crate::task::{JudgeDefinition, TaskDefinition};
 use crate::template::Templates;
-use crate::{BenchError, Plan, PlannedTask, RunEnd, RunError, RunRequest};
+use crate::{BenchError, Plan, PlannedSample, PlannedTask, RunEnd, RunError, RunRequest};
 
-/// What the name of the verdicts on a task's answers ends in.
-pub(crate) const JUDGED: &str = "/judge";
+/// What the name of the verdicts on a task's answers ends in: of the jury's first member; of the others with a number.
+const JUDGED: &str = "/judge";
 /// Where other scores have the name of an extraction filter.
 pub(super) const FILTER: &str = "judge";
 
@@ -30,12 +34,13 @@ pub(crate) fn is_verdict(score: &Score) -> bool {
     score.filter == FILTER
 }
 
-/// The judge of one task.
+/// The judges of one task. Each of their repeats is a member of a jury; mostly there is one.
 #[derive(Debug)]
 pub(crate) struct TaskJudge {
-    judge: Judge,
+    judges: Vec<Judge>,
+    repeats: u32,
     templates: Templates,
-    definition: crate::task::JudgeDefinition,
+    definition: JudgeDefinition,
     /// Renders what was asked, where the definition does not say it in other words.
     reader: Reader,
 }
@@ -43,14 +48,18 @@ pub(crate) struct TaskJudge {
 impl TaskJudge {
     fn new(
         task: &TaskDefinition,
-        model: Arc<dyn Model>,
+        models: &[Arc<dyn Model>],
         request: &RunRequest,
     ) -> Result<Option<Self>, RunError> {
         let Some(definition) = task.judge.clone() else { return Ok(None) };
         let rubric = Rubric::find(&definition.rubric, &request.include_path)?;
         let prompts = Arc::new(Prompts::load(&request.include_path)?);
-        let options = JudgeOptions { seed: request.seed, ..JudgeOptions::default() };
-        let judge = Judge::new(model, rubric, prompts, options)?;
+        let options = options(&definition, request.seed);
+        let judge = |model: &Arc<dyn Model>| {
+            Judge::new(model.clone(), rubric.clone(), prompts.clone(), options.clone())
+        };
+        let judges = models.iter().map(judge).collect::<Result<Vec<_>, _>>()?;
+        let repeats = definition.repeats.unwrap_or(1);
         let mut templates = Templates::new();
         for (field, source) in fields(&definition) {
             templates.add(field, source).map_err(|message| BenchError::Definition {
@@ -59,24 +68,46 @@ impl TaskJudge {
                 message,
             })?;
         }
-        Ok(Some(Self { judge, templates, definition, reader: Reader::new(task)? }))
+        Ok(Some(Self { judges, repeats, templates, definition, reader: Reader::new(task)? }))
+    }
+
+    /// Verdicts on one answer.
+    pub(crate) fn verdicts(&self) -> u64 {
+        self.judges.len() as u64 * u64::from(self.repeats)
+    }
+
+    /// The members of the jury by their number: every repeat of every judge.
+    fn members(&self) -> impl Iterator<Item = (u32, &Judge)> {
+        let each = self.judges.iter().flat_map(|judge| (0..self.repeats).map(move |_| judge));
+        (0u32..).zip(each)
     }
 
     /// What of it decides verdicts.
     fn identity(&self) -> Value {
-        json!({ "asked": self.definition, "judge": definition(&self.judge) })
+        let judges: Vec<Value> = self.judges.iter().map(definition).collect();
+        identity(&self.definition, &judges)
     }
 
     /// One question about each answer there is.
-    fn askings(&self, task: &PlannedTask, answers: &[SampleRecord]) -> Result<Vec<Asking>, RunError> {
-        let asking = |record: &SampleRecord| match &record.output {
-            Some(Output::Text { text, .. }) => Some(self.asking(task, record, text)),
+    fn questions(
+        &self,
+        asked: (u32, &Judge),
+        task: &PlannedTask,
+        answers: &[SampleRecord],
+    ) -> impl Iterator<Item = Result<Asking, RunError>> + Send {
+        answers.iter().filter_map(move |record| match &record.output {
+            Some(Output::Text { text, .. }) => Some(self.asking(asked, task, record, text)),
             Some(Output::LogLikelihood { .. } | Output::Perplexity { .. }) | None => None,
-        };
-        answers.iter().filter_map(asking).collect()
+        })
     }
 
-    fn asking(&self, task: &PlannedTask, record: &SampleRecord, answer: &str) -> Result<Asking, RunError> {
+    fn asking(
+        &self,
+        (member, judge): (u32, &Judge),
+        task: &PlannedTask,
+        record: &SampleRecord,
+        answer: &str,
+    ) -> Result<Asking, RunError> {
         let Value::Object(row) = &record.doc else {
             return Err(RunError::malformed(&record.key, "the stored document is not an object"));
         };
@@ -100,24 +131,117 @@ impl TaskJudge {
             reference: texts.get(REFERENCE).or(target).map(String::as_str),
             context: texts.get(CONTEXT).map(String::as_str),
         };
-        let key = SampleKey { task: step(task.name()), ..record.key.clone() };
+        let key = SampleKey { task: step(task.name(), member), ..record.key.clone() };
         Ok(Asking {
-            request: self.judge.pointwise_request(key, &material, answer)?,
+            request: judge.pointwise_request(key, &material, answer)?,
             doc: json!({ "prompt": question, "answer": answer }),
             target: String::new(),
         })
     }
 
+    fn scale(&self) -> [f64; 2] {
+        self.judges.first().map_or([0.0, 1.0], scale_of)
+    }
+
     /// A verdict's scores as shares of the rubric's scale: 0 its lowest level, 1 its highest.
-    fn scores(&self, output: Option<&Output>) -> Vec<Score> {
-        let scale = self.judge.rubric().scale;
-        let (low, high) = (f64::from(scale.lowest), f64::from(scale.highest));
-        let mut scores = pointwise_scores(&self.judge, output);
+    fn scores(&self, judge: &Judge, output: Option<&Output>) -> Vec<Score> {
+        let [low, high] = self.scale();
+        let mut scores = pointwise_scores(judge, output);
         for score in &mut scores {
             FILTER.clone_into(&mut score.filter);
             score.value = score.value.map(|value| (value - low) / (high - low));
         }
         scores
+    }
+
+    /// What the jury says of each answer. `said` holds each member's scores of all of them.
+    fn joined(&self, said: &[Vec<Vec<Score>>]) -> Vec<Vec<Score>> {
+        let Some(first) = said.first() else { return Vec::new() };
+        if said.len() == 1 {
+            return first.clone();
+        }
+        let [low, high] = self.scale();
+        let how = self.definition.aggregate.unwrap_or_default();
+        let mut joined = vec![Vec::new(); first.len()];
+        for metric in metrics(said) {
+            let found = |scores: &Vec<Score>| scores.iter().find(|score| score.metric == metric).cloned();
+            let by_member: Vec<Vec<Option<Score>>> =
+                said.iter().map(|all| all.iter().map(found).collect()).collect();
+            // As levels: Dawid and Skene's categories are those.
+            let level = |score: &Option<Score>| Some(low + score.as_ref()?.value? * (high - low));
+            let levels: Vec<Vec<Option<f64>>> =
+                by_member.iter().map(|all| all.iter().map(level).collect()).collect();
+            for (answer, level) in jury_scores(&levels, how).into_iter().enumerate() {
+                let Some(score) = by_member.iter().find_map(|all| all[answer].clone()) else { continue };
+                joined[answer].push(match level {
+                    Some(level) => {
+                        let value = Some((level - low) / (high - low));
+                        Score { outcome: Outcome::Unscored, value, ..score }
+                    }
+                    None => score,
+                });
+            }
+        }
+        joined
+    }
+
+    /// What the judges are like, from what they said about all answers.
+    fn report(&self, model: &ModelRef, answers: &[SampleRecord], said: &[Stored]) -> JudgingReport {
+        let mut rows = Vec::new();
+        let mut places = Vec::new();
+        for record in answers {
+            let Some(Output::Text { text, .. }) = &record.output else { continue };
+            rows.push(JudgedRow {
+                prompt: String::new(),
+                answers: Answers::One(text.clone()),
+                reference: None,
+                context: None,
+                label: None,
+                writers: [Some(model.to_string()), None],
+                source: record.key.to_string(),
+            });
+            places.push((record.key.doc, record.key.repeat));
+        }
+        let mut stored = Vec::new();
+        for (judge, members) in self.judges.iter().zip(said.chunks(self.repeats.max(1) as usize)) {
+            let mut found = Stored::new();
+            for (repeat, said) in (0u32..).zip(members) {
+                let rows = (0u64..).zip(&places);
+                found.extend(rows.filter_map(|(row, place)| Some(((row, repeat), said.get(place)?.clone()))));
+            }
+            stored.push((judge, found));
+        }
+        let how = self.definition.aggregate.unwrap_or_default();
+        JudgingReport::of(&rows, &stored, (self.repeats, how))
+    }
+}
+
+/// One judge is named as it was before there were juries: what it judged then is the same now.
+pub(super) fn identity(asked: &JudgeDefinition, judges: &[Value]) -> Value {
+    match judges {
+        [judge] => json!({ "asked": asked, "judge": judge }),
+        jury => json!({ "asked": asked, "judges": jury }),
+    }
+}
+
+/// The names of all scores, in the order in which they come.
+fn metrics(said: &[Vec<Vec<Score>>]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for score in said.iter().flatten().flatten() {
+        if !names.contains(&score.metric) {
+            names.push(score.metric.clone());
+        }
+    }
+    names
+}
+
+/// How the judges of a task are asked.
+fn options(definition: &JudgeDefinition, seed: u64) -> JudgeOptions {
+    JudgeOptions {
+        seed,
+        temperature: definition.temperature.unwrap_or(0.0),
+        explanation_tokens: definition.explanation_tokens,
+        ..JudgeOptions::default()
     }
 }
 
@@ -126,14 +250,41 @@ const REFERENCE: &str = "reference";
 const CONTEXT: &str = "context";
 
 /// The templates that a definition has, by field.
-fn fields(definition: &crate::task::JudgeDefinition) -> impl Iterator<Item = (&'static str, &str)> {
+fn fields(definition: &JudgeDefinition) -> impl Iterator<Item = (&'static str, &str)> {
     [(QUESTION, &definition.question), (REFERENCE, &definition.reference), (CONTEXT, &definition.context)]
         .into_iter()
         .filter_map(|(field, source)| Some((field, source.as_deref()?)))
 }
 
-fn step(task: &str) -> String {
-    format!("{task}{JUDGED}")
+fn step(task: &str, member: u32) -> String {
+    match member {
+        0 => format!("{task}{JUDGED}"),
+        later => format!("{task}{JUDGED}-{}", later + 1),
+    }
+}
+
+/// The task whose answers these verdicts are about. `None` for the name of anything else.
+pub(crate) fn task_judged(name: &str) -> Option<&str> {
+    let (task, rest) = name.rsplit_once(JUDGED)?;
+    let number = rest.strip_prefix('-').map(str::parse::<u32>);
+    (rest.is_empty() || matches!(number, Some(Ok(_)))).then_some(task)
+}
+
+/// What the judges of a task said about one of its stored answers, each member of the jury in its place.
+///
+/// # Errors
+/// A failure of the store.
+pub fn verdicts_on(store: &Store, run: &RunId, answer: &SampleRecord) -> Result<Vec<SampleRecord>, RunError> {
+    let mut verdicts = Vec::new();
+    if !answer.scores.iter().any(is_verdict) {
+        return Ok(verdicts);
+    }
+    for member in 0.. {
+        let key = SampleKey { task: step(&answer.key.task, member), ..answer.key.clone() };
+        let Some(verdict) = store.sample(run, &key)? else { break };
+        verdicts.push(verdict);
+    }
+    Ok(verdicts)
 }
 
 /// What there is to say about tasks whose judge nobody named.
@@ -179,22 +330,22 @@ impl Draft {
     /// # Errors
     /// A rubric that is not there or cannot be read.
     pub fn verdicts(&self) -> Result<Vec<GenerateParams>, RunError> {
-        let options = JudgeOptions { seed: self.request.seed, ..JudgeOptions::default() };
         let mut found = Vec::new();
         for judge in self.tasks.iter().filter_map(|task| task.definition().judge.as_ref()) {
+            let options = options(judge, self.request.seed);
             let rubric = Rubric::find(&judge.rubric, &self.request.include_path)?;
             found.push(options.params(rubric.pointwise_format(options.explanation_tokens)));
         }
         Ok(found)
     }
 
-    /// The draft with this judge for all tasks that ask for one; their protocols say so.
+    /// The draft with these judges for all tasks that ask for one; their protocols say so.
     ///
     /// # Errors
     /// A rubric or template that cannot be read, a model that cannot judge.
-    pub fn judged_by(mut self, model: &Arc<dyn Model>) -> Result<Self, RunError> {
+    pub fn judged_by(mut self, models: &[Arc<dyn Model>]) -> Result<Self, RunError> {
         for task in self.tasks.iter_mut().filter(|task| task.spec.variant.is_none()) {
-            task.judge = TaskJudge::new(&task.definition, model.clone(), &self.request)?;
+            task.judge = TaskJudge::new(&task.definition, models, &self.request)?;
             if let Some(judge) = &task.judge {
                 let protocol =
                     Digest::of_json(&json!({ "answers": task.spec.protocol, "judged": judge.identity() }));
@@ -224,36 +375,53 @@ impl ActiveRun {
         self.look_again()?;
         for (task, judge) in judged() {
             let answers = self.steps().answered(task.name())?;
-            let score = |_: &crate::PlannedSample, output: Option<&Output>| judge.scores(output);
-            let phase = Phase::new(judge.askings(task, &answers)?, plan.total_samples(), score);
-            let price = self.take_price();
-            let judged = self.drive_phase(&phase, &**judge.judge.model(), progress, cancel).await;
-            self.set_price(price);
-            end.status = judged?;
-            if end.status != RunStatus::Completed {
-                return Ok(end);
+            for (member, asked) in judge.members() {
+                let score = |_: &PlannedSample, output: Option<&Output>| judge.scores(asked, output);
+                let questions = judge.questions((member, asked), task, &answers);
+                let how = (plan.total_samples(), score);
+                let price = self.take_price();
+                let judged = self.drive_questions(questions, how, &**asked.model(), (progress, cancel)).await;
+                self.set_price(price);
+                end.status = judged?;
+                if end.status != RunStatus::Completed {
+                    return Ok(end);
+                }
             }
-            let verdicts = self.steps().answered(&step(task.name()))?;
-            self.keep(with_verdicts(&answers, verdicts, &judge.scores(None)))?;
+            let said = said(&self.steps(), task.name(), judge)?;
+            self.keep(with_verdicts(&answers, judge, &said))?;
+            let report = judge.report(&plan.spec.model.reference, &answers, &said);
+            end.judging.insert(task.name().to_owned(), report);
         }
         self.mark_complete()?;
         Ok(end)
     }
 }
 
-/// The answers whose scores change when verdicts join them. An answer that could not be judged has `none`.
+/// What is stored of each member's verdicts on the answers to a task.
+fn said(steps: &Steps, task: &str, judge: &TaskJudge) -> Result<Vec<Stored>, RunError> {
+    let member = |(member, _): (u32, &Judge)| stored(steps, &step(task, member));
+    judge.members().map(member).collect()
+}
+
+/// The answers whose scores change when verdicts join them. An answer that could not be judged has a score that says
+/// so.
 fn with_verdicts(
     answers: &[SampleRecord],
-    verdicts: Vec<SampleRecord>,
-    none: &[Score],
+    judge: &TaskJudge,
+    said: &[Stored],
 ) -> Vec<(SampleKey, Vec<Score>)> {
-    let mut said: BTreeMap<(u64, u32), Vec<Score>> =
-        verdicts.into_iter().map(|record| ((record.key.doc, record.key.repeat), record.scores)).collect();
-    let mut joined = |record: &SampleRecord| {
+    let of_member = |((_, asked), said): ((u32, &Judge), &Stored)| {
+        let scores = |record: &SampleRecord| match said.get(&(record.key.doc, record.key.repeat)) {
+            Some(verdict) => verdict.scores.clone(),
+            None => judge.scores(asked, None),
+        };
+        answers.iter().map(scores).collect::<Vec<_>>()
+    };
+    let verdicts = judge.joined(&judge.members().zip(said).map(of_member).collect::<Vec<_>>());
+    let joined = |(record, verdict): (&SampleRecord, Vec<Score>)| {
         let rules = record.scores.iter().filter(|score| !is_verdict(score)).cloned();
-        let verdict = said.remove(&(record.key.doc, record.key.repeat));
-        let scores: Vec<Score> = rules.chain(verdict.unwrap_or_else(|| none.to_vec())).collect();
+        let scores: Vec<Score> = rules.chain(verdict).collect();
         (scores != record.scores).then(|| (record.key.clone(), scores))
     };
-    answers.iter().filter_map(&mut joined).collect()
+    answers.iter().zip(verdicts).filter_map(joined).collect()
 }

@@ -1,7 +1,14 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use evalign_judge::{Aggregation, ArenaReport};
+use serde_json::json;
+
+use super::arena::{ArenaOutcome, ArenaRequest};
+use super::ratings::aggregation;
 use super::rows::{Answers, Label, read_rows};
+use super::task::identity;
 use super::votes::pair_number;
+use crate::RunRequest;
 
 fn rows(lines: &str) -> Result<Vec<super::JudgedRow>, String> {
     let dir = tempfile::tempdir().unwrap();
@@ -53,4 +60,46 @@ fn rows_that_say_nothing_are_refused_with_line_and_field() {
         assert!(said.iter().all(|part| error.contains(part)), "{error}");
     }
     assert!(rows("").is_err());
+}
+
+/// Runs are found again, resumed and compared by it.
+#[test]
+fn a_task_with_one_judge_is_what_it_was_before_juries() {
+    let asked = serde_json::from_value(json!({ "rubric": "helpfulness" })).unwrap();
+    let kept = json!({ "rubric": "helpfulness", "question": null, "reference": null, "context": null });
+    let (one, other) = (json!({ "judge": "1" }), json!({ "judge": "2" }));
+    assert_eq!(identity(&asked, std::slice::from_ref(&one)), json!({ "asked": kept, "judge": one }));
+    let jury = [one, other];
+    assert_eq!(identity(&asked, &jury), json!({ "asked": kept, "judges": jury }));
+}
+
+/// A vote must not change what judges came to before the outcome said how.
+#[test]
+fn an_arena_kept_without_its_aggregation_is_rated_as_it_was_asked() {
+    let model: evalign_core::ModelRef = "local/x".parse().unwrap();
+    let request = |asked: serde_json::Value| ArenaRequest {
+        procedure: ArenaRequest::PROCEDURE.to_owned(),
+        run: RunRequest::new(model.clone(), Vec::new()),
+        competitors: vec![model.clone(), model.clone()],
+        judges: vec![model.clone()],
+        asked,
+        prompts: "prompts.jsonl".into(),
+        weights: Vec::new(),
+    };
+    let outcome = ArenaOutcome {
+        prompts: 1,
+        unanswered: 0,
+        aggregation: Some(Aggregation::Median),
+        report: ArenaReport::of(&["a".to_owned(), "b".to_owned()], &[], &BTreeMap::new(), 1),
+        votes: 0,
+        judges: Vec::new(),
+        jury: None,
+    };
+    let asked = request(json!({ "aggregate": Aggregation::Majority }));
+    assert_eq!(aggregation(&outcome, &asked).unwrap(), Aggregation::Median);
+    let mut kept = serde_json::to_value(&outcome).unwrap();
+    kept.as_object_mut().unwrap().remove("aggregation").unwrap();
+    let kept: ArenaOutcome = serde_json::from_value(kept).unwrap();
+    assert_eq!(aggregation(&kept, &asked).unwrap(), Aggregation::Majority);
+    assert!(aggregation(&kept, &request(json!(null))).is_err());
 }

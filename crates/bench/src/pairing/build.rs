@@ -1,9 +1,8 @@
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use evalign_core::{
     Digest, GenerateParams, ModelIdentity, ModelRef, Output, Request, RequestKind, RunStatus, SampleKey,
-    sample_seed,
+    SampleRecord, sample_seed,
 };
 use evalign_data::DataRoots;
 use evalign_judge::{Material, Strategy};
@@ -19,7 +18,7 @@ use super::judges::Judges;
 use super::prompts::{LoadedPrompt, digest_of_prompts, load_prompts};
 use super::{candidates, phase_spec, run_spec};
 use crate::plan::training_draft;
-use crate::runner::{ActiveRun, Asking, Cancel, Phase, Progress, Steps};
+use crate::runner::{ActiveRun, Asking, Cancel, Progress, Steps};
 use crate::{BenchError, BuiltPair, Catalog, Plan, PlannedSample, RunError, RunRequest};
 
 /// Names of the steps, which are also the stored samples' tasks.
@@ -222,20 +221,27 @@ impl Build {
             (Source::Prompts { prompts, .. }, _) => prompts,
             (Source::Task(_), None) => return Ok(RunStatus::Failed),
         };
+        let total = self.total_samples();
         for (number, model) in (0u32..).zip(models) {
-            let asking = prompts.iter().zip(0u64..).flat_map(|(prompt, doc)| self.ask(prompt, doc, number));
-            let phase = Phase::new(asking.collect(), self.total_samples(), |_, _| Vec::new());
-            match run.drive_phase(&phase, *model, progress, cancel).await? {
+            let asked = prompts.iter().zip(0u64..);
+            let questions = asked.flat_map(|(prompt, doc)| self.ask(prompt, doc, number)).map(Ok);
+            let how = (total, |_: &PlannedSample, _: Option<&Output>| Vec::new());
+            match run.drive_questions(questions, how, *model, (progress, cancel)).await? {
                 RunStatus::Completed => {}
                 stopped => return Ok(stopped),
             }
         }
         let Some(judges) = judges else { return Ok(RunStatus::Completed) };
-        let asking = self.comparisons(run, prompts, judges)?;
+        let questions = run.steps().by_document(ANSWER)?.flat_map(|answered| {
+            let asked = answered.map_err(RunError::from);
+            match asked.and_then(|(doc, records)| self.comparisons(doc, &records, prompts, judges)) {
+                Ok(askings) => askings.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            }
+        });
         let judge = judges.any();
         let score = |sample: &PlannedSample, output: Option<&Output>| compare_scores(judge, sample, output);
-        let phase = Phase::new(asking, self.total_samples(), score);
-        run.drive_phase(&phase, &**judge.model(), progress, cancel).await
+        run.drive_questions(questions, (total, score), &**judge.model(), (progress, cancel)).await
     }
 
     fn ask(&self, prompt: &LoadedPrompt, doc: u64, model: u32) -> Vec<Asking> {
@@ -256,31 +262,29 @@ impl Build {
     /// Every two distinct answers to a prompt, in both orders.
     fn comparisons(
         &self,
-        run: &ActiveRun,
+        doc: u64,
+        records: &[SampleRecord],
         prompts: &[LoadedPrompt],
         judges: &Judges,
     ) -> Result<Vec<Asking>, RunError> {
-        let records = run.steps().answered(ANSWER)?;
-        let sampler = self.request.samplers.first();
-        let Some(sampler) = sampler else { return Ok(Vec::new()) };
+        let prompt = usize::try_from(doc).ok().and_then(|doc| prompts.get(doc));
+        let (Some(sampler), Some(prompt)) = (self.request.samplers.first(), prompt) else {
+            return Ok(Vec::new());
+        };
+        let (answers, _) = candidates::distinct(candidates::candidates(records, |_| sampler), SAME_ANSWER);
+        let material =
+            Material { prompt: &prompt.text, reference: prompt.reference.as_deref(), context: None };
         let mut askings = Vec::new();
-        for (doc, answers) in candidates::candidates(&records, |_| sampler) {
-            let Some(prompt) = usize::try_from(doc).ok().and_then(|doc| prompts.get(doc)) else { continue };
-            let (answers, _) = candidates::distinct(answers, SAME_ANSWER);
-            let material =
-                Material { prompt: &prompt.text, reference: prompt.reference.as_deref(), context: None };
-            for (index, a) in answers.iter().enumerate() {
-                for b in &answers[index + 1..] {
-                    let number = pair_number(a.place, b.place, self.request.candidates());
-                    let (judge, principle) = judges.of(self.request.run.seed, doc, number);
-                    let sides =
-                        [Side { name: a.place, text: &a.text }, Side { name: b.place, text: &b.text }];
-                    let mut both = comparison_askings(judge, (COMPARE, doc, number), material, sides)?;
-                    if let Some(principle) = principle {
-                        both.iter_mut().for_each(|asking| asking.doc["principle"] = json!(principle));
-                    }
-                    askings.extend(both);
+        for (index, a) in answers.iter().enumerate() {
+            for b in &answers[index + 1..] {
+                let number = pair_number(a.place, b.place, self.request.candidates());
+                let (judge, principle) = judges.of(self.request.run.seed, doc, number);
+                let sides = [Side { name: a.place, text: &a.text }, Side { name: b.place, text: &b.text }];
+                let mut both = comparison_askings(judge, (COMPARE, doc, number), material, sides)?;
+                if let Some(principle) = principle {
+                    both.iter_mut().for_each(|asking| asking.doc["principle"] = json!(principle));
                 }
+                askings.extend(both);
             }
         }
         Ok(askings)
@@ -303,8 +307,6 @@ impl Build {
         let pairs = if request.prompts.is_none() {
             right_wrong(steps, request, (catalog, roots), &mut report)?
         } else {
-            let answers = steps.answered(ANSWER)?;
-            let comparisons = steps.answered(COMPARE)?;
             let judged = super::judged_pairs::Judged {
                 request,
                 strategy,
@@ -312,7 +314,7 @@ impl Build {
                 candidates: request.candidates(),
                 same_answer: SAME_ANSWER,
             };
-            judged.pairs(&answers, &comparisons, place, &mut report)
+            judged.pairs((steps.by_document(ANSWER)?, steps.by_document(COMPARE)?), place, &mut report)?
         };
         let divided = filters.apply(pairs, decontamination, &mut report);
         Ok((divided, report))
@@ -342,9 +344,9 @@ fn right_wrong(
             )
             .into());
         }
-        let records = steps.answered(&format!("{leaf}{}", crate::plan::TRAINING))?;
+        let documents = steps.by_document(&format!("{leaf}{}", crate::plan::TRAINING))?;
         let place = (request.run.seed, steps.run.as_str());
-        pairs.extend(super::right_wrong::pairs(&records, sampler, place, &evaluated, report));
+        pairs.extend(super::right_wrong::pairs(documents, sampler, place, &evaluated, report)?);
     }
     Ok(pairs)
 }
@@ -376,11 +378,4 @@ fn new_run(request: &PairsRequest, prompts: &[LoadedPrompt], first: &dyn Model) 
         samples_total: count * u64::from(candidates + comparisons),
         fork: false,
     })
-}
-
-/// By document and place, for looking up comparisons.
-pub(super) fn by_place(
-    records: &[evalign_core::SampleRecord],
-) -> BTreeMap<(u64, u32), &evalign_core::SampleRecord> {
-    records.iter().map(|record| ((record.key.doc, record.key.repeat), record)).collect()
 }

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use evalign_core::{FinishReason, ModelIdentity, Output, SampleRecord};
 use evalign_judge::NearDuplicates;
 
@@ -15,30 +13,28 @@ pub(super) struct Candidate<'a> {
     pub(super) record: &'a SampleRecord,
 }
 
-/// The finished answers of stored samples, by document; `sampler` says who wrote a sample. Answers that were cut off,
-/// withheld or empty are no candidates.
+/// The finished answers among the stored samples of one document; `sampler` says who wrote a sample. Answers that were
+/// cut off, withheld or empty are no candidates.
 pub(super) fn candidates<'a>(
     records: &'a [SampleRecord],
     sampler: impl Fn(&SampleRecord) -> &'a ModelIdentity,
-) -> BTreeMap<u64, Vec<Candidate<'a>>> {
-    let mut found: BTreeMap<u64, Vec<Candidate<'a>>> = BTreeMap::new();
-    for record in records {
+) -> Vec<Candidate<'a>> {
+    let candidate = |record: &'a SampleRecord| {
         let Some(Output::Text { text, finish: FinishReason::Stop, logprobs, .. }) = &record.output else {
-            continue;
+            return None;
         };
         if text.trim().is_empty() {
-            continue;
+            return None;
         }
-        let logprob = logprobs.as_ref().map(|tokens| tokens.iter().map(|token| token.logprob).sum());
-        found.entry(record.key.doc).or_default().push(Candidate {
+        Some(Candidate {
             place: record.key.repeat,
             text: text.trim().to_owned(),
             sampler: sampler(record),
-            logprob,
+            logprob: logprobs.as_ref().map(|tokens| tokens.iter().map(|token| token.logprob).sum()),
             record,
-        });
-    }
-    found
+        })
+    };
+    records.iter().filter_map(candidate).collect()
 }
 
 /// Without answers that say (nearly) what an earlier one says; and how many those were.

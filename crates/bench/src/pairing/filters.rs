@@ -1,4 +1,4 @@
-use evalign_judge::{LengthCounts, NearDuplicates, balanced_by_length, is_held_out};
+use evalign_judge::{BiasReport, LengthCounts, NearDuplicates, balanced_by_length, is_held_out};
 use serde::Serialize;
 
 use super::decontaminate::{Decontamination, DecontaminationCounts};
@@ -64,9 +64,23 @@ pub struct PairsReport {
     /// Comparisons, where a judge decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judged: Option<Judged>,
+    /// What moves the judge besides the answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias: Option<BiasReport>,
 }
 
 impl PairsReport {
+    /// What to know where the judge goes by the order rather than by the answers.
+    #[must_use]
+    pub fn goes_by_order(&self) -> Option<String> {
+        let judged = self.judged.filter(|judged| 2 * judged.flipped > judged.comparisons)?;
+        Some(format!(
+            "the judge goes by the order: {} of {} comparisons flipped with it\n\
+             hint: try another judge; `evalign judge calibrate` holds one against people",
+            judged.flipped, judged.comparisons
+        ))
+    }
+
     /// What to know where balancing lengths left nothing of what the other filters had kept.
     #[must_use]
     pub fn nothing_balances(&self) -> Option<&'static str> {

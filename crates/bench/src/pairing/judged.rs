@@ -1,9 +1,7 @@
 //! Comparisons as samples of a run: two for each pair of answers, one in each order.
 
-use std::collections::BTreeMap;
-
-use evalign_core::{Outcome, Output, Response, SampleKey, SampleRecord, Score};
-use evalign_judge::{Judge, Material, Order, Pair, Preference, Unscored};
+use evalign_core::{Outcome, Output, Response, SampleKey, Score};
+use evalign_judge::{Comparison, Judge, Material, Order, OrderVerdict, Pair, Preference, Unscored};
 use evalign_model::ModelError;
 use serde_json::json;
 
@@ -11,6 +9,9 @@ use crate::{Asking, PlannedSample, RunError};
 
 /// The metric a stored verdict is found under: P(A is better) where the judge gives probabilities, else 1, 0 or 1/2.
 const METRIC: &str = "preference";
+
+/// Of the labels' probabilities, in nats; only where the judge gives them.
+const ENTROPY: &str = "entropy";
 
 /// Two texts to be compared, and what is kept with the verdict.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Verdicts {
     pub(crate) probabilities: [Option<f64>; 2],
     /// 1 where A was preferred in an order, 0 where B was, 1/2 for a tie.
     pub(crate) points: [Option<f64>; 2],
+    /// Of the labels' probabilities, in nats. `None` where the judge gives none.
+    pub(crate) entropies: [Option<f64>; 2],
 }
 
 impl Verdicts {
@@ -50,7 +53,29 @@ impl Verdicts {
 
     pub(crate) fn swapped(self) -> Self {
         let of_b = |[first, second]: [Option<f64>; 2]| [second.map(|p| 1.0 - p), first.map(|p| 1.0 - p)];
-        Self { probabilities: of_b(self.probabilities), points: of_b(self.points) }
+        let [first, second] = self.entropies;
+        Self {
+            probabilities: of_b(self.probabilities),
+            points: of_b(self.points),
+            entropies: [second, first],
+        }
+    }
+
+    /// As a comparison, for a report on what moves the judge.
+    pub(crate) fn comparison(&self) -> Comparison {
+        let verdict = |place: usize| OrderVerdict {
+            order: Order::BOTH[place],
+            preference: match self.points[place] {
+                Some(points) if points > 0.5 => Preference::A,
+                Some(points) if points < 0.5 => Preference::B,
+                Some(_) => Preference::Tie,
+                None => Preference::Unscored { reason: Unscored::Failed("no verdict".to_owned()) },
+            },
+            probability_a: self.probabilities[place],
+            entropy: self.entropies[place],
+            explanation: None,
+        };
+        Comparison::of([verdict(0), verdict(1)])
     }
 }
 
@@ -78,17 +103,7 @@ pub(crate) fn comparison_askings(
 /// The score of an answered comparison.
 pub(crate) fn compare_scores(judge: &Judge, sample: &PlannedSample, output: Option<&Output>) -> Vec<Score> {
     let order = if sample.key.repeat.is_multiple_of(2) { Order::AsGiven } else { Order::Swapped };
-    let answer = match output {
-        Some(output) => Ok(Response {
-            output: output.clone(),
-            usage: None,
-            truncated_tokens: 0,
-            cached: false,
-            latency: None,
-        }),
-        None => Err(ModelError::Request("the call failed".to_owned())),
-    };
-    let verdict = judge.read_pairwise(order, &answer);
+    let verdict = judge.read_pairwise(order, &answered(output, || "the call failed".to_owned()));
     let points = verdict.preference.points_a();
     let (outcome, answer) = match &verdict.preference {
         Preference::A => (Outcome::Unscored, Some("A")),
@@ -96,7 +111,7 @@ pub(crate) fn compare_scores(judge: &Judge, sample: &PlannedSample, output: Opti
         Preference::Tie => (Outcome::Unscored, Some("tie")),
         Preference::Unscored { reason } => (outcome_of(reason), None),
     };
-    vec![Score {
+    let preferred = Score {
         metric: METRIC.to_owned(),
         filter: "none".to_owned(),
         outcome,
@@ -104,7 +119,23 @@ pub(crate) fn compare_scores(judge: &Judge, sample: &PlannedSample, output: Opti
         answer: answer.map(str::to_owned),
         weight: None,
         margin: None,
-    }]
+    };
+    let entropy = verdict.entropy.map(|entropy| Score {
+        metric: ENTROPY.to_owned(),
+        value: Some(entropy),
+        answer: None,
+        ..preferred.clone()
+    });
+    std::iter::once(preferred).chain(entropy).collect()
+}
+
+/// An answer as it came; without one, the error that says why.
+pub(crate) fn answered(
+    output: Option<&Output>,
+    why: impl FnOnce() -> String,
+) -> Result<Response, ModelError> {
+    let output = output.cloned().ok_or_else(|| ModelError::Request(why()))?;
+    Ok(Response { output, usage: None, truncated_tokens: 0, cached: false, latency: None })
 }
 
 /// A verdict is neither right nor wrong: `unscored` with a value. Without one, why.
@@ -118,23 +149,21 @@ pub(crate) fn outcome_of(reason: &Unscored) -> Outcome {
     }
 }
 
-/// The verdicts on one pair of a document, from the stored comparisons by their number.
-pub(crate) fn read_comparison(
-    records: &BTreeMap<(u64, u32), &SampleRecord>,
-    doc: u64,
-    number: u32,
-) -> Verdicts {
-    let score = |order: u32| verdict_of(records.get(&(doc, number * 2 + order))?);
-    let both = [score(0), score(1)];
+/// The verdicts on one pair of a document; `scores` finds those of its stored comparisons by their number.
+pub(crate) fn read_comparison<'a>(scores: impl Fn(u32) -> Option<&'a [Score]>, number: u32) -> Verdicts {
+    let both = [scores(number * 2), scores(number * 2 + 1)];
+    let found = both.map(|scores| verdict_of(scores?));
+    let entropy = |scores: &[Score]| scores.iter().find(|score| score.metric == ENTROPY)?.value;
     Verdicts {
-        probabilities: both.map(|found| found.map(|(probability, _)| probability)),
-        points: both.map(|found| found.map(|(_, points)| points)),
+        probabilities: found.map(|found| found.map(|(probability, _)| probability)),
+        points: found.map(|found| found.map(|(_, points)| points)),
+        entropies: both.map(|scores| entropy(scores?)),
     }
 }
 
-/// P(A is better) and the points of A, from one stored comparison. `None` where nothing was decided.
-pub(crate) fn verdict_of(record: &SampleRecord) -> Option<(f64, f64)> {
-    let score = record.scores.iter().find(|score| score.metric == METRIC)?;
+/// P(A is better) and the points of A, from one stored comparison's scores. `None` where nothing was decided.
+pub(crate) fn verdict_of(scores: &[Score]) -> Option<(f64, f64)> {
+    let score = scores.iter().find(|score| score.metric == METRIC)?;
     let points = match score.answer.as_deref()? {
         "A" => 1.0,
         "B" => 0.0,
@@ -149,12 +178,19 @@ mod tests {
 
     #[test]
     fn turned_round_verdicts_are_about_the_other_side_in_the_other_order() {
-        let verdicts = Verdicts { probabilities: [Some(0.9), Some(0.4)], points: [Some(1.0), Some(0.5)] };
+        let verdicts = Verdicts {
+            probabilities: [Some(0.9), Some(0.4)],
+            points: [Some(1.0), Some(0.5)],
+            entropies: [Some(0.1), Some(0.2)],
+        };
         let other = verdicts.swapped();
         assert_eq!(other.points, [Some(0.5), Some(0.0)]);
         assert!((other.probability_a().unwrap() - 0.35).abs() < 1e-12);
         assert!(!verdicts.a_wins() && !other.b_wins() && other.is_decided());
-        let half = Verdicts { probabilities: [Some(0.9), None], points: [Some(1.0), None] };
+        let half =
+            Verdicts { probabilities: [Some(0.9), None], points: [Some(1.0), None], ..Verdicts::default() };
+        assert_eq!(verdicts.comparison().outcome, Preference::Tie);
+        assert!(!verdicts.comparison().flipped() && half.comparison().outcome.points_a().is_none());
         assert_eq!((half.probability_a(), half.is_decided(), half.a_wins()), (None, false, false));
     }
 }

@@ -1,16 +1,21 @@
 //! Pairs from answers that a judge has compared two by two.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use evalign_core::{Digest, ModelIdentity, SampleRecord};
-use evalign_judge::{Strategy, as_text, select};
+use evalign_judge::{BiasTally, JudgedAnswer, JudgedPair, Strategy, as_text, family_of, select};
 
-use super::build::{PairsRequest, by_place, pair_number};
+use super::build::{PairsRequest, pair_number};
 use super::candidates::{Candidate, candidates, distinct};
 use super::filters::{Judged as JudgedCounts, PairsReport};
 use super::judged::{Verdicts, read_comparison};
 use super::origin::{BuiltPair, Origin};
 use super::right_wrong::prompt_of;
+use crate::RunError;
+use crate::runner::Documents;
+
+/// What was said about one document's answers, by the number of the comparison.
+type Comparisons<'a> = BTreeMap<u32, &'a SampleRecord>;
 
 pub(super) struct Judged<'a> {
     pub(super) request: &'a PairsRequest,
@@ -21,48 +26,64 @@ pub(super) struct Judged<'a> {
 }
 
 impl Judged<'_> {
+    /// The pairs of all documents, of which one is in memory at a time: its answers, and what was said about them.
     pub(super) fn pairs(
         &self,
-        answers: &[SampleRecord],
-        comparisons: &[SampleRecord],
-        (seed, run): (u64, &str),
+        (answers, mut comparisons): (Documents, Documents),
+        place: (u64, &str),
         report: &mut PairsReport,
-    ) -> Vec<BuiltPair> {
-        let Some(first) = self.request.samplers.first() else { return Vec::new() };
+    ) -> Result<Vec<BuiltPair>, RunError> {
+        let family = self.request.judge.as_ref().map(family_of);
+        let mut tally = (JudgedCounts::default(), BiasTally::new(family.as_deref()));
+        let mut built = Vec::new();
+        for document in answers {
+            let (doc, answers) = document?;
+            let compared = comparisons.of(doc)?;
+            self.pairs_of((doc, &answers, &compared), place, (report, &mut tally), &mut built);
+        }
+        report.judged = Some(tally.0);
+        report.bias = Some(tally.1.report());
+        Ok(built)
+    }
+
+    fn pairs_of(
+        &self,
+        (doc, answers, compared): (u64, &[SampleRecord], &[SampleRecord]),
+        (seed, run): (u64, &str),
+        (report, (counts, bias)): (&mut PairsReport, &mut (JudgedCounts, BiasTally)),
+        built: &mut Vec<BuiltPair>,
+    ) {
+        let Some(first) = self.request.samplers.first() else { return };
         let sampler = |record: &SampleRecord| -> &ModelIdentity {
             let model = record.key.repeat / self.per_model.max(1);
             self.request.samplers.get(model as usize).unwrap_or(first)
         };
-        let comparisons = by_place(comparisons);
-        report.answers = answers.len() as u64;
-        let docs: BTreeSet<u64> = answers.iter().map(|record| record.key.doc).collect();
-        report.prompts = docs.len() as u64;
-        let mut counts = JudgedCounts::default();
-        let mut built = Vec::new();
-        for (doc, found) in candidates(answers, sampler) {
-            report.finished_answers += found.len() as u64;
-            let (found, repeated) = distinct(found, self.same_answer);
-            report.repeated_answers += repeated;
-            let table = self.table(&comparisons, doc, &found);
-            count(&table, &mut counts);
-            let scores: Vec<Option<f64>> = (0..found.len()).map(|a| score(&table, a)).collect();
-            for (chosen, rejected) in select(self.strategy, &scores, draw(seed, doc)) {
-                let Some(prompt) = prompt_of(found[chosen].record) else { continue };
-                let verdicts = between(&table, chosen, rejected).unwrap_or_default();
-                let origin = Origin {
-                    score_chosen: scores[chosen],
-                    score_rejected: scores[rejected],
-                    margin: scores[chosen].zip(scores[rejected]).map(|(good, bad)| good - bad),
-                    probability_first: verdicts.probabilities[0],
-                    probability_second: verdicts.probabilities[1],
-                    principle: self.principle(&comparisons, doc, [&found[chosen], &found[rejected]]),
-                    ..self.origin(&found[chosen], &found[rejected], (seed, run))
-                };
-                built.push(BuiltPair::new(prompt, &found[chosen].text, &found[rejected].text, &origin));
-            }
+        let comparisons: Comparisons<'_> =
+            compared.iter().map(|record| (record.key.repeat, record)).collect();
+        let found = candidates(answers, sampler);
+        report.prompts += 1;
+        report.answers += answers.len() as u64;
+        report.finished_answers += found.len() as u64;
+        let (found, repeated) = distinct(found, self.same_answer);
+        report.repeated_answers += repeated;
+        let table = self.table(&comparisons, &found);
+        count(&table, counts);
+        weigh(bias, (doc, &table), &found);
+        let scores: Vec<Option<f64>> = (0..found.len()).map(|a| score(&table, a)).collect();
+        for (chosen, rejected) in select(self.strategy, &scores, draw(seed, doc)) {
+            let Some(prompt) = prompt_of(found[chosen].record) else { continue };
+            let verdicts = between(&table, chosen, rejected).unwrap_or_default();
+            let origin = Origin {
+                score_chosen: scores[chosen],
+                score_rejected: scores[rejected],
+                margin: scores[chosen].zip(scores[rejected]).map(|(good, bad)| good - bad),
+                probability_first: verdicts.probabilities[0],
+                probability_second: verdicts.probabilities[1],
+                principle: self.principle(&comparisons, [&found[chosen], &found[rejected]]),
+                ..self.origin(&found[chosen], &found[rejected], (seed, run))
+            };
+            built.push(BuiltPair::new(prompt, &found[chosen].text, &found[rejected].text, &origin));
         }
-        report.judged = Some(counts);
-        built
     }
 
     fn origin(&self, good: &Candidate<'_>, bad: &Candidate<'_>, (seed, run): (u64, &str)) -> Origin {
@@ -88,29 +109,24 @@ impl Judged<'_> {
     }
 
     /// What two answers were compared by, where that was drawn.
-    fn principle(
-        &self,
-        comparisons: &BTreeMap<(u64, u32), &SampleRecord>,
-        doc: u64,
-        [one, other]: [&Candidate<'_>; 2],
-    ) -> Option<String> {
+    fn principle(&self, comparisons: &Comparisons<'_>, [one, other]: [&Candidate<'_>; 2]) -> Option<String> {
         let (a, b) = (one.place.min(other.place), one.place.max(other.place));
-        let record = comparisons.get(&(doc, 2 * pair_number(a, b, self.candidates)))?;
+        let record = comparisons.get(&(2 * pair_number(a, b, self.candidates)))?;
         record.doc["principle"].as_str().map(str::to_owned)
     }
 
     /// What was said about every two answers, by their places in `found`, the smaller first.
     fn table(
         &self,
-        comparisons: &BTreeMap<(u64, u32), &SampleRecord>,
-        doc: u64,
+        comparisons: &Comparisons<'_>,
         found: &[Candidate<'_>],
     ) -> BTreeMap<(usize, usize), Verdicts> {
         let mut table = BTreeMap::new();
         for a in 0..found.len() {
             for b in a + 1..found.len() {
                 let number = pair_number(found[a].place, found[b].place, self.candidates);
-                table.insert((a, b), read_comparison(comparisons, doc, number));
+                let scores = |number| comparisons.get(&number).map(|record| record.scores.as_slice());
+                table.insert((a, b), read_comparison(scores, number));
             }
         }
         table
@@ -147,6 +163,26 @@ fn count(table: &BTreeMap<(usize, usize), Verdicts>, counts: &mut JudgedCounts) 
             _ => &mut counts.undecided,
         };
         *place += 1;
+    }
+}
+
+/// Adds what was said about every two answers to what is known of the judge.
+fn weigh(
+    bias: &mut BiasTally,
+    (doc, table): (u64, &BTreeMap<(usize, usize), Verdicts>),
+    found: &[Candidate<'_>],
+) {
+    let families: Vec<String> =
+        found.iter().map(|candidate| family_of(&candidate.sampler.reference)).collect();
+    let side = |place: usize| JudgedAnswer { text: &found[place].text, family: Some(&families[place]) };
+    for ((a, b), verdicts) in table {
+        bias.add(&JudgedPair {
+            comparison: &verdicts.comparison(),
+            group: usize::try_from(doc).unwrap_or(usize::MAX),
+            a: side(*a),
+            b: side(*b),
+            people: None,
+        });
     }
 }
 

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{Limit, RunError};
 
+/// Text of all prompts of a run: they are held in memory, and clients of the service send them too.
+const MOST_TEXT_BYTES: usize = 1 << 30;
+
 /// A prompt of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadedPrompt {
@@ -23,12 +26,15 @@ pub struct LoadedPrompt {
 /// ones, where there is a limit. With `chat`, a plain text is what the user says.
 ///
 /// # Errors
-/// A file that cannot be read, a row without a prompt (with its line), no rows.
+/// A file that cannot be read, a row without a prompt (with its line), no rows, more than 1 GiB of prompts.
 pub fn load_prompts(path: &Path, limit: Option<Limit>, chat: bool) -> Result<Vec<LoadedPrompt>, RunError> {
-    let mut found = Vec::new();
+    let (mut found, mut text_bytes) = (Vec::new(), 0);
     let rows = numbered_rows(path, &Limits::default())?;
     let unit = rows.unit();
     for (place, row) in rows {
+        if matches!(limit, Some(Limit::Docs(docs)) if found.len() as u64 == docs) {
+            break;
+        }
         let row = row?;
         let fault = |field: &str, message: String, mend: &str| DataError::Row {
             path: path.to_owned(),
@@ -53,6 +59,15 @@ pub fn load_prompts(path: &Path, limit: Option<Limit>, chat: bool) -> Result<Vec
         let text = as_text(&prompt);
         if text.trim().is_empty() {
             return Err(fault("prompt", "is empty".to_owned(), "remove the row").into());
+        }
+        text_bytes += text.len();
+        if text_bytes > MOST_TEXT_BYTES {
+            return Err(DataError::TooLarge {
+                path: path.to_owned(),
+                what: "the prompts".to_owned(),
+                limit: "1 GiB".to_owned(),
+            }
+            .into());
         }
         let prompt = match prompt {
             Prompt::Text(content) if chat => Prompt::Chat(vec![Message { role: Role::User, content }]),
@@ -84,4 +99,20 @@ pub fn load_prompts(path: &Path, limit: Option<Limit>, chat: bool) -> Result<Vec
 pub(crate) fn digest_of_prompts(prompts: &[LoadedPrompt]) -> Digest {
     let rows: Vec<Value> = prompts.iter().map(|p| json!([p.prompt, p.reference])).collect();
     Digest::of_json(&json!(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_than_was_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("prompts.jsonl");
+        std::fs::write(&path, "{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n{\"prompt\": \" \"}\n").unwrap();
+        let read = |limit| load_prompts(&path, limit, false);
+        assert_eq!(read(Some(Limit::Docs(2))).unwrap().len(), 2);
+        assert!(read(Some(Limit::Fraction(0.5))).is_err(), "a share is one of all rows");
+        assert!(read(None).unwrap_err().to_string().contains('3'), "the line is named");
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::iter::Peekable;
 use std::time::Instant;
 
 use evalign_core::{Digest, Output, Request, RunId, RunStatus, SampleKey, SampleRecord, Score, Seconds};
 use evalign_model::Model;
-use evalign_store::{NewRun, SampleFilter, Store};
+use evalign_store::{NewRun, SampleFilter, Samples, Store, StoreError};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::session::Session;
@@ -73,6 +75,20 @@ impl<'a> Phase<'a> {
     }
 }
 
+/// Questions that are at least in memory together where a step has many, and the model wants to see fewer: what is under
+/// way when they run out has to end before there are others.
+const TOGETHER: usize = 4096;
+
+/// A stored answer without what was asked, which is most of it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Said {
+    pub(crate) key: SampleKey,
+    pub(crate) output: Option<Output>,
+    #[serde(default)]
+    pub(crate) error: Option<String>,
+    pub(crate) scores: Vec<Score>,
+}
+
 /// The stored answers of a run, step by step.
 #[derive(Clone, Debug)]
 pub struct Steps {
@@ -95,9 +111,83 @@ impl Steps {
         let filter = SampleFilter { task: Some(step.to_owned()), ..SampleFilter::default() };
         Ok(self.store.samples(&self.run, filter)?.collect::<Result<_, _>>()?)
     }
+
+    /// As [`Steps::answered`], without what was asked, and one at a time.
+    pub(crate) fn said(
+        &self,
+        step: &str,
+    ) -> Result<impl Iterator<Item = Result<Said, StoreError>> + use<>, RunError> {
+        let filter = SampleFilter { task: Some(step.to_owned()), ..SampleFilter::default() };
+        Ok(self.store.parts(&self.run, filter)?)
+    }
+
+    /// The samples of one step, document by document: those of one are in memory at a time.
+    pub(crate) fn by_document(&self, step: &str) -> Result<Documents, RunError> {
+        let filter = SampleFilter { task: Some(step.to_owned()), ..SampleFilter::default() };
+        Ok(Documents(self.store.samples(&self.run, filter)?.peekable()))
+    }
+}
+
+/// See [`Steps::by_document`].
+pub(crate) struct Documents(Peekable<Samples>);
+
+impl Documents {
+    /// The samples of this document, where they come next.
+    pub(crate) fn of(&mut self, doc: u64) -> Result<Vec<SampleRecord>, StoreError> {
+        let mut found = Vec::new();
+        let of_doc = |next: &Result<SampleRecord, _>| next.as_ref().map_or(true, |next| next.key.doc == doc);
+        while let Some(record) = self.0.next_if(of_doc) {
+            found.push(record?);
+        }
+        Ok(found)
+    }
+}
+
+impl Iterator for Documents {
+    type Item = Result<(u64, Vec<SampleRecord>), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let doc = match self.0.peek()? {
+            Ok(record) => record.key.doc,
+            Err(_) => return self.0.next().map(|failed| failed.map(|record| (record.key.doc, Vec::new()))),
+        };
+        Some(self.of(doc).map(|records| (doc, records)))
+    }
 }
 
 impl ActiveRun {
+    /// As [`ActiveRun::drive_phase`], of questions that are made when their turn comes: some thousands are in memory at
+    /// a time, however many there are.
+    ///
+    /// # Errors
+    /// As [`ActiveRun::drive`], or a question that cannot be made.
+    pub(crate) async fn drive_questions(
+        &mut self,
+        mut questions: impl Iterator<Item = Result<Asking, RunError>> + Send,
+        (run_samples, score): (u64, impl Fn(&PlannedSample, Option<&Output>) -> Vec<Score> + Sync),
+        model: &dyn Model,
+        (progress, cancel): (&dyn Progress, &Cancel),
+    ) -> Result<RunStatus, RunError> {
+        let together = model.intake().together.max(TOGETHER);
+        loop {
+            let mut asking = Vec::new();
+            while asking.len() < together {
+                let Some(question) = questions.next().transpose()? else { break };
+                if !self.finished.contains(&question.request.key) {
+                    asking.push(question);
+                }
+            }
+            if asking.is_empty() {
+                return Ok(RunStatus::Completed);
+            }
+            let phase = Phase::new(asking, run_samples, &score);
+            let status = self.drive_phase(&phase, model, progress, cancel).await?;
+            if status != RunStatus::Completed {
+                return Ok(status);
+            }
+        }
+    }
+
     /// Asks what of a phase is not answered yet. Ends with [`RunStatus::Completed`] when the phase is complete,
     /// and with what stopped it otherwise; the run's status in the store is [`RunStatus::Running`] in between.
     ///
@@ -133,7 +223,10 @@ impl ActiveRun {
         // Whatever happened, an earlier failure is the one to report.
         let status = result?;
         noted?;
-        self.finished = self.store.finished(&self.id)?;
+        match status {
+            RunStatus::Completed => self.finished.extend(phase.places.keys().cloned()),
+            _ => self.finished = self.store.finished(&self.id)?,
+        }
         Ok(status)
     }
 
@@ -142,8 +235,7 @@ impl ActiveRun {
     /// # Errors
     /// As [`ActiveRun::start`].
     pub fn start_phases(new: &NewRun, store: &Store, owner: &str) -> Result<Self, RunError> {
-        let created = store.create_run(new)?;
-        Self::open(&created.id, store, owner, created.existed)
+        Self::create(new, store, owner)
     }
 
     /// Looks again at what is finished: the questions of a phase may be about it.
@@ -185,7 +277,10 @@ impl ActiveRun {
     }
 
     /// Waits for the work while the lease is renewed. `None` where the run is to end: the work is dropped.
-    pub(crate) async fn attended<T>(
+    ///
+    /// # Errors
+    /// The lease was lost, or a failure of the store.
+    pub async fn attended<T>(
         &self,
         cancel: &Cancel,
         work: impl Future<Output = T>,
@@ -199,6 +294,39 @@ impl ActiveRun {
                 () = tokio::time::sleep(LEASE_TTL / 4) => self.store.renew(&self.lease, LEASE_TTL)?,
             }
         }
+    }
+
+    /// Does the work of a run that does not ask a model by itself: attended, timed, its end noted. `results` makes
+    /// of what the work gave the run's results. Ends with [`RunStatus::Cancelled`] where the run was to end.
+    pub(crate) async fn carry_out<T>(
+        &self,
+        cancel: &Cancel,
+        work: impl Future<Output = Result<T, RunError>>,
+        results: impl FnOnce(T) -> Result<Value, RunError>,
+    ) -> Result<RunStatus, RunError> {
+        let started = Instant::now();
+        self.store.set_status(&self.lease, RunStatus::Running)?;
+        let done = self.attended(cancel, work).await.and_then(Option::transpose);
+        let seconds = Seconds { total: started.elapsed().as_secs_f64(), ..Seconds::default() };
+        let noted = self.store.add_session(&self.lease, seconds);
+        let done = match done {
+            Ok(Some(done)) => done,
+            Ok(None) => {
+                self.store.set_status(&self.lease, RunStatus::Cancelled)?;
+                return Ok(RunStatus::Cancelled);
+            }
+            // Whatever happened, an earlier failure is the one to report.
+            Err(error) => {
+                if let Err(second) = self.store.set_status(&self.lease, RunStatus::Failed) {
+                    tracing::warn!(error = %second, "the run is not marked as failed");
+                }
+                return Err(error);
+            }
+        };
+        noted?;
+        self.store.set_status(&self.lease, RunStatus::Completed)?;
+        self.store.save_results(&self.lease, &results(done)?)?;
+        Ok(RunStatus::Completed)
     }
 
     /// Marks a run of phases as complete and keeps its report.

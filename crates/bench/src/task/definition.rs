@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use evalign_core::{Digest, ScoringMode};
+use evalign_judge::Aggregation;
 use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,19 @@ pub struct JudgeDefinition {
     pub reference: Option<String>,
     /// Template for what an answer was to be based on.
     pub context: Option<String>,
+    /// Verdicts of each judge on each answer, 1 if absent; more need a `temperature`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub repeats: Option<u32>,
+    /// How freely verdicts are sampled; 0, the likeliest one, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Longest explanation before a verdict, in tokens, instead of the rubric's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation_tokens: Option<u32>,
+    /// How the verdicts of several judges and repeats become one; `mean` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aggregate: Option<Aggregation>,
 }
 
 /// Where rows come from: a dataset of the hub (or the same path under `--data-root`), or a file that

@@ -225,6 +225,19 @@ fn check(path: &str, task: &TaskDefinition) -> Result<(), BenchError> {
     if task.judge.is_some() && task.output != OutputKind::GenerateUntil {
         return fail("judge", "there is no text to judge (the output is not `generate_until`)");
     }
+    if let Some(judge) = &task.judge {
+        let temperature = judge.temperature.unwrap_or(0.0);
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            return fail("judge.temperature", "use 0 or more");
+        }
+        match judge.repeats {
+            Some(0) => return fail("judge.repeats", "use 1 or more"),
+            Some(2..) if temperature == 0.0 => {
+                return fail("judge.repeats", "the likeliest verdict is always the same: set `temperature`");
+            }
+            None | Some(_) => {}
+        }
+    }
     if task.filters.is_empty() || task.metrics.is_empty() {
         return fail("metrics", "at least one metric and one filter are needed");
     }

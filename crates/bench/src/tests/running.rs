@@ -7,25 +7,28 @@ use evalign_core::{
     ChoiceLogLikelihood, FinishReason, Hint as _, ModelIdentity, Outcome, Output, Prompt, Request,
     RequestKind, Response, RunResults, RunStatus, SampleRecord, ScoringMode, Seconds, TokenLogprob, Usage,
 };
-use evalign_model::{Capabilities, Model, Replies, TokenCount};
+use evalign_judge::{Judge, JudgeOptions, Prompts, Rubric};
+use evalign_model::{Capabilities, DateTime, Model, Replies, TokenCount};
 use evalign_store::{SampleFilter, Store};
 use serde_json::json;
 
 use super::{identity, request};
 use crate::{
-    ActiveRun, Cancel, Catalog, Cause, ExportFormat, Progress, RunEnd, RunError, RunRequest, Scoreboard,
-    Snapshot, VerifyOptions, export_run, import_run, rescore, verify,
+    ActiveRun, Cancel, Catalog, Cause, ExportFormat, FileJudging, FileJudgingRequest, JudgedSource, Progress,
+    RunEnd, RunError, RunRequest, Scoreboard, Snapshot, VerifyOptions, export_run, import_run, rescore,
+    verify,
 };
 
 /// Answers every request by a function of it.
 struct Answering {
     identity: ModelIdentity,
     answer: fn(&Request) -> Output,
+    clock: Option<DateTime>,
 }
 
 impl Answering {
     fn with(answer: fn(&Request) -> Output) -> Self {
-        Self { identity: identity(), answer }
+        Self { identity: identity(), answer, clock: None }
     }
 }
 
@@ -57,6 +60,10 @@ impl Model for Answering {
         None
     }
 
+    fn clock(&self) -> Option<DateTime> {
+        self.clock
+    }
+
     fn submit(&self, requests: Vec<Request>) -> Replies {
         let (_, none) = Replies::channel();
         let usage = Usage { prompt_tokens: 3, computed_prompt_tokens: 3, ..Usage::default() };
@@ -79,7 +86,7 @@ impl Model for Answering {
 struct World {
     store: Store,
     catalog: Catalog,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl World {
@@ -88,7 +95,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let include: Vec<PathBuf> = tasks.map(Path::to_owned).into_iter().collect();
-        Self { store, catalog: Catalog::load(&include).unwrap(), _dir: dir }
+        Self { store, catalog: Catalog::load(&include).unwrap(), dir }
     }
 
     /// Runs a request in the run its spec has, until `progress` says stop.
@@ -197,6 +204,39 @@ fn answers_that_are_no_numbers_are_errors_of_their_samples() {
     let results = world.results(&end).results;
     let leaf = results.iter().find(|result| result.task == "samples_knowledge").unwrap();
     assert_eq!((leaf.metrics[0].estimate.n, leaf.metrics[0].outcomes.error), (3, 1));
+}
+
+/// A run of steps whose chat template names the day, resumed on another one, is no other run.
+#[test]
+fn a_run_of_steps_goes_on_on_the_day_it_was_begun_on() {
+    let world = World::new(None);
+    let rows = world.dir.path().join("rows.jsonl");
+    fs_err::write(&rows, "{\"prompt\": \"Q\", \"answer\": \"x\"}\n").unwrap();
+    let start = |day: &str, resumes: Option<&evalign_core::RunId>| {
+        let clock = Some(format!("{day}T12:00:00").parse().unwrap());
+        let model = std::sync::Arc::new(Answering { clock, ..Answering::with(plain) });
+        let prompts = std::sync::Arc::new(Prompts::load(&[]).unwrap());
+        let rubric = Rubric::find("helpfulness", &[]).unwrap();
+        let judges = [Judge::new(model, rubric, prompts, JudgeOptions::default()).unwrap()];
+        let mut run = request(ScoringMode::Default);
+        run.resumes = resumes.cloned();
+        let asked = FileJudgingRequest {
+            procedure: FileJudgingRequest::PROCEDURE.to_owned(),
+            run,
+            judges: Vec::new(),
+            asked: json!(null),
+            source: JudgedSource::File(rows.clone()),
+        };
+        let run = FileJudging::new(&asked, &judges, &world.store)?.start(&world.store, "test")?;
+        let id = run.id.clone();
+        run.release()?;
+        Ok::<_, RunError>(id)
+    };
+    let begun = start("2026-03-01", None).unwrap();
+    let error = start("2026-03-02", Some(&begun)).unwrap_err();
+    assert!(error.to_string().contains("rendered_at") && error.to_string().contains("2026-03-02"), "{error}");
+    assert_eq!(start("2026-03-01", Some(&begun)).unwrap(), begun);
+    assert_eq!(world.store.runs(9).unwrap().len(), 1);
 }
 
 /// The first choice is likeliest, and every text is `18`.
