@@ -33,8 +33,7 @@ pub(crate) use rag::{
     RagStoreArgs, StoreKind,
 };
 pub(crate) use retrieval::{
-    ExpansionKind, RagDiffArgs, RagEvalArgs, RagGcArgs, RagListArgs, RagSearchArgs, RagTuneArgs,
-    ServeQdrantArgs,
+    RagDiffArgs, RagEvalArgs, RagGcArgs, RagListArgs, RagSearchArgs, RagTuneArgs, ServeQdrantArgs,
 };
 pub(crate) use serve::{KeyCreateArgs, KeysCommand, ServeArgs, ServeSettingsArgs};
 pub(crate) use train::{MergeArgs, ScoreArgs, TrainArgs, TrainCommand, VerifyCaseArgs};
@@ -105,7 +104,7 @@ pub(crate) enum Command {
     Tasks(TasksCommand),
     /// Ask your documents.
     #[command(subcommand)]
-    Rag(RagCommand),
+    Rag(Box<RagCommand>),
     /// Models on this machine, and getting them.
     #[command(subcommand)]
     Models(ModelsCommand),

@@ -68,7 +68,7 @@ pub(crate) fn run(command: Command, output: Output) -> Result<Verdict, Failure> 
         Command::Models(ModelsCommand::Pull { models, file, offline }) => {
             models::pull(&models, file, offline, output)
         }
-        Command::Rag(command) => rag::rag(command, output),
+        Command::Rag(command) => rag::rag(*command, output),
         Command::Models(ModelsCommand::Quantise { model, out, offline }) => {
             models::quantise(&model, out, offline, output)
         }

@@ -80,8 +80,8 @@ fn keep_decoders_quiet() {
 
 fn log_to_stderr(verbose: u8) {
     let default = match verbose {
-        // The vector engine warns of a setting that it has no way to be given.
-        0 => "warn,qdrant_edge::common::mmap=error",
+        // The vector engine warns of settings that it has no way to be given.
+        0 => "warn,qdrant_edge=error",
         1 => "info",
         _ => "debug",
     };

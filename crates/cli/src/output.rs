@@ -7,6 +7,9 @@ mod tables;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 
+use evalign_core::is_obeyed;
+pub(crate) use evalign_core::sanitize;
+
 pub(crate) use error::{Failure, print_error};
 pub(crate) use tables::{Table, csv, estimate, markdown, percent_or_number, precision, seconds};
 
@@ -81,26 +84,6 @@ pub(crate) fn json_text(value: &impl serde::Serialize) -> Result<String, Failure
     Ok(safe)
 }
 
-/// Text without anything that a terminal obeys: escape sequences lose their ESC, other C0 and C1
-/// characters (line feed and tab excepted) and bidirectional overrides become visible.
-pub(crate) fn sanitize(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, '\n' | '\t') || !is_obeyed(c) {
-            clean.push(c);
-        } else {
-            clean.extend(c.escape_unicode());
-        }
-    }
-    clean
-}
-
-/// C0 and C1 control characters, and those that turn the direction of text.
-fn is_obeyed(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// Log lines on standard error, through [`sanitize`] like everything else.
 #[derive(Debug)]
 pub(crate) struct LogWriter;
@@ -120,19 +103,5 @@ impl Write for LogWriter {
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().lock().flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn terminals_are_not_told_what_to_do() {
-        let hostile = "a\u{1b}]52;c;ZXZpbA==\u{7}b\rc\u{9b}31m\u{202e}d\u{0}\u{7f}\n\tend ü 漢";
-        let clean = sanitize(hostile);
-        assert!(!clean.chars().any(|c| c.is_control() && c != '\n' && c != '\t'), "{clean:?}");
-        assert!(!clean.contains('\u{202e}'));
-        assert!(clean.ends_with("\n\tend ü 漢"));
     }
 }

@@ -77,8 +77,9 @@ pub(crate) struct EvalArgs {
     pub(crate) generated_choices: bool,
 
     /// The judge of tasks that ask for one (`judge` in their files): its scores stand beside those of the rules.
-    #[arg(long, help_heading = "Options", value_name = "REF")]
-    pub(crate) judge: Option<ModelRef>,
+    /// Several, with commas between them, are a jury.
+    #[arg(long, help_heading = "Options", value_delimiter = ',', value_name = "REF")]
+    pub(crate) judge: Vec<ModelRef>,
 
     /// Seeds the choice of worked examples and sampling.
     #[arg(long, help_heading = "Options", value_parser = parse_seed, default_value_t = evalign_bench::DEFAULT_SEED, value_name = "S")]

@@ -32,8 +32,8 @@ pub(crate) enum JudgeCommand {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Judge")]
 pub(crate) struct JudgeArgs {
-    /// The model that judges; several are a jury.
-    #[arg(long, env = "EVALIGN_JUDGE", value_delimiter = ',', required = true, value_name = "REF")]
+    /// The model that judges; several are a jury. Only `judge compare` does without: people vote then.
+    #[arg(long, env = "EVALIGN_JUDGE", value_delimiter = ',', value_name = "REF")]
     pub(crate) judge: Vec<ModelRef>,
 
     /// What the judge goes by: the name of a rubric, or a file.
@@ -71,7 +71,7 @@ pub(crate) struct JudgeScoreArgs {
     #[command(flatten)]
     pub(crate) judge: JudgeArgs,
 
-    /// How often each judge is asked about each row; needs `--judge-temperature`.
+    /// How often each judge is asked about each row, up to 64; needs `--judge-temperature`.
     #[arg(long, default_value_t = 1, value_name = "K")]
     pub(crate) repeats: u32,
 
@@ -128,7 +128,7 @@ pub(crate) struct JudgeCalibrateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct JudgeVoteArgs {
-    /// A run of `judge compare`: its id, the beginning of it, or `last`.
+    /// A run of `judge compare`: its id, the beginning of it, or `last` for the newest one.
     #[arg(default_value = "last")]
     pub(crate) run: String,
 

@@ -148,7 +148,7 @@ pub(crate) struct CritiqueArgs {
     #[arg(long, default_value = "everyday", value_name = "NAME")]
     pub(crate) constitution: String,
 
-    /// Critiques and revisions of each answer, each by a fresh principle.
+    /// Critiques and revisions of each answer, up to 32, each by a fresh principle.
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub(crate) rounds: u32,
 

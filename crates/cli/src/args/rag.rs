@@ -4,8 +4,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use evalign_core::ModelRef;
 
 use super::retrieval::{
-    RagDiffArgs, RagEvalArgs, RagGcArgs, RagListArgs, RagSearchArgs, RagTuneArgs, SearchArgs,
-    ServeQdrantArgs, hits, share,
+    EvidenceArgs, RagDiffArgs, RagEvalArgs, RagGcArgs, RagListArgs, RagSearchArgs, RagTuneArgs,
+    ServeQdrantArgs,
 };
 
 #[derive(Debug, Subcommand)]
@@ -150,33 +150,12 @@ pub(crate) struct RagQueryArgs {
     #[arg(long, short = 'M', env = "EVALIGN_RAG_MODEL", value_name = "REF", help_heading = "Model")]
     pub(crate) model: Option<ModelRef>,
 
-    /// Judge the hits first and answer from the better half: a local model, or `onnx/NAME`, a cross-encoder (a
-    /// directory, or one that fastembed knows).
-    #[arg(long, value_name = "REF", help_heading = "Model")]
-    pub(crate) rerank: Option<String>,
-
     /// Address of the server of `openai/NAME`, up to and including `/v1` [default: OPENAI_BASE_URL].
     #[arg(long, value_name = "URL", help_heading = "Model")]
     pub(crate) base_url: Option<String>,
 
     #[command(flatten)]
-    pub(crate) search: SearchArgs,
-
-    /// Chunks that are looked at.
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = hits)]
-    pub(crate) top_k: usize,
-
-    /// Only chunks whose fields are so (`kind=markdown`, `page>=3`, `document!=old.md`); may be repeated.
-    #[arg(long = "filter", value_name = "CONDITION")]
-    pub(crate) filters: Vec<String>,
-
-    /// Prefer chunks that differ from those found before: 1 is relevance alone, 0 difference alone.
-    #[arg(long, value_name = "LAMBDA", value_parser = share)]
-    pub(crate) mmr: Option<f64>,
-
-    /// Answer only where the best evidence scores at least this much (0 to 1).
-    #[arg(long, value_name = "X", value_parser = share)]
-    pub(crate) min_confidence: Option<f64>,
+    pub(crate) evidence: EvidenceArgs,
 
     /// Show where each hit's score comes from.
     #[arg(long)]
@@ -212,13 +191,8 @@ pub(crate) struct RagEvalAnswersArgs {
     #[arg(long, value_name = "URL", help_heading = "Model")]
     pub(crate) base_url: Option<String>,
 
-    /// Chunks that are looked at.
-    #[arg(long, default_value_t = 10, value_name = "N")]
-    pub(crate) top_k: usize,
-
-    /// Answer only where the best evidence scores at least this much (0 to 1).
-    #[arg(long, value_name = "X")]
-    pub(crate) min_confidence: Option<f64>,
+    #[command(flatten)]
+    pub(crate) evidence: EvidenceArgs,
 
     /// Measure anew, even where the same was measured before.
     #[arg(long)]
@@ -249,6 +223,10 @@ pub(crate) struct RagGenerateTestsArgs {
     /// Questions to make.
     #[arg(long, default_value_t = 50, value_name = "N")]
     pub(crate) count: usize,
+
+    /// Of these, copies that ask about something else, whose name stands in no document: not answering them is right.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) unanswerable: usize,
 
     /// Which chunks are asked about, and in which order.
     #[arg(long, default_value_t = 1234)]

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use evalign_core::ModelRef;
-use evalign_rag::{Fusion, SearchMode, SearchOptions};
+use evalign_rag::{Expansion, Feedback, Fusion, SearchMode, SearchOptions};
 
 use super::{EmbedderArgs, RagStoreArgs, ServerArgs, StoreKind};
 
@@ -34,6 +34,14 @@ pub(crate) struct SearchArgs {
     /// Scan all vectors instead of using an approximate index.
     #[arg(long)]
     pub(crate) exact: bool,
+
+    /// First hits that `--mode feedback` looks for more like.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = hits)]
+    pub(crate) feedback_hits: usize,
+
+    /// What these hits count against the question itself.
+    #[arg(long, default_value_t = 0.3, value_name = "W", value_parser = not_negative)]
+    pub(crate) feedback_weight: f64,
 }
 
 impl SearchArgs {
@@ -42,7 +50,11 @@ impl SearchArgs {
             Mode::Bm25 => (SearchMode::Bm25, SearchOptions::default()),
             Mode::Dense => (SearchMode::Dense, SearchOptions::default()),
             Mode::Hybrid => (SearchMode::Hybrid, SearchOptions::default()),
-            Mode::Feedback => (SearchMode::Hybrid, SearchOptions::recommended()),
+            Mode::Feedback => {
+                let feedback = Feedback { hits: self.feedback_hits, weight: self.feedback_weight };
+                let start = SearchOptions { feedback: Some(feedback), ..SearchOptions::recommended() };
+                (SearchMode::Hybrid, start)
+            }
         };
         SearchOptions {
             mode,
@@ -102,6 +114,19 @@ pub(crate) enum FusionKind {
     Dbsf,
 }
 
+/// A second look at the first hits.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Search")]
+pub(crate) struct RerankArgs {
+    /// Let a local model (`local/NAME`) or a cross-encoder (`onnx/DIR`) judge the hits, and order them by that.
+    #[arg(long = "rerank", value_name = "REF")]
+    pub(crate) reranker: Option<String>,
+
+    /// Hits that are judged.
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = hits, requires = "reranker")]
+    pub(crate) rerank_depth: usize,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RagSearchArgs {
     /// What to look for.
@@ -128,13 +153,8 @@ pub(crate) struct RagSearchArgs {
     #[arg(long, value_name = "LAMBDA", value_parser = share)]
     pub(crate) mmr: Option<f64>,
 
-    /// Let a local model (`local/NAME`) or a cross-encoder (`onnx/DIR`) judge the hits, and order them by that.
-    #[arg(long, value_name = "REF")]
-    pub(crate) rerank: Option<String>,
-
-    /// Hits that are judged.
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = hits, requires = "rerank")]
-    pub(crate) rerank_depth: usize,
+    #[command(flatten)]
+    pub(crate) rerank: RerankArgs,
 
     /// Let `--model` think up other ways to look for it; may be repeated.
     #[arg(long = "expand", value_enum, requires = "model")]
@@ -164,6 +184,62 @@ pub(crate) enum ExpansionKind {
     Decompose,
     /// A made-up answer, whose vector is looked for.
     Hyde,
+}
+
+/// Queries that a model adds to the one that was typed.
+const EXPANSIONS: usize = 3;
+
+impl ExpansionKind {
+    pub(crate) fn expansion(self) -> Expansion {
+        match self {
+            Self::MultiQuery => Expansion::MultiQuery(EXPANSIONS),
+            Self::Decompose => Expansion::Decompose(EXPANSIONS),
+            Self::Hyde => Expansion::Hyde,
+        }
+    }
+}
+
+/// What an answer is made of.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Search")]
+pub(crate) struct EvidenceArgs {
+    #[command(flatten)]
+    pub(crate) search: SearchArgs,
+
+    /// Chunks that are looked at.
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = hits)]
+    pub(crate) top_k: usize,
+
+    /// Only chunks whose fields are so (`kind=markdown`, `page>=3`, `document!=old.md`); may be repeated.
+    #[arg(long = "filter", value_name = "CONDITION")]
+    pub(crate) filters: Vec<String>,
+
+    /// Prefer chunks that differ from those found before: 1 is relevance alone, 0 difference alone.
+    #[arg(long, value_name = "LAMBDA", value_parser = share)]
+    pub(crate) mmr: Option<f64>,
+
+    /// Let `--model` think up other ways to look for it; may be repeated.
+    #[arg(long = "expand", value_enum, requires = "model")]
+    pub(crate) expansions: Vec<ExpansionKind>,
+
+    /// Judge the hits first and answer from the better half: a local model, or `onnx/NAME`, a cross-encoder (a
+    /// directory, or one that fastembed knows).
+    #[arg(long, value_name = "REF")]
+    pub(crate) rerank: Option<String>,
+
+    /// Answer only where the best evidence scores at least this much (0 to 1).
+    #[arg(long, value_name = "X", value_parser = share)]
+    pub(crate) min_confidence: Option<f64>,
+}
+
+impl EvidenceArgs {
+    pub(crate) fn options(&self) -> SearchOptions {
+        SearchOptions { limit: self.top_k, mmr: self.mmr, ..self.search.options() }
+    }
+
+    pub(crate) fn expansions(&self) -> Vec<Expansion> {
+        self.expansions.iter().map(|kind| kind.expansion()).collect()
+    }
 }
 
 /// A collection with judged queries.
@@ -197,6 +273,23 @@ pub(crate) struct RagEvalArgs {
     /// Take vectors of documents that were computed before; the time of the ingest then leaves them out.
     #[arg(long, help_heading = "Embedder")]
     pub(crate) reuse_vectors: bool,
+
+    /// Cut documents into chunks of so many of the embedder's tokens; each counts by its best chunk [default: whole].
+    #[arg(long, help_heading = "Collection", value_name = "N")]
+    pub(crate) chunk_tokens: Option<usize>,
+
+    /// Tokens at the end of a chunk that the next one repeats.
+    #[arg(
+        long,
+        help_heading = "Collection",
+        value_name = "N",
+        default_value_t = 0,
+        requires = "chunk_tokens"
+    )]
+    pub(crate) chunk_overlap: usize,
+
+    #[command(flatten)]
+    pub(crate) rerank: RerankArgs,
 
     /// Print one JSON document, with the metrics of each query.
     #[arg(long)]
@@ -235,6 +328,18 @@ pub(crate) struct RagTuneArgs {
     /// What is to become better.
     #[arg(long, default_value = "ndcg@10")]
     pub(crate) metric: String,
+
+    /// Also cut documents into chunks of so many of the embedder's tokens; a list. 0: leave them whole only.
+    #[arg(long, default_value = "100,200", value_delimiter = ',', value_name = "N")]
+    pub(crate) chunk_tokens: Vec<usize>,
+
+    /// Tokens at the end of a chunk that the next one repeats; a list.
+    #[arg(long, default_value = "0", value_delimiter = ',', value_name = "N")]
+    pub(crate) chunk_overlap: Vec<usize>,
+
+    /// Also let a local model (`local/NAME`) or a cross-encoder (`onnx/DIR`) judge the first hits, at several depths.
+    #[arg(long, value_name = "REF")]
+    pub(crate) rerank: Option<String>,
 
     /// Print one JSON document.
     #[arg(long)]

@@ -1,14 +1,12 @@
 use evalign_bench::{
-    CompareOptions, ComparedRun, Comparison, LeftOut, PairedTest, RunComparison, compare as compare_runs,
+    CompareOptions, ComparedRun, Comparison, LeftOut, PairedTest, RunComparison, SHOWN_AT,
+    compare as compare_runs,
 };
 
 use crate::Verdict;
 use crate::args::CompareArgs;
 use crate::commands::context::open_store_to_read;
 use crate::output::{Failure, Output, Table, percent_or_number, precision};
-
-/// What counts as shown.
-const ALPHA: f64 = 0.05;
 
 pub(super) fn compare(args: &CompareArgs, output: Output) -> Result<Verdict, Failure> {
     let store = open_store_to_read()?;
@@ -106,9 +104,7 @@ fn row(comparison: &Comparison) -> Vec<String> {
 
 /// Who is better, where that was shown.
 fn verdict(comparison: &Comparison) -> String {
-    let shown = comparison.decisive_p().is_some_and(|p| p <= ALPHA);
-    let b_better = (comparison.result.difference > 0.0) != comparison.lower_is_better;
-    let verdict = match (shown, b_better) {
+    let verdict = match (comparison.is_shown(), comparison.is_b_better()) {
         (false, _) => "not shown",
         (true, true) => "B better",
         (true, false) => "A better",
@@ -163,7 +159,7 @@ fn legend(found: &RunComparison) -> String {
         format!("p: two-sided ({}){clustered}; q: adjusted over tasks (Benjamini-Hochberg)", tests.join("; ")),
         "detectable: the smallest true difference that as many pairs show in 4 of 5 cases (power 80 %, alpha 5 %)"
             .to_owned(),
-        format!("verdict: shown where q (without q: p) is at most {ALPHA}"),
+        format!("verdict: shown where q (without q: p) is at most {SHOWN_AT}"),
     ];
     if found.comparisons.iter().any(stricter_than_its_interval) {
         lines.push(
@@ -181,7 +177,7 @@ fn legend(found: &RunComparison) -> String {
 fn stricter_than_its_interval(comparison: &Comparison) -> bool {
     let found = &comparison.result;
     let leaves_out_zero = found.ci95.is_some_and(|[low, high]| low > 0.0 || high < 0.0);
-    found.test == PairedTest::Mcnemar && leaves_out_zero && found.p.is_some_and(|p| p > ALPHA)
+    found.test == PairedTest::Mcnemar && leaves_out_zero && found.p.is_some_and(|p| p > SHOWN_AT)
 }
 
 /// With its sign, also where it is positive.

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use evalign_bench::{
     Catalog, Critique, CritiqueReport, CritiqueRequest, Filters, PairFiles, PrincipleCounts, Steps,
-    critique_results, write_pairs,
+    critique_results, verdicts_by, write_pairs,
 };
 use evalign_core::RunStatus;
 use evalign_data::{FileKind, Layout};
@@ -11,8 +11,9 @@ use serde_json::json;
 use crate::Verdict;
 use crate::args::CritiqueArgs;
 use crate::commands::context::{absolute, open_store, owner, roots};
+use crate::commands::judge;
 use crate::commands::pairs::{NO_VERDICT, Wanted, decontamination};
-use crate::commands::procedure::{Models, answer_request, located, on_runtime, stopped, verdicts_by};
+use crate::commands::procedure::{answer_request, cast, located, on_runtime, stopped};
 use crate::output::{Failure, Output, Table};
 
 pub(super) fn critique(args: &CritiqueArgs, output: Output) -> Result<Verdict, Failure> {
@@ -39,7 +40,7 @@ pub(super) fn run(
     let store = open_store()?;
     let verdicts = verdicts_by(&request.rubric, &request.run)?;
     let parts = [(&request.run.model, request.generation()), (&request.judge, verdicts)];
-    let models = Models::load(&parts, &request.run, &store, output)?;
+    let models = cast(&parts, &request.run, &store, output)?;
     let model = models.get(&request.run.model)?;
     let judge = models.judge(&request.judge, &request.rubric, &request.run)?;
     let critique = Critique::new(request, &*model, &judge)?;
@@ -134,9 +135,10 @@ fn text(report: &CritiqueReport) -> String {
         table.push(row(&format!("round {round}"), counts));
     }
     let share = report.yield_share.map_or_else(String::new, |share| format!(" ({:.1} %)", 100.0 * share));
+    let bias = report.bias.as_ref().map_or_else(String::new, |bias| judge::bias_text("the judge", bias));
     format!(
         "{}\n{} prompts, {} answered; {} revisions, {} verified gains{share} on {} prompts\n\
-         refusals: {} of the first answers, {} of the last revisions",
+         refusals: {} of the first answers, {} of the last revisions\n{bias}",
         table.text(),
         report.prompts,
         report.answered,

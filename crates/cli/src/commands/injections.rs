@@ -1,11 +1,11 @@
-use evalign_bench::{InjectionCounts, Injections, InjectionsReport, InjectionsRequest};
+use evalign_bench::{InjectionCounts, Injections, InjectionsReport, InjectionsRequest, verdicts_by};
 use evalign_core::RunStatus;
 use serde_json::json;
 
 use crate::Verdict;
 use crate::args::InjectionsArgs;
 use crate::commands::context::{open_store, owner};
-use crate::commands::procedure::{Models, answer_request, on_runtime, stopped, verdicts_by};
+use crate::commands::procedure::{answer_request, cast, on_runtime, stopped};
 use crate::output::{Failure, Output, Table};
 
 pub(super) fn injections(args: &InjectionsArgs, output: Output) -> Result<Verdict, Failure> {
@@ -28,7 +28,7 @@ pub(super) fn injections(args: &InjectionsArgs, output: Output) -> Result<Verdic
 pub(super) fn run(request: &InjectionsRequest, json: bool, output: Output) -> Result<Verdict, Failure> {
     let store = open_store()?;
     let verdicts = verdicts_by(&request.rubric, &request.run)?;
-    let models = Models::load(&[(&request.run.model, verdicts)], &request.run, &store, output)?;
+    let models = cast(&[(&request.run.model, verdicts)], &request.run, &store, output)?;
     let judge = models.judge(&request.run.model, &request.rubric, &request.run)?;
     let suite = Injections::new(request, &judge)?;
     let mut run = suite.start(&store, &owner("judge injections"))?;

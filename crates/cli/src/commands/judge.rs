@@ -4,19 +4,19 @@ mod text;
 mod vote;
 
 pub(super) use score::{Wanted, run_file};
+pub(super) use text::{bias as bias_text, judging as judging_text};
 
-use evalign_bench::{Arena, ArenaRequest};
-use evalign_core::{GenerateParams, ModelRef, RunStatus};
-use evalign_judge::{Aggregation, Judge, JudgeOptions, Prompts, Rubric};
+use evalign_bench::{Arena, ArenaRequest, Asked};
+use evalign_core::RunStatus;
+use evalign_judge::{JudgeOptions, Rubric};
 use evalign_model::Model;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Verdict;
 use crate::args::{JudgeArgs, JudgeCommand, JudgeCompareArgs};
 use crate::commands::context::{absolute, open_store, owner};
 use crate::commands::injections;
-use crate::commands::procedure::{Models, answer_request, located, on_runtime, stopped, verdicts};
+use crate::commands::procedure::{answer_request, cast, located, on_runtime, stopped};
 use crate::output::{Failure, Output};
 
 pub(super) fn judge(command: JudgeCommand, output: Output) -> Result<Verdict, Failure> {
@@ -38,49 +38,19 @@ pub(super) fn judge(command: JudgeCommand, output: Output) -> Result<Verdict, Fa
 }
 
 /// How judges are asked, as far as it is typed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Asked {
-    pub(super) rubric: String,
-    pub(super) options: JudgeOptions,
-    pub(super) aggregate: Aggregation,
-}
-
-impl Asked {
-    fn of(args: &JudgeArgs, seed: u64) -> Result<Self, Failure> {
-        if !(args.judge_temperature.is_finite() && args.judge_temperature >= 0.0) {
-            let message = format!("`--judge-temperature` is {}", args.judge_temperature);
-            return Err(Failure::new(message, "use 0 or more"));
-        }
-        let options = JudgeOptions {
-            seed,
-            temperature: args.judge_temperature,
-            explanation_tokens: args.explanation_tokens,
-            retries: args.verdict_retries,
-            constrained: !args.free_form,
-        };
-        Ok(Self { rubric: rubric_place(&args.rubric), options, aggregate: args.aggregate })
+fn asked(args: &JudgeArgs, seed: u64) -> Result<Asked, Failure> {
+    if !(args.judge_temperature.is_finite() && args.judge_temperature >= 0.0) {
+        let message = format!("`--judge-temperature` is {}", args.judge_temperature);
+        return Err(Failure::new(message, "use 0 or more"));
     }
-
-    /// How the judges will be asked.
-    fn verdicts(&self, include_path: &[std::path::PathBuf]) -> Result<GenerateParams, Failure> {
-        Ok(verdicts(&Rubric::find(&self.rubric, include_path)?, &self.options))
-    }
-
-    /// The judges, each with the rubric.
-    fn judges(
-        &self,
-        references: &[ModelRef],
-        models: &Models,
-        include_path: &[std::path::PathBuf],
-    ) -> Result<Vec<Judge>, Failure> {
-        let rubric = Rubric::find(&self.rubric, include_path)?;
-        let prompts = std::sync::Arc::new(Prompts::load(include_path)?);
-        let judge = |reference: &ModelRef| -> Result<Judge, Failure> {
-            let model = models.get(reference)?;
-            Ok(Judge::new(model, rubric.clone(), prompts.clone(), self.options.clone())?)
-        };
-        references.iter().map(judge).collect()
-    }
+    let options = JudgeOptions {
+        seed,
+        temperature: args.judge_temperature,
+        explanation_tokens: args.explanation_tokens,
+        retries: args.verdict_retries,
+        constrained: !args.free_form,
+    };
+    Ok(Asked { rubric: rubric_place(&args.rubric), options, aggregate: args.aggregate })
 }
 
 /// A file is named by where it is, so that the run can be resumed from another directory.
@@ -97,7 +67,7 @@ fn compare(args: &JudgeCompareArgs, output: Output) -> Result<Verdict, Failure> 
     let Some(first) = args.models.first() else {
         return Err(Failure::new("no model is named", "name two models or more"));
     };
-    let asked = Asked::of(&args.judge, args.answers.seed)?;
+    let asked = asked(&args.judge, args.answers.seed)?;
     let request = ArenaRequest {
         procedure: ArenaRequest::PROCEDURE.to_owned(),
         run: answer_request(first, Vec::new(), &args.answers),
@@ -112,17 +82,16 @@ fn compare(args: &JudgeCompareArgs, output: Output) -> Result<Verdict, Failure> 
 
 /// Runs what is open of an arena, also of one that was stored.
 pub(super) fn run_arena(request: ArenaRequest, as_json: bool, output: Output) -> Result<Verdict, Failure> {
-    let asked: Asked = serde_json::from_value(request.asked.clone()).map_err(anyhow::Error::from)?;
+    let asked = Asked::read(&request.asked)?;
     // Whatever can fail without weights fails before they are loaded.
     let verdicts = asked.verdicts(&request.run.include_path)?;
     let store = open_store()?;
     let competitors = request.competitors.iter().map(|model| (model, request.generation()));
     let judges = request.judges.iter().map(|judge| (judge, verdicts.clone()));
     let parts: Vec<_> = competitors.chain(judges).collect();
-    let models = Models::load(&parts, &request.run, &store, output)?;
+    let models = cast(&parts, &request.run, &store, output)?;
     let judges = asked.judges(&request.judges, &models, &request.run.include_path)?;
-    let competitors = request.competitors.iter().map(|reference| models.get(reference));
-    let competitors = competitors.collect::<Result<Vec<_>, _>>()?;
+    let competitors = models.all(&request.competitors)?;
     let competitors: Vec<&dyn Model> = competitors.iter().map(|model| &**model).collect();
     let arena = Arena::new(request, &competitors, &judges)?;
     let mut run = arena.start(&store, &owner("judge compare"))?;
@@ -144,6 +113,16 @@ pub(super) fn run_arena(request: ArenaRequest, as_json: bool, output: Output) ->
         output.json(&json!({"run_id": id, "status": RunStatus::Completed, "report": outcome}))?;
     } else {
         output.result(&text::arena(&outcome))?;
+    }
+    for judge in &outcome.judges {
+        if judge.bias.flip_rate.as_ref().is_some_and(|flips| flips.value > 0.5) {
+            output
+                .note(&format!("note: {} goes by the order: most of its verdicts flip with it", judge.judge));
+        }
+    }
+    if outcome.judges.is_empty() && outcome.votes == 0 {
+        output.note(&format!("nobody has judged yet\nhint: `evalign judge vote {id}` asks you, blind"));
+        return Ok(Verdict::Good);
     }
     // Equal answers are a tie without anybody's verdict.
     let judged: u64 = outcome.judges.iter().map(|judge| judge.bias.pairs).sum();

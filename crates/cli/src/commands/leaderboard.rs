@@ -1,7 +1,4 @@
-mod page;
-mod plot;
-
-use evalign_bench::{Board, BoardBlock, BoardQuery, BoardRow, leaderboard as board};
+use evalign_bench::{Board, BoardBlock, BoardQuery, board_page, leaderboard as board};
 use evalign_core::ModelSummary;
 use evalign_store::Store;
 
@@ -30,7 +27,7 @@ pub(super) fn leaderboard(args: &LeaderboardArgs, output: Output) -> Result<Verd
         return Ok(Verdict::Good);
     }
     let text = match args.format {
-        TableFormat::Html => page::html(&blocks),
+        TableFormat::Html => board_page(&blocks),
         TableFormat::Markdown => markdown(&table(&blocks)),
         TableFormat::Csv => csv(&table(&blocks)),
         TableFormat::Table => table(&blocks).text(),
@@ -89,7 +86,7 @@ fn table(blocks: &[BoardBlock]) -> Table {
                 row.shots.to_string(),
                 block.metric.clone(),
                 block.filter.clone(),
-                rank(row),
+                row.rank_text(),
                 named(&row.model),
                 row.model.dtype.clone(),
                 value,
@@ -98,10 +95,10 @@ fn table(blocks: &[BoardBlock]) -> Table {
                 n,
             ];
             if costs {
-                cells.push(cost(row).unwrap_or_else(|| "-".to_owned()));
+                cells.push(row.cost_text().unwrap_or_else(|| "-".to_owned()));
             }
             if latencies {
-                cells.extend(latency(row).map(|ms| ms.unwrap_or_else(|| "-".to_owned())));
+                cells.extend(row.latency_texts().map(|ms| ms.unwrap_or_else(|| "-".to_owned())));
             }
             cells.push(notes(row.truncated_prompts, &row.result));
             table.push(cells);
@@ -122,26 +119,4 @@ fn named(model: &ModelSummary) -> String {
 fn protocol(block: &BoardBlock) -> String {
     let template = if block.chat_template { ", chat" } else { "" };
     format!("{} ({}{template})", block.protocol.short(), block.compat.name())
-}
-
-/// `1`, or `1–3` where the tests leave it open.
-fn rank(row: &BoardRow) -> String {
-    match row.rank {
-        None => "-".to_owned(),
-        Some([best, worst]) if best == worst => best.to_string(),
-        Some([best, worst]) => format!("{best}–{worst}"),
-    }
-}
-
-fn cost(row: &BoardRow) -> Option<String> {
-    row.cost_usd.map(|usd| if usd < 0.01 { format!("{usd:.5}") } else { format!("{usd:.2}") })
-}
-
-/// Medians in milliseconds: the whole answer, and its first token.
-fn latency(row: &BoardRow) -> [Option<String>; 2] {
-    let shown = |ms: f64| format!("{ms:.0}");
-    [
-        row.latency.map(|latency| shown(latency.total_ms.p50)),
-        row.latency.and_then(|latency| latency.first_token_ms).map(|first| shown(first.p50)),
-    ]
 }

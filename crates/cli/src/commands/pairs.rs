@@ -7,21 +7,20 @@ pub(super) use export::{export, request};
 use std::path::Path;
 
 use evalign_bench::{
-    Build, BuiltPair, Catalog, Decontamination, Filters, Judges, PairFiles, PairsReport, PairsRequest, Steps,
-    write_pairs,
+    Build, BuiltPair, Catalog, Decontamination, Filters, PairFiles, PairsReport, PairsRequest, Steps,
+    verdicts_by, write_pairs,
 };
 use evalign_core::{GenerateParams, ModelRef, RunId, RunStatus};
 use evalign_data::DataRoots;
-use evalign_judge::{Constitution, Rubric, Strategy};
+use evalign_judge::Strategy;
 use evalign_model::Model;
 use serde_json::json;
 
 use crate::Verdict;
 use crate::args::{FileArgs, FilterArgs, PairsBuildArgs};
 use crate::commands::context::{absolute, open_store, owner, roots};
-use crate::commands::procedure::{
-    Models, answer_request, judging, located, on_runtime, stopped, verdicts_by,
-};
+use crate::commands::judge;
+use crate::commands::procedure::{answer_request, cast, located, on_runtime, stopped};
 use crate::output::{Failure, Output};
 
 /// Where rows go, and which.
@@ -123,15 +122,9 @@ pub(super) fn run_request(
     if let Some(judge) = &request.judge {
         parts.push((judge, verdicts_by(&request.rubric, &request.run)?));
     }
-    let loaded = Models::load(&parts, &request.run, &store, output)?;
-    let judge = match &request.judge {
-        Some(judge) => Some(judges(&loaded, judge, &request)?),
-        None => None,
-    };
-    let samplers: Vec<_> = std::iter::once(&request.run.model)
-        .chain(&request.more_models)
-        .map(|reference| loaded.get(reference))
-        .collect::<Result<_, _>>()?;
+    let loaded = cast(&parts, &request.run, &store, output)?;
+    let judge = loaded.judges_of(&request)?;
+    let samplers = loaded.all(std::iter::once(&request.run.model).chain(&request.more_models))?;
     let samplers: Vec<&dyn Model> = samplers.iter().map(|model| &**model).collect();
     let build = Build::new(request, (&catalog, &roots), &samplers, judge.as_ref())?;
     for note in build.notes() {
@@ -174,22 +167,6 @@ pub(super) fn run_request(
 pub(super) const NO_VERDICT: &str = "no comparison has a verdict: nothing is preferred to anything\n\
      hint: `evalign show last --samples` shows what the judge wrote; try another judge or rubric";
 
-/// Who compares answers.
-fn judges(models: &Models, judge: &ModelRef, request: &PairsRequest) -> Result<Judges, Failure> {
-    let model = models.get(judge)?;
-    let (prompts, options) = judging(&request.run)?;
-    Ok(match &request.constitution {
-        Some(name) => {
-            let constitution = Constitution::find(name, &request.run.include_path)?;
-            Judges::by_principles(&model, constitution, &prompts, &options)?
-        }
-        None => {
-            let rubric = Rubric::find(&request.rubric, &request.run.include_path)?;
-            Judges::by_rubric(model, rubric, prompts, options)?
-        }
-    })
-}
-
 /// The questions that no row may hold, where they are wanted out.
 pub(super) fn decontamination(
     wanted: &Wanted<'_>,
@@ -226,6 +203,16 @@ pub(super) fn write(
     Ok(())
 }
 
+/// The first few names of a list, and how many there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    match names {
+        [] => "none".to_owned(),
+        few if few.len() <= SHOWN => few.join(", "),
+        many => format!("{} and {} more (`--json` names them)", many[..SHOWN].join(", "), many.len() - SHOWN),
+    }
+}
+
 pub(super) fn tell(
     id: &RunId,
     report: &PairsReport,
@@ -234,6 +221,9 @@ pub(super) fn tell(
 ) -> Result<(), Failure> {
     if let Some(why) = report.nothing_balances() {
         output.note(why);
+    }
+    if let Some(why) = report.goes_by_order() {
+        output.note(&why);
     }
     if wanted.json {
         return output.json(&json!({
@@ -280,12 +270,13 @@ pub(super) fn tell(
             100.0 * share
         ));
     }
+    lines.extend(report.bias.as_ref().map(|bias| judge::bias_text("the judge", bias)));
     if let Some(compared) = &report.decontamination {
         lines.push(format!(
             "compared with {} questions of {} tasks; not on this machine: {}",
             compared.questions,
             compared.tasks.len(),
-            if compared.unavailable.is_empty() { "none".to_owned() } else { compared.unavailable.join(", ") }
+            some_of(&compared.unavailable)
         ));
     }
     output.result(&lines.join("\n"))

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use evalign_bench::{ActiveRun, Cancel, Draft, Progress, RunError, RunRequest};
+use evalign_bench::{Cancel, Cast, Draft, Progress, RunError, RunRequest};
 use evalign_core::{GenerateParams, ModelRef, Provider, RunId, RunStatus};
-use evalign_judge::{Judge, JudgeOptions, Prompts, Rubric};
-use evalign_model::{Budget, BudgetLimits, LoadOptions, Model, Needs, OverlongPrompt};
+use evalign_model::{LoadOptions, Model, Needs, OverlongPrompt};
 use evalign_store::Store;
 
 use crate::Verdict;
 use crate::args::AnswerArgs;
-use crate::commands::context::{absolute, cached, load_model, load_options};
+use crate::commands::context::{absolute, cached, load_model};
 use crate::commands::progress::RunBar;
 use crate::output::{Failure, Output};
 
@@ -123,14 +122,14 @@ pub(super) fn located(model: &ModelRef) -> ModelRef {
 /// In which ways the model of a draft will be asked, also where it judges itself.
 pub(super) fn needs(draft: &Draft, request: &RunRequest) -> Result<Needs, Failure> {
     let mut needs = draft.needs();
-    if request.judge.as_ref() == Some(&request.model) {
+    if request.judges().any(|judge| *judge == request.model) {
         needs.chat = true;
         needs.generate.extend(draft.verdicts()?);
     }
     Ok(needs)
 }
 
-/// The draft with the judge that the request names, where it names one. `model` is loaded already, in case it judges
+/// The draft with the judges that the request names, where it names any. `model` is loaded already, in case it judges
 /// itself.
 pub(super) fn judged(
     draft: Draft,
@@ -139,7 +138,9 @@ pub(super) fn judged(
     store: &Store,
     output: Output,
 ) -> Result<Draft, Failure> {
-    let Some(judge) = &request.judge else { return Ok(draft) };
+    if request.judges().next().is_none() {
+        return Ok(draft);
+    }
     let unwanted = || {
         Failure::new(
             "no task of the run asks for a judge",
@@ -147,120 +148,47 @@ pub(super) fn judged(
         )
     };
     // Only what is computed here can be a reward model, which every task of texts takes.
-    if !draft.wants_judge() && judge.provider != Provider::Local {
+    if !draft.wants_judge() && request.judges().any(|judge| judge.provider != Provider::Local) {
         return Err(unwanted());
     }
-    let loaded = if *judge == request.model {
-        model.clone()
-    } else {
+    let load = |judge: &ModelRef| -> Result<Arc<dyn Model>, Failure> {
+        if *judge == request.model {
+            return Ok(model.clone());
+        }
         let mut options = options.clone();
         // A rubric that lost its beginning is no rubric, whatever the task's own model does with long prompts.
         options.overlong = OverlongPrompt::Refuse;
         let generate = draft.verdicts()?;
         options.openai.needs = Needs { chat: true, completion: false, log_likelihood: false, generate };
-        load_model(judge, &options, output)?
+        load_model(judge, &options, output)
     };
-    if loaded.reward_model().is_some() {
-        return Ok(draft.rewarded_by(&loaded)?);
-    }
-    if !draft.wants_judge() {
-        return Err(unwanted());
-    }
-    let remembering: Arc<dyn Model> = Arc::new(cached(loaded, store));
-    Ok(draft.judged_by(&remembering)?)
-}
-
-/// The models, each loaded once however often it is named, behind the store's cache.
-pub(super) struct Models {
-    loaded: Vec<(ModelRef, Arc<dyn Model>)>,
-    /// What those on servers may spend together; absent where none is on a server.
-    budget: Option<Arc<Budget>>,
-}
-
-impl Models {
-    /// Each model, as often as it has parts to play, with how it will be asked for texts.
-    pub(super) fn load(
-        parts: &[(&ModelRef, GenerateParams)],
-        request: &RunRequest,
-        store: &Store,
-        output: Output,
-    ) -> Result<Self, Failure> {
-        let budget = budget(parts, request)?;
-        let mut loaded: Vec<(ModelRef, Arc<dyn Model>)> = Vec::new();
-        for (reference, _) in parts {
-            if loaded.iter().any(|(known, _)| known == *reference) {
-                continue;
-            }
-            let mut options = load_options(request)?;
-            let completion = request.chat_template == Some(false);
-            let own = parts.iter().filter(|(other, _)| other == reference);
-            let generate = own.map(|(_, params)| params.clone()).collect();
-            options.openai.needs = Needs { chat: !completion, completion, log_likelihood: false, generate };
-            options.budget.clone_from(&budget);
-            let model = load_model(reference, &options, output)?;
-            for note in model.notes() {
-                output.note(&format!("note: {note}"));
-            }
-            loaded.push(((*reference).clone(), Arc::new(cached(model, store))));
+    let loaded = request.judges().map(load).collect::<Result<Vec<_>, _>>()?;
+    match loaded.as_slice() {
+        [only] if only.reward_model().is_some() => return Ok(draft.rewarded_by(only)?),
+        _ if loaded.iter().any(|model| model.reward_model().is_some()) => {
+            return Err(Failure::new(
+                "a reward model gives no verdicts and cannot be one of several judges",
+                "name it alone, or leave it out",
+            ));
         }
-        Ok(Self { loaded, budget })
+        _ if !draft.wants_judge() => return Err(unwanted()),
+        _ => {}
     }
-
-    /// Counts what a run spends, and what earlier sessions of it have.
-    pub(super) fn spend_for(&self, run: &mut ActiveRun, store: &Store) -> Result<(), Failure> {
-        if let Some(budget) = &self.budget {
-            budget.count_earlier(store.run(&run.id)?.spent);
-            run.set_budget(Some(budget.clone()));
-        }
-        Ok(())
-    }
-
-    pub(super) fn get(&self, reference: &ModelRef) -> Result<Arc<dyn Model>, Failure> {
-        let found = self.loaded.iter().find(|(known, _)| known == reference);
-        let missing = || Failure::new(format!("the model {reference} is not loaded"), "name it once more");
-        found.map(|(_, model)| model.clone()).ok_or_else(missing)
-    }
-
-    /// A judge by a rubric.
-    pub(super) fn judge(
-        &self,
-        reference: &ModelRef,
-        rubric: &str,
-        request: &RunRequest,
-    ) -> Result<Judge, Failure> {
-        let rubric = Rubric::find(rubric, &request.include_path)?;
-        let (prompts, options) = judging(request)?;
-        Ok(Judge::new(self.get(reference)?, rubric, prompts, options)?)
-    }
+    let remember = |model| -> Arc<dyn Model> { Arc::new(cached(model, store)) };
+    Ok(draft.judged_by(&loaded.into_iter().map(remember).collect::<Vec<_>>())?)
 }
 
-fn budget(
+/// The models of a run of several steps, loaded as those of one step are.
+pub(super) fn cast(
     parts: &[(&ModelRef, GenerateParams)],
     request: &RunRequest,
-) -> Result<Option<Arc<Budget>>, Failure> {
-    let limits = BudgetLimits { requests: request.budget_requests, tokens: request.budget_tokens, usd: None };
-    match parts.iter().find(|(model, _)| model.provider == Provider::Openai) {
-        Some((model, _)) => Ok(Some(Arc::new(Budget::new(limits, None, &model.name)?))),
-        None if limits.is_unlimited() => Ok(None),
-        None => Err(Failure::new(
-            "a budget needs a model server, and all models run here",
-            "leave `--budget-*` out, or limit the prompts with `--limit`",
-        )),
+    store: &Store,
+    output: Output,
+) -> Result<Cast, Failure> {
+    let load = |reference: &ModelRef, options: &LoadOptions| load_model(reference, options, output);
+    let cast = Cast::load(parts, request, store, load)?;
+    for note in cast.notes() {
+        output.note(&format!("note: {note}"));
     }
-}
-
-/// The templates of judges, and how they are asked.
-pub(super) fn judging(request: &RunRequest) -> Result<(Arc<Prompts>, JudgeOptions), Failure> {
-    let prompts = Arc::new(Prompts::load(&request.include_path)?);
-    Ok((prompts, JudgeOptions { seed: request.seed, ..JudgeOptions::default() }))
-}
-
-/// How a judge will be asked. Whether a server takes such a request depends on there being a form, not on which.
-pub(super) fn verdicts(rubric: &Rubric, options: &JudgeOptions) -> GenerateParams {
-    options.params(rubric.pairwise_format(options.explanation_tokens))
-}
-
-/// As [`verdicts`], for a judge asked as [`judging`] says.
-pub(super) fn verdicts_by(rubric: &str, request: &RunRequest) -> Result<GenerateParams, Failure> {
-    Ok(verdicts(&Rubric::find(rubric, &request.include_path)?, &judging(request)?.1))
+    Ok(cast)
 }

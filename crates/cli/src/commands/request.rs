@@ -35,7 +35,9 @@ pub(super) fn request_of(args: &EvalArgs, output: Output) -> Result<RunRequest, 
     request.multiturn = args.multiturn;
     request.system_instruction.clone_from(&args.system_instruction);
     request.mode = args.compat;
-    request.judge = args.judge.as_ref().map(located);
+    let mut judges = args.judge.iter().map(located);
+    request.judge = judges.next();
+    request.jury = judges.collect();
     request.option_order = args.variants.order();
     request.perturb = args.variants.perturbations();
     request.typo_rate = args.variants.typo_rate;
@@ -69,7 +71,7 @@ fn set_server(request: &mut RunRequest, args: &EvalArgs) -> Result<(), Failure> 
     request.generated_choices = args.generated_choices;
     let server = &args.server;
     let on_server = |model: &ModelRef| model.provider == Provider::Openai;
-    if !on_server(&request.model) && !request.judge.as_ref().is_some_and(on_server) {
+    if !on_server(&request.model) && !request.judges().any(on_server) {
         let given = [
             ("--base-url", server.base_url.is_some()),
             ("--server", server.server.is_some()),

@@ -33,6 +33,9 @@ pub(super) fn resume(args: &ResumeArgs, output: Output) -> Result<Verdict, Failu
                 request[field] = json!(most);
             }
         }
+        if let Some(request) = stored.request.get_mut("run") {
+            request["resumes"] = json!(id);
+        }
     }
     if let Some(verdict) = resume_steps(&stored, args.json, output)? {
         return Ok(verdict);
@@ -133,6 +136,12 @@ fn resume_steps(stored: &StoredRun, json: bool, output: Output) -> Result<Option
             let request: InjectionsRequest = pairs::request(stored)?;
             Some(injections::run(&request, json, output)?)
         }
-        _ => None,
+        Some(other) => {
+            return Err(Failure::new(
+                format!("{} (`{other}`) is work of the service", stored.id),
+                format!("go on with it there: `POST /v1/runs/{}/resume`", stored.id),
+            ));
+        }
+        None => None,
     })
 }

@@ -1,4 +1,6 @@
-use evalign_bench::{ActiveRun, Catalog, Plan, RunEnd, RunRequest, conclude};
+use std::collections::BTreeMap;
+
+use evalign_bench::{ActiveRun, Catalog, JudgingReport, Plan, RunEnd, RunRequest, conclude};
 use evalign_core::{RunId, RunResults, RunStatus};
 use evalign_model::Model;
 use evalign_store::Store;
@@ -6,6 +8,7 @@ use evalign_store::Store;
 use crate::Verdict;
 use crate::args::Tolerance;
 use crate::commands::context::{cached, owner};
+use crate::commands::judge;
 use crate::commands::procedure::on_runtime;
 use crate::commands::show::results_text;
 use crate::commands::spending::Spending;
@@ -20,6 +23,16 @@ pub(super) enum Start<'a> {
     Fork,
     /// This one, which was checked to have the plan's specification.
     Resume(&'a RunId),
+}
+
+/// The document of a run that has ended.
+#[derive(serde::Serialize)]
+struct Ended<'a> {
+    #[serde(flatten)]
+    results: &'a RunResults,
+    /// By task that was judged, what the judges are like.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    judging: &'a BTreeMap<String, JudgingReport>,
 }
 
 /// What to do with a planned run.
@@ -82,9 +95,12 @@ impl Session<'_> {
         let results = conclude(&run, self.store, self.catalog)?;
         run.release()?;
         if self.json {
-            output.json(&results)?;
+            output.json(&Ended { results: &results, judging: &end.judging })?;
         } else {
-            output.result(&results_text(&results))?;
+            let judged = end.judging.iter().map(|(task, report)| {
+                format!("\n\nverdicts on the answers to {task}\n{}", judge::judging_text(report))
+            });
+            output.result(&(results_text(&results) + &judged.collect::<String>()))?;
         }
         Ok((self.verdict(&end, plan.total_samples(), output), results))
     }

@@ -1,5 +1,6 @@
+use evalign_bench::caveats;
 use evalign_core::{
-    MetricResult, Outcome, Output as ModelOutput, Prompt, RequestKind, RunResults, RunStatus, SampleRecord,
+    MetricResult, Output as ModelOutput, Prompt, RequestKind, RunResults, RunStatus, SampleRecord,
 };
 use evalign_store::SampleFilter;
 
@@ -122,21 +123,9 @@ pub(super) fn results_text(results: &RunResults) -> String {
 /// What the number alone does not say: undecided samples with the bounds they leave, fragile items, cut
 /// prompts.
 pub(super) fn notes(truncated_prompts: u64, metric: &MetricResult) -> String {
-    let mut notes = Vec::new();
-    for outcome in [Outcome::Truncated, Outcome::Refused, Outcome::Unparsed, Outcome::Error] {
-        match metric.outcomes.get(outcome) {
-            0 => {}
-            count => notes.push(format!("{count} {}", outcome.name())),
-        }
-    }
+    let mut notes = caveats(truncated_prompts, metric);
     if let Some([low, high]) = metric.bounds.filter(|[low, high]| low < high) {
         notes.push(format!("could be {} to {}", percent_or_number(low), percent_or_number(high)));
-    }
-    if let Some(fragile) = metric.fragile.filter(|count| *count > 0) {
-        notes.push(format!("{fragile} fragile"));
-    }
-    if truncated_prompts > 0 {
-        notes.push(format!("{truncated_prompts} prompts cut"));
     }
     notes.join(", ")
 }

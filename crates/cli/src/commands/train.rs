@@ -3,7 +3,6 @@
 mod merge;
 mod plan;
 mod run;
-mod samples;
 mod score;
 mod verify;
 

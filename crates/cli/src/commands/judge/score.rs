@@ -1,14 +1,14 @@
 use std::path::Path;
 
-use evalign_bench::{FileJudging, FileJudgingRequest, JudgedSource, JudgingReport};
+use evalign_bench::{Asked, FileJudging, FileJudgingRequest, JudgedSource, JudgingReport};
 use evalign_core::RunStatus;
 use serde_json::json;
 
-use super::{Asked, diagram, text};
+use super::{asked, diagram, text};
 use crate::Verdict;
 use crate::args::{AnswerArgs, JudgeArgs, JudgeCalibrateArgs, JudgeScoreArgs};
 use crate::commands::context::{absolute, open_store, open_store_to_read, owner};
-use crate::commands::procedure::{Models, answer_request, located, on_runtime, stopped};
+use crate::commands::procedure::{answer_request, cast, located, on_runtime, stopped};
 use crate::output::{Failure, Output};
 
 /// What is wanted of a judged file.
@@ -45,7 +45,7 @@ fn request(
     run.repeats = Some(repeats);
     Ok(FileJudgingRequest {
         procedure: FileJudgingRequest::PROCEDURE.to_owned(),
-        asked: json!(Asked::of(judge, answers.seed)?),
+        asked: json!(asked(judge, answers.seed)?),
         judges: judge.judge.iter().map(located).collect(),
         source: source_of(source)?,
         run,
@@ -67,11 +67,11 @@ pub(in crate::commands) fn run_file(
     wanted: Wanted<'_>,
     output: Output,
 ) -> Result<Verdict, Failure> {
-    let asked: Asked = serde_json::from_value(request.asked.clone()).map_err(anyhow::Error::from)?;
+    let asked = Asked::read(&request.asked)?;
     let verdicts = asked.verdicts(&request.run.include_path)?;
     let store = open_store()?;
     let parts: Vec<_> = request.judges.iter().map(|judge| (judge, verdicts.clone())).collect();
-    let models = Models::load(&parts, &request.run, &store, output)?;
+    let models = cast(&parts, &request.run, &store, output)?;
     let judges = asked.judges(&request.judges, &models, &request.run.include_path)?;
     let judging = FileJudging::new(request, &judges, &store)?;
     if wanted.labels && judging.rows().iter().all(|row| row.label.is_none()) {

@@ -1,4 +1,4 @@
-use evalign_bench::{ArenaOutcome, JudgingReport};
+use evalign_bench::{ArenaOutcome, JudgeReport, JudgingReport};
 use evalign_judge::{BiasReport, Effect, HeadToHead, JudgeCalibration, JuryAgreement, Rubric, Standing};
 
 use crate::output::{Failure, Table};
@@ -28,7 +28,7 @@ pub(super) fn rubrics() -> Result<String, Failure> {
     Ok(table.text())
 }
 
-pub(super) fn judging(report: &JudgingReport) -> String {
+pub(in crate::commands) fn judging(report: &JudgingReport) -> String {
     let mut table = Table::new(&["rubric", "judge", "score", "95 %", "n", "unscored"], &[2, 4, 5]);
     let mut row = |rubric: &str, judge: &str, score: Option<&Effect>, counts: Option<(u64, u64)>| {
         let [value, interval] = cells(score);
@@ -54,14 +54,26 @@ pub(super) fn judging(report: &JudgingReport) -> String {
     for judge in &report.judges {
         parts.extend(judge.bias.as_ref().map(|report| bias(&judge.judge, report)));
         let length = judge.length_correlation.map(|r| format!("correlation with length {r:.3}"));
+        let format = judge.format_correlation.map(|r| format!("with formatting marks {r:.3}"));
         let entropy = judge.entropy_nats.map(|entropy| format!("verdict entropy {entropy:.3} nats"));
-        let said: Vec<String> = length.into_iter().chain(entropy).collect();
+        let own = own_family(judge);
+        let said: Vec<String> = length.into_iter().chain(format).chain(entropy).chain(own).collect();
         if !said.is_empty() {
             parts.push(format!("{}: {}", judge.judge, said.join(", ")));
         }
     }
     parts.extend(report.calibration.as_ref().map(calibration));
     parts.join("\n")
+}
+
+/// What can be said of a judge's preference for single answers of its own family.
+fn own_family(judge: &JudgeReport) -> Option<String> {
+    if let Some(effect) = &judge.own_family {
+        let [value, interval] = cells(Some(effect));
+        return Some(format!("answers of its own family score {value} more ({interval})"));
+    }
+    let own = judge.own_rows.filter(|own| *own > 0)?;
+    Some(format!("{own} of {} answers are of its own family: no preference can be told", judge.rows))
 }
 
 fn jury(agreement: &JuryAgreement) -> String {
@@ -78,7 +90,7 @@ fn jury(agreement: &JuryAgreement) -> String {
     )
 }
 
-fn bias(judge: &str, report: &BiasReport) -> String {
+pub(in crate::commands) fn bias(judge: &str, report: &BiasReport) -> String {
     let mut table = Table::new(&["bias", "value", "95 %", "without bias"], &[1]);
     for (name, effect, neutral) in [
         ("wins of what is shown first", &report.first_share, "0.5"),
@@ -98,9 +110,9 @@ fn bias(judge: &str, report: &BiasReport) -> String {
     let beside = if report.beside_people { "; log-odds beside people's verdict" } else { "" };
     let no_effects = report.no_effects.as_ref().map_or_else(String::new, |why| format!("; {why}"));
     format!(
-        "bias of {judge} over {decided} pairs in both orders ({} without a verdict{beside}{no_effects})\n{}",
+        "bias of {judge} over {decided} pairs in both orders ({} without a verdict{beside}{no_effects}){}",
         report.unscored,
-        table.text()
+        if decided > 0 { format!("\n{}", table.text()) } else { String::new() }
     )
 }
 

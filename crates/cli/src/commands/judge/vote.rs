@@ -1,6 +1,6 @@
 use std::io::BufRead;
 
-use evalign_bench::{Vote, VoteQuestion, Votes};
+use evalign_bench::{ArenaRequest, Vote, VoteQuestion, Votes};
 
 use crate::Verdict;
 use crate::args::JudgeVoteArgs;
@@ -9,8 +9,14 @@ use crate::output::{Failure, Output};
 
 /// One question after the other, until there are none, the person stops, or input ends.
 pub(super) fn vote(args: &JudgeVoteArgs, output: Output) -> Result<Verdict, Failure> {
-    let (store, id, _) = find(&args.run)?;
-    let votes = Votes::open(&store, &id, &args.voter, &owner("judge vote"))?;
+    let (store, mut id, _) = find(&args.run)?;
+    if args.run == "last"
+        && let Some(arena) = store.runs_asked_for("procedure", ArenaRequest::PROCEDURE)?.first()
+    {
+        id = arena.id.clone();
+    }
+    let owner = owner("judge vote");
+    let votes = Votes::open(&store, &id, &args.voter, &owner)?;
     let total = votes.questions().len();
     output.note(&format!("{total} pairs to vote on, kept in {}; q stops", votes.run()));
     let mut input = std::io::stdin().lock();
@@ -24,11 +30,12 @@ pub(super) fn vote(args: &JudgeVoteArgs, output: Output) -> Result<Verdict, Fail
         cast += 1;
     }
     let arena = votes.arena().clone();
-    votes.close()?;
-    output.note(&format!(
-        "{cast} votes kept; `evalign resume {arena}` shows the ratings with them{}",
-        if cast < total { ", `evalign judge vote` goes on" } else { "" }
-    ));
+    let counted = match votes.close(&owner)? {
+        true => format!("and counted: `evalign show {arena}` and `evalign leaderboard` have the ratings"),
+        false => format!("; they count when `evalign resume {arena}` is through"),
+    };
+    let more = if cast < total { "; `evalign judge vote` goes on" } else { "" };
+    output.note(&format!("{cast} votes kept {counted}{more}"));
     Ok(Verdict::Good)
 }
 

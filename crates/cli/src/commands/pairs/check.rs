@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use evalign_data::{Limits, numbered_rows};
-use evalign_judge::{Check, Finding, LintReport, Linter, Severity};
+use evalign_judge::{Check, Finding, LintReport, Severity, check_file};
 use serde_json::json;
 
 use crate::Verdict;
@@ -10,23 +10,15 @@ use crate::args::PairsCheckArgs;
 use crate::output::{Failure, Output};
 
 pub(in crate::commands) fn check(args: &PairsCheckArgs, output: Output) -> Result<Verdict, Failure> {
-    let mut rows = numbered_rows(&args.file, &Limits::default())?;
-    let unit = rows.unit();
-    let mut linter = Linter::default();
-    let mut shown = Shown { args, unit, output, counts: BTreeMap::new(), kept: Vec::new(), failed: None };
-    for (place, row) in &mut rows {
-        linter.row(place, &row, &mut |finding| shown.show(finding));
-        if let Some(failure) = shown.failed.take() {
-            return Err(failure);
-        }
+    let mut shown = Shown { args, output, counts: BTreeMap::new(), kept: Vec::new(), failed: None };
+    let checked = check_file(&args.file, &mut |unit, finding| {
+        shown.show(unit, finding);
+        if shown.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if let Some(failure) = shown.failed {
+        return Err(failure);
     }
-    let report = linter.finish(&mut |finding| shown.show(finding));
-    if report.rows == 0 {
-        return Err(Failure::new(
-            format!("{}: there are no rows", args.file.display()),
-            "check that the file was written to its end",
-        ));
-    }
+    let Some((report, unit)) = checked else { return Ok(Verdict::Interrupted) };
     let errors = report.count(Severity::Error);
     if args.json {
         output.json(&json!({"file": args.file, "report": report, "errors": errors,
@@ -40,7 +32,6 @@ pub(in crate::commands) fn check(args: &PairsCheckArgs, output: Output) -> Resul
 /// Prints findings as they come, so many of each kind.
 struct Shown<'a> {
     args: &'a PairsCheckArgs,
-    unit: &'static str,
     output: Output,
     counts: BTreeMap<Check, u64>,
     /// Those that a JSON document shows.
@@ -49,7 +40,7 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    fn show(&mut self, finding: Finding) {
+    fn show(&mut self, unit: &str, finding: Finding) {
         let count = self.counts.entry(finding.check).or_default();
         *count += 1;
         if *count > self.args.limit || self.failed.is_some() {
@@ -64,8 +55,7 @@ impl Shown<'_> {
             Severity::Warning => "warning",
         };
         let file = self.args.file.display();
-        let place =
-            if finding.place == 0 { String::new() } else { format!(", {} {}", self.unit, finding.place) };
+        let place = if finding.place == 0 { String::new() } else { format!(", {unit} {}", finding.place) };
         let field = finding.field.map(|field| format!(", field `{field}`")).unwrap_or_default();
         let line =
             format!("{file}{place}{field}: {severity}: {} [{}]", finding.message, finding.check.name());

@@ -1,8 +1,7 @@
 use std::path::Path;
 
 use evalign_bench::{Catalog, CritiqueRequest, PairsRequest, Steps};
-use evalign_data::{DataError, Example, Limits, PreferenceWriter, numbered_rows};
-use evalign_judge::{Finding, Linter, Severity, Strategy};
+use evalign_judge::{Converted, Finding, Strategy, convert_file};
 use evalign_store::StoredRun;
 use serde_json::json;
 
@@ -105,48 +104,15 @@ fn convert(path: &Path, args: &PairsExportArgs, output: Output) -> Result<Verdic
         ));
     }
     fs_err::create_dir_all(&args.out).map_err(Failure::from_io)?;
-    let mut file = PreferenceWriter::create(&target, wanted.kind, wanted.layout, wanted.style)?;
-    let rows = numbered_rows(path, &Limits::default())?;
-    let unit = rows.unit();
-    let (mut left_out, mut faulty) = (0u64, 0u64);
-    let mut linter = Linter::default();
-    for (place, row) in rows {
-        let mut fault = None;
-        linter.row(place, &row, &mut |finding| {
-            fault = fault.take().or(Some(finding).filter(|finding| finding.severity == Severity::Error));
-        });
-        let row = row?;
-        if let Some(Finding { message, .. }) = fault {
-            faulty += 1;
-            if faulty <= FAULTS_SHOWN {
-                output.note(&format!("{}, {unit} {place}: left out: {message}", path.display()));
-            }
-            continue;
+    let mut told = 0u64;
+    let mut faulty = |unit: &str, place: u64, finding: &Finding| {
+        told += 1;
+        if told <= FAULTS_SHOWN {
+            output.note(&format!("{}, {unit} {place}: left out: {}", path.display(), finding.message));
         }
-        let misfit = |misfit: evalign_data::Misfit| DataError::Row {
-            path: path.to_owned(),
-            unit,
-            row: place,
-            field: Some(misfit.field),
-            message: misfit.message,
-            mend: Some(misfit.mend.to_owned()),
-        };
-        match Example::from_row(&row).map_err(misfit)?.converted(wanted.layout) {
-            Some(examples) => {
-                for example in examples {
-                    file.push(&example, &row)?;
-                }
-            }
-            None => left_out += 1,
-        }
-    }
-    if file.rows() == 0 {
-        return Err(Failure::new(
-            format!("no row of {} can be written in the layout {}", path.display(), wanted.layout),
-            "a pair can become any layout; what has one side or none cannot become a pair",
-        ));
-    }
-    let rows = file.finish()?;
+    };
+    let how = (wanted.layout, wanted.style, wanted.kind);
+    let Converted { rows, left_out, faulty, unit } = convert_file(path, &target, how, &mut faulty)?;
     output.note(&format!("{rows} rows in {}", target.display()));
     if left_out > 0 {
         output.note(&format!("note: {left_out} {unit}s cannot be written in the layout {}", wanted.layout));

@@ -1,15 +1,18 @@
-use evalign_bench::{AnswerJudges, AnswerReport, Answering, AnsweringRequest, Cancel, RunRequest, quoting};
+use evalign_bench::{
+    AnswerJudges, AnswerReport, Answering, AnsweringRequest, Cancel, RunRequest, quoting, verdicts_by,
+};
+use evalign_core::ModelRef;
 use evalign_model::{LoadOptions, OpenAiOptions};
-use evalign_rag::answer::{AnswerOptions, Answerer};
+use evalign_rag::RagError;
+use evalign_rag::answer::Answerer;
 use evalign_rag::quality::GoldQuestion;
-use evalign_rag::{RagError, SearchOptions};
 use evalign_store::Store;
 
-use super::open::{embedder, store_name, vector_store};
+use super::open::{embedder, reranker, store_name, vector_store};
 use crate::Verdict;
 use crate::args::{EmbedderArgs, RagEvalAnswersArgs, StoreKind};
 use crate::commands::context::{absolute, load_model, open_store, owner};
-use crate::commands::procedure::{Models, located, stopped, verdicts_by, watch_interrupts};
+use crate::commands::procedure::{cast, located, stopped, watch_interrupts};
 use crate::commands::progress::CountBar;
 use crate::output::{Failure, Output, Table};
 
@@ -21,6 +24,7 @@ pub(super) async fn eval(args: &RagEvalAnswersArgs, output: Output) -> Result<Ve
     let mut run = RunRequest::new(writer, Vec::new());
     run.base_url.clone_from(&args.base_url);
     run.offline = args.embedder.offline;
+    let evidence = &args.evidence;
     let request = AnsweringRequest {
         procedure: AnsweringRequest::PROCEDURE.to_owned(),
         run,
@@ -29,8 +33,12 @@ pub(super) async fn eval(args: &RagEvalAnswersArgs, output: Output) -> Result<Ve
         tenant: args.place.tenant.clone(),
         store: store_name(args.place.store).to_owned(),
         judge: args.judge.as_ref().map(located),
-        top_k: args.top_k,
-        min_confidence: args.min_confidence,
+        top_k: evidence.top_k,
+        search: Some(evidence.options()),
+        filters: evidence.filters.clone(),
+        expansions: evidence.expansions(),
+        rerank: evidence.rerank.clone(),
+        min_confidence: evidence.min_confidence,
         threads: args.embedder.threads,
         offline: args.embedder.offline,
     };
@@ -62,19 +70,22 @@ pub(super) async fn run_request(
     let embedder = embedder(&args, &request.index, base_url.clone(), &state, output).await?;
     let openai = OpenAiOptions { base_url, ..OpenAiOptions::default() };
     let loading = LoadOptions { offline: request.offline, openai, ..LoadOptions::default() };
+    let load = |reference: &ModelRef| load_model(reference, &loading, output);
     let writer = Some(&request.run.model).filter(|model| **model != quoting());
+    let reranker = match &request.rerank {
+        Some(name) => Some(reranker(name, &args, load, output).await?),
+        None => None,
+    };
     let answerer = Answerer {
         state: &state,
         vectors: vectors.as_ref(),
         embedder: embedder.as_ref(),
-        model: writer.map(|model| load_model(model, &loading, output)).transpose()?,
-        reranker: None,
+        model: writer.map(load).transpose()?,
+        reranker,
         index: &request.index,
         tenant: &request.tenant,
     };
-    let search = SearchOptions { limit: request.top_k, ..SearchOptions::recommended() };
-    let mut options = AnswerOptions { search, ..AnswerOptions::default() };
-    options.threshold = request.min_confidence.unwrap_or(options.threshold);
+    let options = request.options()?;
     let judges = judges(request, &state, output)?;
     let answering = Answering::new(request, &questions, (&answerer, &options), judges.as_ref(), again)?;
     let run = answering.start(&state, &owner("rag eval-answers"))?;
@@ -105,9 +116,13 @@ fn judges(
     let wanted =
         RUBRICS.map(|rubric| -> Result<_, Failure> { Ok((judge, verdicts_by(rubric, &request.run)?)) });
     let wanted = wanted.into_iter().collect::<Result<Vec<_>, Failure>>()?;
-    let models = Models::load(&wanted, &request.run, state, output)?;
-    let [support, correctness, relevance] = RUBRICS.map(|rubric| models.judge(judge, rubric, &request.run));
-    Ok(Some(AnswerJudges { support: support?, correctness: correctness?, relevance: relevance? }))
+    let models = cast(&wanted, &request.run, state, output)?;
+    let [support, correctness, relevance] = RUBRICS;
+    Ok(Some(AnswerJudges {
+        support: models.judge(judge, support, &request.run)?,
+        correctness: models.judge(judge, correctness, &request.run)?,
+        relevance: models.judge(judge, relevance, &request.run)?,
+    }))
 }
 
 fn tell(report: &AnswerReport, json: bool, output: Output) -> Result<(), Failure> {

@@ -2,19 +2,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use evalign_bench::{
-    Cancel, Retrieval, RetrievalReport, RetrievalRequest, RunRequest, retrieval_metrics, way_of_searching,
+    Cancel, RerankRequest, Retrieval, RetrievalReport, RetrievalRequest, RetrievalTools, RunRequest,
+    retrieval_metrics, way_of_searching,
 };
-use evalign_core::Digest;
+use evalign_core::{Digest, ModelRef};
+use evalign_model::{LoadOptions, Model};
+use evalign_rag::chunker::{ChunkSettings, Strategy};
 use evalign_rag::{
-    BeirCollection, BeirEvaluation, BeirReport, EdgeStore, Embedder, MetricDifference, PerQuery,
-    RetrievalMetrics, SearchMode, TuneReport, difference, tune as sweep,
+    BeirCollection, BeirReport, EdgeStore, Embedder, MetricDifference, PerQuery, Reranker, RetrievalMetrics,
+    SearchMode, SearchWay, TuneReport, TuneRequest, difference, tune as sweep,
 };
 use evalign_store::Store;
 
-use super::open::{embedder_name, embedder_of, store_name, vector_store};
+use super::open::{self, embedder_name, embedder_of, store_name, vector_store};
 use crate::Verdict;
 use crate::args::{EmbedderArgs, RagDiffArgs, RagEvalArgs, RagTuneArgs, StoreKind};
-use crate::commands::context::{absolute, find_to_read, open_store, owner};
+use crate::commands::context::{absolute, find_to_read, load_model, open_store, owner};
 use crate::commands::procedure::{stopped, watch_interrupts};
 use crate::commands::progress::CountBar;
 use crate::output::{Failure, Output, Table};
@@ -27,13 +30,19 @@ pub(super) async fn eval(args: &RagEvalArgs, output: Output) -> Result<Verdict, 
         options.depth = options.depth.max(RetrievalMetrics::DEPTH);
     }
     let place = &args.collection;
-    let embedder = match options.mode {
-        SearchMode::Bm25 => None,
-        SearchMode::Dense | SearchMode::Hybrid => Some(embedder_name(&args.embedder).await),
+    let chunking = args.chunk_tokens.map(|tokens| chunks_of(tokens, args.chunk_overlap));
+    // Chunks are counted by an embedder also where words alone are searched.
+    let embedder = match (options.mode, chunking) {
+        (SearchMode::Bm25, None) => None,
+        _ => Some(embedder_name(&args.embedder).await),
     };
+    let rerank = args.rerank.reranker.clone();
+    let rerank = rerank.map(|reference| RerankRequest { reference, depth: args.rerank.rerank_depth });
+    let rerank_depth = rerank.as_ref().map(|rerank| rerank.depth);
+    let way = SearchWay { chunking, options: options.clone(), rerank_depth };
     let request = RetrievalRequest {
         procedure: RetrievalRequest::PROCEDURE.to_owned(),
-        run: RunRequest::new(way_of_searching(&options, embedder.as_deref()), Vec::new()),
+        run: RunRequest::new(way_of_searching(&way, embedder.as_deref()), Vec::new()),
         beir: absolute(&place.beir),
         split: place.split.clone(),
         store: store_name(args.store).to_owned(),
@@ -42,8 +51,15 @@ pub(super) async fn eval(args: &RagEvalArgs, output: Output) -> Result<Verdict, 
         offline: args.embedder.offline,
         reuse_vectors: args.reuse_vectors,
         options,
+        chunking,
+        rerank,
     };
     run_request(&request, true, args.json, output).await
+}
+
+/// A collection's documents have no structure of their own.
+fn chunks_of(max_tokens: usize, overlap_tokens: usize) -> ChunkSettings {
+    ChunkSettings { strategy: Strategy::Recursive, max_tokens, overlap_tokens, prefix: false }
 }
 
 /// Evaluates what is not evaluated yet, also of a run that was stored. `anew`: what was measured before is
@@ -60,7 +76,13 @@ pub(in crate::commands) async fn run_request(
         if request.store == store_name(Some(StoreKind::Edge)) { StoreKind::Edge } else { StoreKind::Qdrant };
     let vectors = vector_store(Some(kind)).await?;
     let embedder = embedder(request, &store, output).await?;
-    let retrieval = Retrieval::new(request, &collection, (vectors.as_ref(), embedder.as_deref()));
+    let reranker = reranker(request, output).await?;
+    let tools = RetrievalTools {
+        vectors: vectors.as_ref(),
+        embedder: embedder.as_deref(),
+        reranker: reranker.as_ref(),
+    };
+    let retrieval = Retrieval::new(request, &collection, tools);
     let mut run = retrieval.start(&store, &owner("rag eval"), false)?;
     let mut stored = retrieval.report(&store, &run.id)?;
     if anew && stored.take().is_some() {
@@ -95,16 +117,27 @@ async fn embedder(
     store: &Store,
     output: Output,
 ) -> Result<Option<Arc<dyn Embedder>>, Failure> {
-    if request.options.mode == SearchMode::Bm25 {
+    if request.embedder.is_none() {
         return Ok(None);
     }
-    let args = EmbedderArgs {
-        embedder: request.embedder.clone(),
-        threads: request.threads,
-        offline: request.offline,
-    };
     let cache = request.reuse_vectors.then(|| store.clone());
-    Ok(Some(embedder_of(&args, cache, output).await?))
+    Ok(Some(embedder_of(&embedder_args(request), cache, output).await?))
+}
+
+async fn reranker(request: &RetrievalRequest, output: Output) -> Result<Option<Reranker>, Failure> {
+    let Some(rerank) = &request.rerank else { return Ok(None) };
+    let args = embedder_args(request);
+    Ok(Some(open::reranker(&rerank.reference, &args, local(&args, output), output).await?))
+}
+
+fn embedder_args(request: &RetrievalRequest) -> EmbedderArgs {
+    EmbedderArgs { embedder: request.embedder.clone(), threads: request.threads, offline: request.offline }
+}
+
+/// Loads language models that judge.
+fn local(args: &EmbedderArgs, output: Output) -> impl Fn(&ModelRef) -> Result<Arc<dyn Model>, Failure> {
+    let loading = LoadOptions { offline: args.offline, threads: args.threads, ..LoadOptions::default() };
+    move |reference| load_model(reference, &loading, output)
 }
 
 fn tell(report: &RetrievalReport, json: bool, output: Output) -> Result<(), Failure> {
@@ -204,14 +237,20 @@ pub(super) async fn tune(args: &RagTuneArgs, output: Output) -> Result<Verdict, 
     // What is compared is ways of searching, which rank alike in any store.
     let directory = tempfile::tempdir().map_err(anyhow::Error::from)?;
     let vectors = EdgeStore::new(directory.path().to_owned());
-    let bar = CountBar::new(output, (collection.documents.len() + collection.queries.len()) as u64);
-    let evaluation = BeirEvaluation::new(&collection, (&vectors, "tune"), Some(embedder.as_ref()));
-    let advance = |more| bar.advance(more);
-    let swept = async {
-        evaluation.ingest(&advance).await?;
-        sweep(&evaluation, &args.metric, &advance).await
+    let reranker = match &args.rerank {
+        Some(name) => {
+            Some(open::reranker(name, &args.embedder, local(&args.embedder, output), output).await?)
+        }
+        None => None,
     };
-    let report = swept.await;
+    let tokens = args.chunk_tokens.iter().copied().filter(|tokens| *tokens > 0);
+    let chunkings =
+        tokens.flat_map(|tokens| args.chunk_overlap.iter().map(move |more| chunks_of(tokens, *more)));
+    let request =
+        TuneRequest { metric: &args.metric, chunkings: chunkings.collect(), reranker: reranker.as_ref() };
+    let bar = CountBar::new(output, request.steps(&collection));
+    let advance = |more| bar.advance(more);
+    let report = sweep(&collection, (&vectors, embedder.as_ref()), &request, &advance).await;
     bar.finish();
     let report = report?;
     if args.json {
@@ -229,15 +268,15 @@ fn swept_text(report: &TuneReport, metric: &str) -> String {
     for candidate in report.candidates.iter().filter(|candidate| candidate.on_front) {
         let value = |metrics: &RetrievalMetrics| format!("{:.4}", metrics.get(metric).unwrap_or_default());
         table.push(vec![
-            way_of_searching(&candidate.options, None).name,
+            way_of_searching(&candidate.way, None).name,
             value(&candidate.tuned),
             value(&candidate.held_out),
             format!("{:.2}", candidate.seconds_p50 * 1e3),
         ]);
     }
     format!(
-        "Pareto front of {metric} ({} queries tuned on, {} held out):\n{}\nThe best against plain hybrid search, \
-         on the queries held out:\n{}",
+        "Pareto front of {metric} ({} queries tuned on, {} held out):\n{}\nThe best against plain hybrid search over \
+         whole documents, on the queries held out:\n{}",
         report.n_tuned,
         report.n_held_out,
         table.text(),

@@ -26,6 +26,7 @@ pub(super) async fn index(args: &RagIndexArgs, output: Output) -> Result<Verdict
         index: args.place.index.clone(),
         tenant: args.place.tenant.clone(),
         inputs: args.paths.clone(),
+        named: Vec::new(),
         allow_urls: args.allow_urls,
         settings: IndexSettings {
             embedder: embedder.identity().clone(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evalign_bench::run_of_evaluation;
 use evalign_fetch::Secret;
-use evalign_rag::{EdgeStore, QdrantServer, Scope};
+use evalign_rag::{EdgeStore, QdrantServer, Scope, drop_unused_vectors};
 use evalign_store::{Store, StoreError};
 use serde::Serialize;
 
@@ -69,6 +69,8 @@ struct Collected {
     dropped: Vec<String>,
     /// Copies of documents' texts that no index holds any more.
     texts: usize,
+    /// Kept vectors of texts that no chunk has; absent where that cannot be told here.
+    vectors: Option<usize>,
     dry_run: bool,
 }
 
@@ -89,7 +91,7 @@ pub(super) async fn gc(args: &RagGcArgs, output: Output) -> Result<Verdict, Fail
         }
     }
     dropped.extend(args.drop.iter().cloned());
-    let (mut texts, mut failed) = (0, Vec::new());
+    let (mut texts, mut kept, mut failed) = (0, Ok(None), Vec::new());
     if !args.dry_run {
         for name in &dropped {
             // The record goes first: without it the index is not there, whatever is left of its vectors.
@@ -102,24 +104,35 @@ pub(super) async fn gc(args: &RagGcArgs, output: Output) -> Result<Verdict, Fail
         {
             failed.extend(vectors.optimise(index).await.err().map(|error| (index.clone(), error)));
         }
+        kept = drop_unused_vectors(&state, vectors.as_ref()).await;
+        match &kept {
+            Ok(Some(_)) => {}
+            Ok(None) => output.note(
+                "note: some indexes lie in another store: vectors that are kept of their texts cannot be told from unused ones, and all stay",
+            ),
+            Err(error) => output.note(&format!("failed: {error}")),
+        }
     }
     for (name, error) in &failed {
         output.note(&format!("failed: {error}"));
         dropped.remove(name);
     }
-    let collected = Collected { dropped: dropped.into_iter().collect(), texts, dry_run: args.dry_run };
+    let verdict = if failed.is_empty() && kept.is_ok() { Verdict::Good } else { Verdict::Failed };
+    let (dropped, vectors) = (dropped.into_iter().collect(), kept.unwrap_or_default());
+    let collected = Collected { dropped, texts, vectors, dry_run: args.dry_run };
     if args.json {
         output.json(&collected)?;
     } else {
         let names = names(&collected.dropped);
         let said = if args.dry_run {
-            format!("would drop {names}")
+            format!("would drop {names}, and then the texts and vectors that nothing uses")
         } else {
-            format!("dropped {names}; {texts} unused texts removed")
+            let vectors = vectors.map_or_else(String::new, |vectors| format!(" and {vectors} vectors"));
+            format!("dropped {names}; {texts} unused texts{vectors} removed")
         };
         output.result(&said)?;
     }
-    Ok(if failed.is_empty() { Verdict::Good } else { Verdict::Failed })
+    Ok(verdict)
 }
 
 /// Whether a collection was written by an evaluation of this machine that was killed. One that goes on holds its

@@ -5,7 +5,7 @@ use evalign_core::ModelRef;
 use evalign_fetch::{Home, Secret};
 use evalign_model::{Model, OpenAiOptions};
 use evalign_rag::embed::{EmbedOptions, default_embedder, open_embedder};
-use evalign_rag::{Chunk, EdgeStore, Embedder, Filter, QdrantOptions, QdrantStore, Reranker, VectorStore};
+use evalign_rag::{Embedder, Reranker, VectorStore, open_vector_store};
 use evalign_store::Store;
 
 use crate::args::{EmbedderArgs, StoreKind};
@@ -24,17 +24,18 @@ pub(super) fn vectors_directory() -> Result<PathBuf, Failure> {
 /// The store that was asked for, or the server of `QDRANT_URL`, or the one in this process.
 pub(super) async fn vector_store(kind: Option<StoreKind>) -> Result<Arc<dyn VectorStore>, Failure> {
     let url = variable("QDRANT_URL");
-    match (kind, url) {
-        (Some(StoreKind::Edge), _) | (None, None) => Ok(Arc::new(EdgeStore::new(vectors_directory()?))),
-        (Some(StoreKind::Qdrant), None) => Err(Failure::new(
-            "`--store qdrant` needs the address of a server",
-            "set QDRANT_URL, for example to `http://localhost:6334`",
-        )),
-        (Some(StoreKind::Qdrant) | None, Some(url)) => {
-            let key = variable("QDRANT_API_KEY").as_deref().and_then(Secret::new);
-            Ok(Arc::new(QdrantStore::connect(&QdrantOptions::new(&url, key)).await?))
+    let key = || variable("QDRANT_API_KEY").as_deref().and_then(Secret::new);
+    let server = match (kind, url.as_deref()) {
+        (Some(StoreKind::Edge), _) | (None, None) => None,
+        (Some(StoreKind::Qdrant), None) => {
+            return Err(Failure::new(
+                "`--store qdrant` needs the address of a server",
+                "set QDRANT_URL, for example to `http://localhost:6334`",
+            ));
         }
-    }
+        (Some(StoreKind::Qdrant) | None, Some(url)) => Some((url, key())),
+    };
+    Ok(open_vector_store(&vectors_directory()?, server).await?)
 }
 
 /// What [`vector_store`] opens, in a word.
@@ -102,15 +103,6 @@ pub(super) async fn embedder(
         embedder.identity().check_against(index, settings)?;
     }
     Ok(embedder)
-}
-
-/// Conditions on chunks as they are typed, all of which hold.
-pub(super) fn chunk_filter(typed: &[String]) -> Result<Filter, Failure> {
-    let mut filter = Filter::default();
-    for condition in typed {
-        filter = filter.and(Chunk::filter(condition)?);
-    }
-    Ok(filter)
 }
 
 /// A cross-encoder (`onnx/NAME`), or a language model, as `load` loads it.

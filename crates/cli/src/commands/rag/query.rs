@@ -1,9 +1,9 @@
 use evalign_core::ModelRef;
 use evalign_model::{LoadOptions, OpenAiOptions};
 use evalign_rag::answer::{Answer, AnswerOptions, Answerer};
-use evalign_rag::{Citation, RagError, SearchOptions};
+use evalign_rag::{Chunk, Citation, RagError, SearchOptions};
 
-use super::open::{chunk_filter, embedder, reranker, vector_store};
+use super::open::{embedder, reranker, vector_store};
 use crate::Verdict;
 use crate::args::RagQueryArgs;
 use crate::commands::context::{load_model, open_store};
@@ -25,23 +25,18 @@ pub(super) async fn query(args: &RagQueryArgs, output: Output) -> Result<Verdict
     let loading = LoadOptions { offline: args.embedder.offline, openai, ..LoadOptions::default() };
     let load = |reference: &ModelRef| load_model(reference, &loading, output);
     let model = args.model.as_ref().map(load).transpose()?;
-    let reranker = match &args.rerank {
+    let evidence = &args.evidence;
+    let reranker = match &evidence.rerank {
         Some(name) => Some(reranker(name, &args.embedder, load, output).await?),
         None => None,
     };
     let mut options = AnswerOptions {
-        search: SearchOptions {
-            limit: args.top_k,
-            explain: args.explain,
-            mmr: args.mmr,
-            ..args.search.options()
-        },
-        filter: chunk_filter(&args.filters)?,
+        search: SearchOptions { explain: args.explain, ..evidence.options() },
+        filter: Chunk::filters(&evidence.filters)?,
+        expansions: evidence.expansions(),
         ..AnswerOptions::default()
     };
-    if let Some(threshold) = args.min_confidence {
-        options.threshold = threshold;
-    }
+    options.threshold = evidence.min_confidence.unwrap_or(options.threshold);
     let answerer = Answerer {
         state: &state,
         vectors: vectors.as_ref(),
@@ -63,6 +58,9 @@ pub(super) async fn query(args: &RagQueryArgs, output: Output) -> Result<Verdict
 fn tell(answer: &Answer, explain: bool, output: Output) -> Result<(), Failure> {
     for warning in &answer.warnings {
         output.note(&format!("warning: {}: `{}`", warning.message, warning.citation.quote));
+    }
+    for note in &answer.notes {
+        output.note(&format!("note: {note}"));
     }
     match (&answer.text, &answer.abstained) {
         (Some(text), _) => output.result(text)?,

@@ -21,7 +21,7 @@ pub(super) async fn generate(args: &RagGenerateTestsArgs, output: Output) -> Res
         tenant: &args.place.tenant,
     };
     let bar = CountBar::new(output, args.count as u64);
-    let made = source.generate(args.count, args.seed, &|_| bar.advance(1)).await;
+    let made = source.generate((args.count, args.unanswerable), args.seed, &|_| bar.advance(1)).await;
     bar.finish();
     let made = made?;
     for (reason, count) in &made.refused {
@@ -36,10 +36,16 @@ pub(super) async fn generate(args: &RagGenerateTestsArgs, output: Output) -> Res
     let lines: Vec<String> = made
         .questions
         .iter()
+        .chain(&made.unanswerable)
         .map(serde_json::to_string)
         .collect::<Result<_, _>>()
         .map_err(anyhow::Error::from)?;
     output.file(&args.out, &lines.join("\n"))?;
-    output.result(&format!("{} questions from {} chunks", made.questions.len(), made.asked))?;
-    Ok(if made.questions.len() < args.count { Verdict::Failed } else { Verdict::Good })
+    let (answerable, others) = (made.questions.len(), made.unanswerable.len());
+    output.result(&format!(
+        "{answerable} questions from {} chunks, and {others} that no document answers",
+        made.asked
+    ))?;
+    let short = answerable < args.count || others < args.unanswerable;
+    Ok(if short { Verdict::Failed } else { Verdict::Good })
 }

@@ -1,25 +1,23 @@
 use evalign_core::ModelRef;
 use evalign_model::{LoadOptions, OpenAiOptions};
-use evalign_rag::{Expansion, Hit, LegKind, LegShare, QueryPlan, Scope, SearchMode, Searcher, rerank};
+use evalign_rag::{Chunk, Expansion, Hit, LegKind, LegShare, QueryPlan, Scope, SearchMode, Searcher, rerank};
 
-use super::open::{chunk_filter, embedder, reranker, vector_store};
+use super::open::{embedder, reranker, vector_store};
 use crate::Verdict;
-use crate::args::{ExpansionKind, RagSearchArgs};
+use crate::args::RagSearchArgs;
 use crate::commands::context::{load_model, open_store};
 use crate::output::{Failure, Output};
 
 /// Characters of a chunk that are shown.
 const SNIPPET: usize = 200;
 
-/// Queries that a model adds to the one that was typed.
-const EXPANSIONS: usize = 3;
-
 pub(super) async fn search(args: &RagSearchArgs, output: Output) -> Result<Verdict, Failure> {
     let scope = Scope::of(&args.place.tenant)
         .visible(evalign_rag::ingest::shown())
-        .filter(chunk_filter(&args.filters)?);
+        .filter(Chunk::filters(&args.filters)?);
     let mut options = args.search.options();
-    options.limit = if args.rerank.is_some() { args.rerank_depth.max(args.top_k) } else { args.top_k };
+    options.limit =
+        if args.rerank.reranker.is_some() { args.rerank.rerank_depth.max(args.top_k) } else { args.top_k };
     options.mmr = args.mmr;
     options.explain = args.explain;
     let vectors = vector_store(args.place.store).await?;
@@ -32,7 +30,7 @@ pub(super) async fn search(args: &RagSearchArgs, output: Output) -> Result<Verdi
     let searcher = Searcher::new(vectors.as_ref(), embedder.as_deref());
     let plan = plan(args, output).await?;
     let mut hits = searcher.search(&args.place.index, &scope, &plan, &options).await?;
-    if let Some(name) = &args.rerank {
+    if let Some(name) = &args.rerank.reranker {
         let load = |reference: &ModelRef| load_model(reference, &loading(args), output);
         let reranker = reranker(name, &args.embedder, load, output).await?;
         let place = (args.place.index.as_str(), args.place.tenant.as_str());
@@ -61,15 +59,7 @@ async fn plan(args: &RagSearchArgs, output: Output) -> Result<QueryPlan, Failure
         return Ok(QueryPlan::of(&args.query));
     };
     let model = load_model(model, &loading(args), output)?;
-    let expansions: Vec<Expansion> = args
-        .expansions
-        .iter()
-        .map(|kind| match kind {
-            ExpansionKind::MultiQuery => Expansion::MultiQuery(EXPANSIONS),
-            ExpansionKind::Decompose => Expansion::Decompose(EXPANSIONS),
-            ExpansionKind::Hyde => Expansion::Hyde,
-        })
-        .collect();
+    let expansions: Vec<Expansion> = args.expansions.iter().map(|kind| kind.expansion()).collect();
     let (plan, notes) = QueryPlan::expanded(&args.query, &expansions, &model).await?;
     for note in notes {
         output.note(&format!("note: {note}"));
