@@ -10,6 +10,7 @@ use evalign_store::{Store, StoredKey};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ApiResult, ServeError};
+use crate::indexes::Retrieval;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::quota::Quota;
@@ -33,10 +34,13 @@ pub struct App {
     pub(crate) models: Models,
     pub(crate) metrics: Metrics,
     pub(crate) active: Active,
+    pub(crate) retrieval: Retrieval,
     pub(crate) quota: Quota,
     pub(crate) refusals: Quota,
     /// Fires when the server is told to end: nothing new is begun, streams close.
     pub(crate) ending: CancellationToken,
+    /// Fires when the time to end is over: answers that are still being written break off, and say so.
+    pub(crate) closing: CancellationToken,
     keys: Mutex<BTreeMap<String, (StoredKey, Instant)>>,
 }
 
@@ -54,15 +58,17 @@ impl App {
         let roots =
             DataRoots::from_env(settings.data_root.clone(), settings.include_path.clone(), settings.offline)?;
         Ok(Arc::new(Self {
-            home: home.to_owned(),
+            home: std::path::absolute(home).map_err(|source| ServeError::File { source })?,
             catalog,
             roots,
             models: Models::new(&settings),
             metrics: Metrics::default(),
             active: Active::default(),
+            retrieval: Retrieval::default(),
             quota: Quota::new(settings.requests_per_minute),
             refusals: Quota::new(REFUSED_PER_MINUTE),
             ending: CancellationToken::new(),
+            closing: CancellationToken::new(),
             keys: Mutex::default(),
             store,
             settings,
@@ -86,13 +92,14 @@ impl App {
         Ok(found)
     }
 
-    /// Does what blocks on a thread of its own.
+    /// Does what blocks on a thread of its own. A refusal names no place on this machine.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> ApiResult<T> + Send + 'static,
     ) -> ApiResult<T> {
         let app = self.clone();
-        tokio::task::spawn_blocking(move || work(&app)).await?
+        let done = move || work(&app).map_err(|error| error.without_places(&app.home));
+        tokio::task::spawn_blocking(done).await?
     }
 }
 

@@ -2,11 +2,17 @@
 
 mod code;
 
+use std::path::Path;
+
 use axum::response::{IntoResponse, Response};
 use evalign_bench::{BenchError, RunError};
 use evalign_core::Hint;
+use evalign_data::DataError;
+use evalign_judge::JudgeError;
 use evalign_model::{ErrorKind, ModelError};
+use evalign_rag::{RagError, StoreFault};
 use evalign_store::{Fault, StoreError};
+use evalign_train::TrainError;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
@@ -33,7 +39,7 @@ pub enum ServeError {
     #[error(transparent)]
     Bench(#[from] BenchError),
     #[error(transparent)]
-    Data(#[from] evalign_data::DataError),
+    Data(#[from] DataError),
 }
 
 impl ServeError {
@@ -93,6 +99,13 @@ impl ApiError {
 
     pub(crate) fn not_found(what: &str, id: &str) -> Self {
         Self::new(Code::NotFound, format!("there is no {what} `{}`", shown(id)))
+    }
+
+    /// Without the places of a client's files on this machine, which say nothing to it: what it uploaded is called
+    /// what it called it.
+    pub(crate) fn without_places(mut self, home: &Path) -> Self {
+        self.message = crate::uploads::without_places(&self.message, home);
+        self
     }
 
     /// Something that is our fault: the client learns that, the log learns what.
@@ -212,11 +225,79 @@ impl From<RunError> for ApiError {
             RunError::NothingToCompare { .. } | RunError::NoTask { .. } => {
                 Self::new(Code::InvalidRequest, error.to_string())
             }
-            RunError::Data(_)
-            | RunError::Judge(_)
-            | RunError::Rag(_)
-            | RunError::Malformed { .. }
-            | RunError::File { .. } => Self::internal(error),
+            RunError::Data(error) => error.into(),
+            RunError::Judge(error) => error.into(),
+            RunError::Rag(error) => error.into(),
+            RunError::Malformed { .. } | RunError::File { .. } => Self::internal(error),
+        }
+    }
+}
+
+/// Rows of a client's file: what is wrong with them, and where, is the client's to know.
+impl From<DataError> for ApiError {
+    fn from(error: DataError) -> Self {
+        match &error {
+            DataError::NotFound { .. }
+            | DataError::Fetch { .. }
+            | DataError::BadName(_)
+            | DataError::OutOfRange { .. } => Self::internal(error),
+            _ => Self::new(Code::InvalidRequest, told(&error)),
+        }
+    }
+}
+
+impl From<TrainError> for ApiError {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Data(error) => (*error).into(),
+            TrainError::Model(error) => ModelError::from(error).into(),
+            TrainError::Io(_) | TrainError::File { .. } => Self::internal(error),
+            TrainError::Config { ref setting, .. } => {
+                let about = format!("settings.{setting}");
+                Self::new(Code::InvalidRequest, told(&error)).about(about)
+            }
+            TrainError::Row { .. }
+            | TrainError::Unsupported { .. }
+            | TrainError::Memory { .. }
+            | TrainError::NotFinite { .. } => Self::new(Code::InvalidRequest, told(&error)),
+        }
+    }
+}
+
+impl From<JudgeError> for ApiError {
+    fn from(error: JudgeError) -> Self {
+        match error {
+            JudgeError::Unknown { .. } | JudgeError::Material { .. } => {
+                Self::new(Code::InvalidRequest, told(&error))
+            }
+            JudgeError::Model(error) => error.into(),
+            JudgeError::Data(error) => error.into(),
+            JudgeError::JudgeGone => {
+                Self::new(Code::Unavailable, "the judge stopped answering").retry_after(10)
+            }
+            // The operator's files.
+            JudgeError::Definition { .. } | JudgeError::Read { .. } | JudgeError::Prompt { .. } => {
+                Self::internal(error)
+            }
+        }
+    }
+}
+
+impl From<RagError> for ApiError {
+    fn from(error: RagError) -> Self {
+        match error {
+            RagError::Index { .. }
+            | RagError::Invalid { .. }
+            | RagError::Row { .. }
+            | RagError::File { .. } => Self::new(Code::InvalidRequest, error.to_string()),
+            RagError::Store { kind: StoreFault::Unavailable, .. } => {
+                tracing::warn!(%error, "the vector store does not answer");
+                Self::new(Code::Unavailable, "the vector store does not answer at the moment").retry_after(10)
+            }
+            RagError::Model(error) => error.into(),
+            RagError::Data(error) => error.into(),
+            RagError::State(error) => error.into(),
+            RagError::Store { .. } | RagError::Embed { .. } | RagError::Fetch(_) => Self::internal(error),
         }
     }
 }

@@ -32,12 +32,16 @@ impl Shutdown {
     }
 }
 
+/// What is left of the grace period, at most, for answers that break off to say so.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Largest head of a request, in bytes.
 const MOST_HEAD_BYTES: usize = 64 * 1024;
 
 /// Serves until told to end: then no connection is accepted any more, streams close, what is being answered
 /// is answered, runs that are worked on commit what they have and are queued for the next server. All of that
-/// takes at most the grace period of the settings.
+/// takes at most the grace period of the settings; answers that are still being written shortly before its end
+/// break off with an error.
 pub async fn listen(app: Arc<App>, router: Router, listener: TcpListener, shutdown: &Shutdown) {
     let workers = Workers::start(&app);
     let connections = Arc::new(Semaphore::new(app.settings.max_connections as usize));
@@ -67,14 +71,17 @@ pub async fn listen(app: Arc<App>, router: Router, listener: TcpListener, shutdo
     tracing::info!("ending: what is being answered is still answered");
     app.ending.cancel();
     let grace = Duration::from_secs(app.settings.grace_secs);
-    let drained = async {
+    let last_words = LAST_WORDS.min(grace / 2);
+    let mut drained = std::pin::pin!(async {
         tokio::join!(graceful.shutdown(), workers.end());
-    };
+    });
     tokio::select! {
-        () = drained => tracing::info!("everything is answered and committed"),
-        () = tokio::time::sleep(grace) => tracing::warn!("the grace period is over"),
+        () = &mut drained => return tracing::info!("everything is answered and committed"),
+        () = tokio::time::sleep(grace - last_words) => tracing::warn!("the grace period is over"),
         () = shutdown.now.cancelled() => {}
     }
+    app.closing.cancel();
+    let _cut = tokio::time::timeout(last_words, drained).await;
 }
 
 /// A slow client cannot hold a connection without saying anything: its head has a deadline, also the next one

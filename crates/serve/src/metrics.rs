@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use evalign_model::EngineLoad;
+
 /// Upper bounds of the buckets of all histograms, in seconds.
 const BOUNDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
 
@@ -74,8 +76,8 @@ impl Metrics {
         *tokens.entry((model.to_owned(), "generated")).or_default() += generated;
     }
 
-    /// Everything, with how many jobs wait and are being done.
-    pub(crate) fn text(&self, queued: u64, running: u64) -> String {
+    /// Everything, with how many jobs wait and are being done, and what the engines do.
+    pub(crate) fn text(&self, queued: u64, running: u64, engines: &[(&str, EngineLoad)]) -> String {
         let mut out = String::new();
         let mut family = |name: &str, kind: &str, help: &str, values: &[(String, String)]| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -114,6 +116,16 @@ impl Metrics {
             })
             .collect();
         family("evalign_tokens_total", "counter", "Tokens of completions.", &tokens);
+        let of_engines = |value: fn(&EngineLoad) -> u64| -> Vec<_> {
+            let told = |(model, load): &(&str, EngineLoad)| {
+                (format!("{{model=\"{model}\"}}"), value(load).to_string())
+            };
+            engines.iter().map(told).collect()
+        };
+        let steps = of_engines(|load| load.steps);
+        family("evalign_engine_steps_total", "counter", "Forward passes for completions.", &steps);
+        let sequences = of_engines(|load| load.sequences as u64);
+        family("evalign_engine_sequences", "gauge", "Completions being written.", &sequences);
         self.histograms(&mut out);
         out
     }
@@ -144,7 +156,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("GET", "/v1/runs", 200, Duration::from_millis(2));
         metrics.request("GET", "/v1/runs", 200, Duration::from_secs(500));
-        let text = metrics.text(3, 1);
+        let text = metrics.text(3, 1, &[]);
         assert!(text.contains("evalign_jobs_queued 3\n"));
         let labels = "method=\"GET\",route=\"/v1/runs\",status=\"200\"";
         for line in [

@@ -3,7 +3,8 @@
 //! A run hands the engine thousands of requests at once, which it answers in its own order; somebody who waits
 //! for a completion must not stand behind them. So runs have an engine of their own.
 
-mod batcher;
+mod adapted;
+mod queue;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,18 +13,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use evalign_bench::RunRequest;
 use evalign_core::{ModelRef, Provider, ScoringMode};
 use evalign_fetch::{FetchError, block_on, silent};
-use evalign_model::{EngineOptions, LoadOptions, Local, Model, ModelError, TextEncoder};
+use evalign_model::{EngineLoad, EngineOptions, LoadOptions, Local, Model, ModelError, TextEncoder};
 use tokio::sync::OnceCell;
 
 use crate::app::now_ms;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::settings::Settings;
-use batcher::Batcher;
+use adapted::Adapted;
+pub(crate) use queue::Answers;
+use queue::Queue;
 
 /// All that are served, by name.
 pub(crate) struct Models {
     entries: BTreeMap<String, Entry>,
     embedders: BTreeMap<String, (ModelRef, OnceCell<Arc<TextEncoder>>)>,
+    /// With an adapter that was trained here.
+    pub(crate) adapted: Adapted,
     offline: bool,
     started_ms: u64,
     max_waiting: usize,
@@ -49,7 +54,7 @@ pub(crate) struct Served {
     pub(crate) model: Arc<dyn Model>,
     /// Where it is computed by this process: it speaks in tokens too.
     pub(crate) local: Option<Arc<Local>>,
-    pub(crate) batcher: Batcher,
+    pub(crate) queue: Queue,
 }
 
 impl Models {
@@ -67,6 +72,7 @@ impl Models {
         Self {
             entries: entries.collect(),
             embedders: embedders.collect(),
+            adapted: Adapted::default(),
             offline: settings.offline,
             started_ms: now_ms(),
             max_waiting: settings.max_waiting as usize,
@@ -121,6 +127,16 @@ impl Models {
             Ok::<_, ApiError>(Arc::new(tokio::task::spawn_blocking(served).await??))
         };
         entry.talking.get_or_try_init(load).await.cloned()
+    }
+
+    /// What the engines do that answer clients, by the names of their models.
+    pub(crate) fn engine_loads(&self) -> Vec<(&str, EngineLoad)> {
+        let mut loads = Vec::new();
+        for (name, entry) in &self.entries {
+            let local = entry.talking.get().and_then(|served| served.local.as_ref());
+            loads.extend(local.map(|local| (name.as_str(), local.engine_load())));
+        }
+        loads
     }
 
     /// The model that makes vectors, loaded if it is not yet.
@@ -181,6 +197,6 @@ impl Served {
                 (evalign_model::load(reference, &options, &silent)?, None)
             }
         };
-        Ok(Self { name, batcher: Batcher::start(model.clone(), max_waiting), model, local })
+        Ok(Self { name, queue: Queue::new(model.clone(), max_waiting), model, local })
     }
 }

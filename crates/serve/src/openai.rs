@@ -8,8 +8,7 @@ pub(crate) mod models;
 mod sampling;
 mod schema;
 mod stream;
-
-use std::time::Instant;
+mod writing;
 
 use evalign_core::{FinishReason, Output, Response, TokenLogprob, Usage};
 use serde_json::{Value, json};
@@ -40,14 +39,13 @@ impl Generated {
 }
 
 /// Counts what was used, and tells it as OpenAI does. Of several answers to one prompt the prompt counts once.
-fn used(app: &App, model: &str, started: Instant, usage: impl Iterator<Item = (bool, Usage)>) -> Value {
+fn used(app: &App, model: &str, usage: impl Iterator<Item = (bool, Usage)>) -> Value {
     let (mut prompt, mut generated) = (0, 0);
     for (is_first, usage) in usage {
         prompt += if is_first { usage.prompt_tokens } else { 0 };
         generated += usage.generated_tokens;
     }
     app.metrics.tokens(model, prompt, generated);
-    app.metrics.first_token(model, started.elapsed());
     json!({"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated})
 }
 

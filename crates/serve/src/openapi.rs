@@ -20,7 +20,7 @@ use crate::extract::{tagged, tagged_bytes};
 use crate::gate::gate;
 use crate::openai::{chat, completions, embeddings, models};
 use crate::pages;
-use crate::routes::{board, events, files, operations, runs};
+use crate::routes::{board, events, files, indexes, operations, preferences, runs, training, votes};
 
 /// What every failed request is answered.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -105,6 +105,10 @@ pub(crate) enum Overload {
         (name = "runs", description = "Measuring a model on tasks"),
         (name = "leaderboard", description = "What was measured, side by side"),
         (name = "models", description = "Local models, as OpenAI's API has them"),
+        (name = "indexes", description = "Documents that answers are found in"),
+        (name = "judging", description = "What models write, judged by models and people"),
+        (name = "preferences", description = "Pairs to train on"),
+        (name = "training", description = "Adapters for local models"),
         (name = "files", description = "Uploads"),
         (name = "operations", description = "The service itself"),
     ),
@@ -145,6 +149,22 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(files::list, files::upload))
         .routes(routes!(files::read, files::remove))
         .routes(routes!(files::content))
+        .routes(routes!(indexes::list, indexes::create))
+        .routes(routes!(indexes::read, indexes::remove))
+        .routes(routes!(indexes::documents, indexes::fill))
+        .routes(routes!(indexes::query))
+        .routes(routes!(indexes::answer))
+        .routes(routes!(preferences::judge))
+        .routes(routes!(votes::ballot, votes::cast))
+        .routes(routes!(preferences::criticise))
+        .routes(routes!(preferences::build))
+        .routes(routes!(preferences::export))
+        .routes(routes!(preferences::check))
+        .routes(routes!(preferences::import))
+        .routes(routes!(training::list, training::create))
+        .routes(routes!(training::read))
+        .routes(routes!(training::metrics))
+        .routes(routes!(training::content))
         .routes(routes!(operations::audit))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))

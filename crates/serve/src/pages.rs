@@ -1,8 +1,16 @@
 //! Pages for people: the same numbers as over REST, rendered here, usable without scripts.
 
+mod board;
+mod diff;
+mod indexes;
 mod login;
+mod pairs;
+mod runs;
 mod sample;
+mod samples;
+mod training;
 mod view;
+mod vote;
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,20 +18,17 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use evalign_bench::{BoardQuery, leaderboard};
-use evalign_core::Outcome;
-use evalign_store::SampleFilter;
+use evalign_bench::BOARD_STYLE;
+use evalign_core::sanitize;
 use http::{HeaderMap, StatusCode};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::app::App;
 use crate::credentials::Caller;
-use crate::error::{ApiError, Code};
-use crate::extract::{Query, RunPath, Tenanted};
+use crate::error::ApiError;
+use crate::extract::Tenanted;
 use crate::openapi::{fixed, openapi};
-use crate::routes::runs::{parse_sample_id, sample_id};
-use crate::runs::RunObject;
 
 pub(crate) use login::login_page;
 
@@ -32,21 +37,42 @@ const ON_A_PAGE: u32 = 50;
 
 pub(crate) fn router() -> Router<Arc<App>> {
     Router::new()
-        .route("/", get(board))
-        .route("/runs", get(runs))
-        .route("/runs/{id}", get(run))
-        .route("/runs/{id}/samples", get(samples))
+        .route("/", get(board::board))
+        .route("/runs", get(runs::runs))
+        .route("/runs/{id}", get(runs::run))
+        .route("/runs/{id}/samples", get(samples::samples))
+        .route("/runs/{id}/samples/{sample}", get(samples::sample))
+        .route("/runs/{id}/pairs", get(pairs::pairs))
+        .route("/runs/{id}/vote", get(vote::ballot).post(vote::vote))
+        .route("/diff", get(diff::diff))
+        .route("/indexes", get(indexes::list))
+        .route("/indexes/{id}", get(indexes::index))
+        .route("/indexes/{id}/document", get(indexes::document))
+        .route("/indexes/{id}/ask", get(indexes::ask))
+        .route("/training", get(training::list))
+        .route("/training/{id}", get(training::training))
         .route("/runs/{id}/cancel", post(login::cancel_run))
         .route("/docs", get(docs))
         .route("/login", get(login::ask).post(login::with_key))
         .route("/login/{secret}", get(login::ask_link).post(login::with_link))
         .route("/logout", post(login::logout))
+        .route("/static/board.css", get(board_style))
         .route("/static/style.css", get(style))
+        .route("/static/icon.svg", get(icon))
         .route("/static/live.js", get(script))
 }
 
 async fn style(headers: HeaderMap) -> Response {
     fixed(&headers, include_str!("../static/style.css"), "text/css; charset=utf-8")
+}
+
+/// What the leaderboard looks like everywhere.
+async fn board_style(headers: HeaderMap) -> Response {
+    fixed(&headers, BOARD_STYLE, "text/css; charset=utf-8")
+}
+
+async fn icon(headers: HeaderMap) -> Response {
+    fixed(&headers, include_str!("../static/icon.svg"), "image/svg+xml")
 }
 
 async fn script(headers: HeaderMap) -> Response {
@@ -71,7 +97,18 @@ fn templates() -> &'static Environment<'static> {
     })
 }
 
-const TEMPLATES_OF_PAGES: [(&str, &str); 8] = [
+const TEMPLATES_OF_PAGES: [(&str, &str); 19] = [
+    ("messages", include_str!("../templates/messages.html")),
+    ("ask", include_str!("../templates/ask.html")),
+    ("document", include_str!("../templates/document.html")),
+    ("index", include_str!("../templates/index.html")),
+    ("indexes", include_str!("../templates/indexes.html")),
+    ("pairs", include_str!("../templates/pairs.html")),
+    ("training", include_str!("../templates/training.html")),
+    ("trainings", include_str!("../templates/trainings.html")),
+    ("diff", include_str!("../templates/diff.html")),
+    ("sample", include_str!("../templates/sample.html")),
+    ("vote", include_str!("../templates/vote.html")),
     ("base", include_str!("../templates/base.html")),
     ("board", include_str!("../templates/board.html")),
     ("runs", include_str!("../templates/runs.html")),
@@ -113,7 +150,8 @@ fn page(status: StatusCode, name: &str, caller: Option<&Caller>, content: Value)
         .get_template(name)
         .and_then(|template| template.render(context! { csrf, tenant, ..content }));
     match rendered {
-        Ok(text) => (status, Html(text)).into_response(),
+        // What turns the direction of text could show one thing and mean another.
+        Ok(text) => (status, Html(sanitize(&text))).into_response(),
         Err(error) => ApiError::internal(format!("page {name}: {error:#}")).into_response(),
     }
 }
@@ -136,130 +174,9 @@ impl IntoResponse for PageError {
 
 type Page = Result<Response, PageError>;
 
-/// What of the leaderboard.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BoardPage {
-    task: Option<String>,
-    all: Option<String>,
-}
-
-async fn board(State(app): State<Arc<App>>, tenanted: Tenanted, Query(query): Query<BoardPage>) -> Page {
-    let caller = tenanted.caller.clone();
-    let task = query.task.filter(|task| !task.is_empty());
-    let all = query.all.is_some();
-    let wanted = BoardQuery { task: task.clone(), all, run: None };
-    let board = app.blocking(move |_| Ok(leaderboard(&tenanted.store, &wanted)?)).await?;
-    let blocks = serialized(board.blocks.iter().map(view::block).collect::<Vec<_>>());
-    let without_results: Vec<_> = board.without_results.iter().map(ToString::to_string).collect();
-    let content = context! { title => "Leaderboard", blocks, task, all, runs => board.runs, without_results };
-    Ok(page(StatusCode::OK, "board", Some(&caller), content))
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RunsPage {
-    after: Option<String>,
-}
-
-async fn runs(State(app): State<Arc<App>>, tenanted: Tenanted, Query(query): Query<RunsPage>) -> Page {
-    let caller = tenanted.caller.clone();
-    let after = query.after.map(|id| id.parse().map_err(|_| ApiError::not_found("run", &id))).transpose()?;
-    let mut runs = app
-        .blocking(move |app| {
-            let store = &tenanted.store;
-            let runs = store.runs_after(after.as_ref(), ON_A_PAGE + 1, None)?;
-            runs.iter().map(|run| RunObject::of(app, store, run)).collect::<Result<Vec<_>, _>>()
-        })
-        .await?;
-    let has_more = runs.len() > ON_A_PAGE as usize;
-    runs.truncate(ON_A_PAGE as usize);
-    let next = runs.last().filter(|_| has_more).map(|run| run.id.clone());
-    let content = context! { title => "Runs", runs => serialized(&runs), next };
-    Ok(page(StatusCode::OK, "runs", Some(&caller), content))
-}
-
-async fn run(State(app): State<Arc<App>>, tenanted: Tenanted, RunPath(id): RunPath) -> Page {
-    let caller = tenanted.caller.clone();
-    let (object, results, counts) = app
-        .blocking(move |app| {
-            let store = &tenanted.store;
-            let stored = store.run(&id)?;
-            let mut counts = Vec::new();
-            for outcome in Outcome::ALL {
-                counts.push((outcome.name(), store.count_samples(&id, outcome)?));
-            }
-            let object = RunObject::of(app, store, &stored)?;
-            Ok((object, stored.results.as_ref().map(view::results), counts))
-        })
-        .await?;
-    let is_active = matches!(object.status, "queued" | "running");
-    let can_run = caller.scope >= evalign_store::KeyScope::Run;
-    let content = context! {
-        title => format!("Run {}", object.id),
-        run => serialized(&object),
-        results => serialized(&results),
-        counts => serialized(&counts),
-        is_active,
-        can_run,
-    };
-    Ok(page(StatusCode::OK, "run", Some(&caller), content))
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SamplesPage {
-    after: Option<String>,
-    task: Option<String>,
-    outcome: Option<String>,
-}
-
-/// A sample with its permanent name.
-#[derive(Serialize)]
-struct Shown {
-    id: String,
-    sample: sample::SampleView,
-}
-
-async fn samples(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    RunPath(id): RunPath,
-    Query(query): Query<SamplesPage>,
-) -> Page {
-    let caller = tenanted.caller.clone();
-    let wrong = |field: &str| ApiError::new(Code::InvalidRequest, format!("`{field}` is none")).about(field);
-    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let (task, outcome) = (given(query.task), given(query.outcome));
-    let after = match given(query.after) {
-        None => None,
-        Some(text) => Some(parse_sample_id(&text).ok_or_else(|| wrong("after"))?),
-    };
-    let known = |name: &String| Outcome::ALL.into_iter().find(|outcome| outcome.name() == name.as_str());
-    let wanted = match &outcome {
-        None => None,
-        Some(name) => Some(known(name).ok_or_else(|| wrong("outcome"))?),
-    };
-    let (run, filter_task) = (id.to_string(), task.clone());
-    let mut shown = app
-        .blocking(move |_| {
-            let limit = Some(u64::from(ON_A_PAGE) + 1);
-            let filter = SampleFilter { task: filter_task, outcome: wanted, after, limit };
-            let mut shown = Vec::new();
-            for record in tenanted.store.samples(&id, filter)? {
-                let record = record?;
-                shown.push(Shown { id: sample_id(&record.key), sample: sample::SampleView::of(&record) });
-            }
-            Ok(shown)
-        })
-        .await?;
-    let has_more = shown.len() > ON_A_PAGE as usize;
-    shown.truncate(ON_A_PAGE as usize);
-    let next = shown.last().filter(|_| has_more).map(|shown| shown.id.clone());
-    let outcomes: Vec<_> = Outcome::ALL.into_iter().map(Outcome::name).collect();
-    let content =
-        context! { title => "Samples", run, samples => serialized(&shown), next, task, outcome, outcomes };
-    Ok(page(StatusCode::OK, "samples", Some(&caller), content))
+/// What a field of a form holds, if anything.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 async fn docs(State(_): State<Arc<App>>, tenanted: Tenanted) -> Page {

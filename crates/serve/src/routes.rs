@@ -3,8 +3,13 @@
 pub(crate) mod board;
 pub(crate) mod events;
 pub(crate) mod files;
+pub(crate) mod indexes;
+pub(crate) mod once;
 pub(crate) mod operations;
+pub(crate) mod preferences;
 pub(crate) mod runs;
+pub(crate) mod training;
+pub(crate) mod votes;
 
 use serde::Serialize;
 

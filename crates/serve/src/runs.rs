@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use evalign_bench::{DocRange, Limit, Plan, RunRequest, check_resume, draft, request_of};
-use evalign_core::{Provider, RunId, RunStatus, ScoringMode};
-use evalign_model::{Model, ServerKind};
+use evalign_bench::{DocRange, Limit, Plan, RunRequest, check_resume, draft};
+use evalign_core::{ModelRef, Provider, RunId, RunStatus, ScoringMode};
+use evalign_model::{LoadOptions, Model, ServerKind};
 use evalign_store::{Enqueued, JobState, NewRun, Store, StoredRun};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
+use crate::work::is_worked_on;
 
 /// A run to be started. What is absent is decided by the task. There is no field for a path or an address:
 /// models are named as they are served, task files and datasets are the operator's.
@@ -60,13 +61,6 @@ pub(crate) struct NewRunBody {
     pub(crate) fork: bool,
 }
 
-/// What a worker needs beside what the run's row says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct JobRequest {
-    /// The name under which the model is served.
-    pub(crate) model: String,
-}
-
 /// A run as clients see it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct RunObject {
@@ -87,6 +81,11 @@ pub(crate) struct RunObject {
     pub(crate) prompt_tokens: u64,
     pub(crate) generated_tokens: u64,
     pub(crate) has_results: bool,
+    /// What it does, where that is no evaluation: `index`, `pairs`, `critique`, `judge`, `arena`, `votes`, `train`.
+    pub(crate) procedure: Option<String>,
+    /// How far it is, where its work is not samples.
+    #[schema(value_type = Option<Object>)]
+    pub(crate) progress: Option<Value>,
 }
 
 impl RunObject {
@@ -97,13 +96,13 @@ impl RunObject {
         // A run that is to go on says so, whatever it came to before.
         let status = match run.status {
             _ if waits => RunStatus::Queued,
-            // Its results are still being computed.
-            RunStatus::Completed if works => RunStatus::Running,
+            // What is stored last is its end: before that its results may still be computed, and it cannot go on.
+            _ if works => RunStatus::Running,
             status => status,
         };
         let failed = job.filter(|job| job.state == JobState::Failed);
-        let reference = &run.spec.model.reference;
-        let model = app.models.name_of(reference).map_or_else(|| reference.to_string(), str::to_owned);
+        let model = app.shown_model(&run.spec.model.reference);
+        let procedure = run.request.get("procedure").and_then(Value::as_str).map(str::to_owned);
         let tasks = run.request.get("tasks").cloned().unwrap_or_default();
         Ok(Self {
             object: "run",
@@ -119,11 +118,13 @@ impl RunObject {
             prompt_tokens: run.usage.prompt_tokens,
             generated_tokens: run.usage.generated_tokens,
             has_results: run.results.is_some(),
+            progress: procedure.as_ref().map_or(Ok(None), |_| store.progress(&run.id))?,
+            procedure,
         })
     }
 }
 
-fn queue_full() -> ApiError {
+pub(crate) fn queue_full() -> ApiError {
     let message = "so many runs are queued already that no more are taken";
     ApiError::new(Code::QueueFull, message).retry_after(60)
 }
@@ -136,12 +137,67 @@ pub(crate) struct Prepared {
 }
 
 impl App {
-    fn run_request(&self, body: &NewRunBody) -> ApiResult<RunRequest> {
+    /// How clients are told of a model: as it is served, else without where it lies.
+    pub(crate) fn shown_model(&self, reference: &ModelRef) -> String {
+        match (self.models.name_of(reference), self.adapter_job(reference)) {
+            (Some(name), _) => name.to_owned(),
+            (None, Some((base, job))) => format!("{base}+adapter={job}"),
+            (None, None) if reference.provider == Provider::Openai => reference.to_string(),
+            (None, None) => reference.name.rsplit('/').next().unwrap_or(&reference.name).to_owned(),
+        }
+    }
+
+    /// A request with what the operator decides.
+    pub(crate) fn base_request(&self, reference: ModelRef, tasks: Vec<String>) -> RunRequest {
+        let mut request = RunRequest::new(reference, tasks);
+        request.data_root.clone_from(&self.settings.data_root);
+        request.include_path.clone_from(&self.settings.include_path);
+        request.offline = self.settings.offline;
+        if request.model.provider == Provider::Openai {
+            request.base_url = ServerKind::base_url_from_env(None, |name| std::env::var(name).ok());
+        }
+        request
+    }
+
+    /// What a client's name of a model stands for: one that is served, or `NAME+adapter=JOB` for one with the adapter of
+    /// a training job of the tenant's.
+    pub(crate) fn reference(&self, store: &Store, name: &str) -> ApiResult<ModelRef> {
+        let Some((base, job)) = name.split_once("+adapter=") else {
+            return Ok(self.models.reference(name)?.clone());
+        };
+        let reference = self.models.reference(base)?;
+        let adapter = self.trained_adapter(store, job, reference)?;
+        Ok(ModelRef { adapter: Some(adapter), ..reference.clone() })
+    }
+
+    /// The model that a request is to be measured on: one that is served, or one of those with an adapter that was
+    /// trained here. Blocks while it is loaded.
+    pub(crate) fn measured(
+        &self,
+        reference: &ModelRef,
+        request: &RunRequest,
+        options: &LoadOptions,
+    ) -> ApiResult<Arc<dyn Model>> {
+        if let Some(name) = self.models.name_of(reference) {
+            return self.models.measured(name, request, options);
+        }
+        self.adapter_job(reference).ok_or_else(|| {
+            ApiError::new(Code::ModelNotFound, "the run's model is not served any more").about("model")
+        })?;
+        let load = || Ok(evalign_model::load(reference, options, &evalign_fetch::silent)?);
+        self.models.adapted.get((reference, request.mode), options.now, load)
+    }
+
+    /// As [`App::shown_model`], of a model as reports name it.
+    pub(crate) fn shown_name(&self, name: String) -> String {
+        name.parse().map_or(name, |reference| self.shown_model(&reference))
+    }
+
+    fn run_request(&self, store: &Store, body: &NewRunBody) -> ApiResult<RunRequest> {
         if body.tasks.is_empty() {
             return Err(ApiError::new(Code::InvalidRequest, "name at least one task").about("tasks"));
         }
-        let reference = self.models.reference(&body.model)?;
-        let mut request = RunRequest::new(reference.clone(), body.tasks.clone());
+        let mut request = self.base_request(self.reference(store, &body.model)?, body.tasks.clone());
         request.shots = body.shots;
         request.limit = body.limit;
         request.samples = body.samples;
@@ -159,22 +215,11 @@ impl App {
         request.max_concurrency = body.max_concurrency;
         request.budget_tokens = body.budget_tokens;
         request.budget_requests = body.budget_requests;
-        request.data_root.clone_from(&self.settings.data_root);
-        request.include_path.clone_from(&self.settings.include_path);
-        request.offline = self.settings.offline;
-        if reference.provider == Provider::Openai {
-            request.base_url = ServerKind::base_url_from_env(None, |name| std::env::var(name).ok());
-        }
         Ok(request)
     }
 
     /// Blocks while datasets are read and the model is loaded.
-    pub(crate) fn prepare(
-        &self,
-        name: &str,
-        request: &RunRequest,
-        stored: Option<&StoredRun>,
-    ) -> ApiResult<Prepared> {
+    pub(crate) fn prepare(&self, request: &RunRequest, stored: Option<&StoredRun>) -> ApiResult<Prepared> {
         let draft = draft(request, &self.catalog, &self.roots)?;
         let spending = request.spending()?;
         let mut options = request.load_options()?;
@@ -183,7 +228,7 @@ impl App {
         // Prompts that name the day go on naming the one the run was started on.
         let rendered_at = stored.and_then(|run| run.spec.rendered_at.as_deref());
         options.now = rendered_at.map(str::parse).transpose().map_err(ApiError::internal)?;
-        let model = self.models.measured(name, request, &options)?;
+        let model = self.measured(&request.model, request, &options)?;
         let plan = draft.bind(&*model)?;
         if let Some(stored) = stored {
             check_resume(stored, &plan)?;
@@ -194,12 +239,9 @@ impl App {
     /// Plans, creates and queues a run. Everything that is wrong with the request is said now, not by a run
     /// that fails later. A run of the same specification is that run, and goes on if it is not finished.
     pub(crate) fn start_run(&self, store: &Store, body: &NewRunBody) -> ApiResult<StoredRun> {
-        let request = self.run_request(body)?;
-        // Before anything is planned or stored: a flood of requests costs little.
-        if store.active_jobs()? >= u64::from(self.settings.max_active_runs) {
-            return Err(queue_full());
-        }
-        let Prepared { plan, .. } = self.prepare(&body.model, &request, None)?;
+        let request = self.run_request(store, body)?;
+        self.check_room(store)?;
+        let Prepared { plan, .. } = self.prepare(&request, None)?;
         let new = NewRun {
             samples_total: plan.total_samples(),
             spec: plan.spec,
@@ -208,14 +250,13 @@ impl App {
         };
         let created = store.create_run(&new)?;
         if created.status != RunStatus::Completed {
-            self.queue(store, &created.id, &body.model)?;
+            self.queue(store, &created.id)?;
         }
         Ok(store.run(&created.id)?)
     }
 
-    fn queue(&self, store: &Store, run: &RunId, model: &str) -> ApiResult<Enqueued> {
-        let job = json!(JobRequest { model: model.to_owned() });
-        let queued = store.enqueue(run, &job, self.settings.max_active_runs)?;
+    pub(crate) fn queue(&self, store: &Store, run: &RunId) -> ApiResult<Enqueued> {
+        let queued = store.enqueue(run, &json!({}), self.settings.max_active_runs)?;
         if queued == Enqueued::Full {
             return Err(queue_full());
         }
@@ -229,15 +270,15 @@ impl App {
         if stored.status == RunStatus::Completed {
             return Err(ApiError::new(Code::RunFinished, "the run is completed"));
         }
-        if stored.request.get("procedure").is_some() {
-            let message = "runs of several steps are resumed on the command line: `evalign resume`";
-            return Err(ApiError::new(Code::InvalidRequest, message));
+        match stored.request.get("procedure") {
+            None => {}
+            Some(procedure) if procedure.as_str().is_some_and(is_worked_on) => {}
+            Some(_) => {
+                let message = "such a run is gone on with on the command line: `evalign resume`";
+                return Err(ApiError::new(Code::InvalidRequest, message));
+            }
         }
-        let request = request_of(&stored)?;
-        let served = self.models.name_of(&request.model).ok_or_else(|| {
-            ApiError::new(Code::ModelNotFound, "the run's model is not served any more").about("model")
-        })?;
-        if self.queue(store, run, served)? == Enqueued::WasActive {
+        if self.queue(store, run)? == Enqueued::WasActive {
             return Err(ApiError::new(Code::RunActive, "the run is queued or being worked on"));
         }
         Ok(store.run(run)?)

@@ -122,7 +122,7 @@ settings! {
     max_in_flight: u32 = 512;
     /// Open event streams; more are refused.
     max_streams: u32 = 2048;
-    /// Requests for completions that wait for a model; more are refused.
+    /// Completions that a model writes or has waiting; more are refused.
     max_waiting: u32 = 256;
     /// Tokens a client may ask a served model for in one answer.
     max_tokens: u32 = 2048;

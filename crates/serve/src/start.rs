@@ -10,6 +10,7 @@ use evalign_store::{KeyScope, Session, Store, WebToken};
 use crate::credentials::{MintedKey, mint_key, random_hex};
 use crate::error::ServeError;
 use crate::settings::Settings;
+use crate::worker::mark_failed;
 
 /// How long a link to log in with is good.
 const LOGIN_TTL: Duration = Duration::from_secs(15 * 60);
@@ -25,14 +26,19 @@ pub struct Begun {
     _lock: std::fs::File,
 }
 
-/// Makes sure that this is the only server on the store, takes over what an earlier one left, and that there
+/// Makes sure that this is the only server on the store, takes over or removes what an earlier one left, and that there
 /// is a key: the first one is made here, but never for a server that others could reach before it is known.
 ///
 /// # Errors
 /// Another server is there, nobody has a key to an address that others reach, or a failure of the store.
 pub fn begin(home: &Path, store: &Store, settings: &Settings) -> Result<Begun, ServeError> {
     let lock = only_server(home)?;
-    let taken_over = store.requeue_orphans()?;
+    crate::uploads::remove_partial(home).map_err(|source| ServeError::File { source })?;
+    let left = store.requeue_orphans()?;
+    for (tenant, run) in &left.given_up {
+        tracing::error!(%run, "given up: servers ended again and again while they worked on it");
+        mark_failed(&store.for_tenant(tenant), run);
+    }
     let has_key = store.keys()?.iter().any(|key| key.is_good(crate::app::now_ms()));
     let first_key = match (has_key, settings.is_loopback()) {
         (true, _) => None,
@@ -43,7 +49,7 @@ pub fn begin(home: &Path, store: &Store, settings: &Settings) -> Result<Begun, S
             Some(key)
         }
     };
-    Ok(Begun { first_key, taken_over, _lock: lock })
+    Ok(Begun { first_key, taken_over: left.requeued, _lock: lock })
 }
 
 /// The operating system frees the lock when the process ends, however it ends.

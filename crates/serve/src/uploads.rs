@@ -23,6 +23,117 @@ pub(crate) fn place(home: &Path, id: &str) -> PathBuf {
     home.join("files").join(id)
 }
 
+/// Where the file of an id can be read under the name that its client gave it: what reads files goes by their
+/// extensions, and messages name them. The name is one that a path cannot be.
+pub(crate) fn named_place(home: &Path, file: &StoredFile) -> ApiResult<PathBuf> {
+    let dir = home.join(NAMED).join(&file.id);
+    let path = dir.join(&file.name);
+    if !path.exists() {
+        fs_err::create_dir_all(&dir).map_err(|error| full(&error))?;
+        match fs_err::hard_link(place(home, &file.id), &path) {
+            // Another request was there first.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.map_err(|error| full(&error))?,
+        }
+    }
+    Ok(path)
+}
+
+/// Directory of what [`named_place`] makes, in the home.
+const NAMED: &str = "named";
+
+/// A text of ours without the paths of [`named_place`], of which only the file's name stays, and without the place of
+/// adapters, of which the job's id stays.
+pub(crate) fn without_places(text: &str, home: &Path) -> String {
+    let text = text.replace(&format!("{}/", home.join(crate::training::DIRECTORY).display()), "");
+    let before = format!("{}/", home.join(NAMED).display());
+    let mut parts = text.split(&before);
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain += part.split_once('/').map_or(part, |(_, rest)| rest);
+    }
+    plain
+}
+
+/// Removes the bytes of a file whose row is gone. What is left, if anything, is bytes that nobody can reach.
+pub(crate) fn remove(home: &Path, id: &str) {
+    let named = match fs_err::remove_dir_all(home.join(NAMED).join(id)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    if let Err(error) = named.and_then(|()| fs_err::remove_file(place(home, id))) {
+        tracing::warn!(%error, "the bytes of a removed file stay");
+    }
+}
+
+/// An uploaded file of the tenant.
+pub(crate) fn found(store: &Store, id: &str, field: &str) -> ApiResult<StoredFile> {
+    store.file(id)?.ok_or_else(|| ApiError::not_found("file", id).about(field))
+}
+
+/// Keeps a file that was made here as one of the tenant's, within what its files may take together.
+pub(crate) fn keep(
+    app: &App,
+    store: &Store,
+    made: &Path,
+    (name, purpose): (&str, &str),
+) -> ApiResult<StoredFile> {
+    let (digest, bytes) = evalign_fetch::file_digest(made).map_err(ApiError::internal)?;
+    check_room(app, store, bytes)?;
+    let id = format!("file_{}", uuid::Uuid::now_v7().simple());
+    let (name, purpose) = (name.to_owned(), purpose.to_owned());
+    let file = StoredFile { id, name, purpose, bytes, digest, created_ms: crate::app::now_ms() };
+    #[cfg(unix)]
+    fs_err::set_permissions(made, private(0o600)).map_err(|error| full(&error))?;
+    let written = fs_err::File::open(made).and_then(|made| made.sync_all());
+    let kept = place(&app.home, &file.id);
+    let moved = written.and_then(|()| fs_err::create_dir_all(app.home.join("files")));
+    moved.and_then(|()| fs_err::rename(made, &kept)).map_err(|error| full(&error))?;
+    if let Err(error) = store.add_file(&file) {
+        drop(fs_err::remove_file(kept));
+        return Err(error.into());
+    }
+    Ok(file)
+}
+
+/// Other users of this machine do not read what tenants keep here.
+#[cfg(unix)]
+fn private(mode: u32) -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
+
+/// Refuses so many bytes more where the tenant's files would have too many together.
+pub(crate) fn check_room(app: &App, store: &Store, bytes: u64) -> ApiResult<()> {
+    let all = app.settings.max_files_mib.saturating_mul(MIB);
+    if store.file_bytes()?.saturating_add(bytes) > all {
+        let message = format!("all your files together have at most {all} bytes");
+        return Err(ApiError::new(Code::TooLarge, message));
+    }
+    Ok(())
+}
+
+/// Directory of files that are being made, in the home.
+const PARTIAL: &str = "partial";
+
+/// A place for files that are being made. What a server leaves there that is killed, the next one removes.
+pub(crate) fn partial(home: &Path) -> ApiResult<tempfile::TempDir> {
+    let dir = home.join(PARTIAL);
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "only set where there are modes"))]
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(private(0o700));
+    let made = fs_err::create_dir_all(&dir).and_then(|()| builder.tempdir_in(&dir));
+    made.map_err(|error| full(&error))
+}
+
+/// Removes what an earlier server was making when it was killed.
+pub(crate) fn remove_partial(home: &Path) -> std::io::Result<()> {
+    match fs_err::remove_dir_all(home.join(PARTIAL)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Takes a body as a file of the store's tenant. Until it is complete and on the disk it is a temporary file
 /// that its end, however it comes, removes.
 pub(crate) async fn receive(
@@ -47,11 +158,9 @@ pub(crate) async fn receive(
     if announced.is_some_and(|bytes| bytes > room) {
         return Err(too_large());
     }
-    let dir = app.home.join("files");
-    fs_err::create_dir_all(&dir).map_err(|error| full(&error))?;
-    let partial =
-        tempfile::Builder::new().prefix(".incoming").tempfile_in(&dir).map_err(|error| full(&error))?;
-    let mut file = tokio::fs::File::from_std(partial.as_file().try_clone().map_err(|error| full(&error))?);
+    let partial = partial(&app.home)?;
+    let made = partial.path().join("upload");
+    let mut file = tokio::fs::File::create(&made).await.map_err(|error| full(&error))?;
     let patience = Duration::from_secs(app.settings.read_timeout_secs);
     let mut pieces = body.into_data_stream();
     let mut bytes = 0;
@@ -63,19 +172,13 @@ pub(crate) async fn receive(
         file.write_all(&piece).await.map_err(|error| full(&error))?;
     }
     file.flush().await.map_err(|error| full(&error))?;
-    file.sync_all().await.map_err(|error| full(&error))?;
-    let (view, id) = (store.clone(), format!("file_{}", uuid::Uuid::now_v7().simple()));
-    app.blocking(move |app| {
-        let (digest, _) = evalign_fetch::file_digest(partial.path()).map_err(ApiError::internal)?;
-        partial.persist(place(&app.home, &id)).map_err(ApiError::internal)?;
-        let file = StoredFile { id, name, purpose, bytes, digest, created_ms: crate::app::now_ms() };
-        if let Err(error) = view.add_file(&file) {
-            drop(fs_err::remove_file(place(&app.home, &file.id)));
-            return Err(error.into());
-        }
-        Ok(file)
-    })
-    .await
+    let view = store.clone();
+    let keep = move |app: &App| {
+        // Goes when the file has moved out of it, or was refused.
+        let _partial = partial;
+        keep(app, &view, &made, (&name, &purpose))
+    };
+    app.blocking(keep).await
 }
 
 fn full(error: &std::io::Error) -> ApiError {

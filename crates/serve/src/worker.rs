@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::runs::{JobRequest, Prepared};
+use crate::runs::Prepared;
+use crate::work::owner;
 
 /// How long a claim holds without being renewed.
 const CLAIM_TTL: Duration = Duration::from_secs(60);
@@ -129,6 +130,7 @@ async fn do_job(app: &Arc<App>, claim: Claim) {
     };
     app.active.lock().remove(&claim.run);
     let run = claim.run.clone();
+    let outcome = outcome.map_err(|error| error.without_places(&app.home));
     let settled = app.blocking(move |app| settle(&app.store, &claim, outcome, is_ending)).await;
     if settled.is_err() {
         tracing::error!(%run, "the end of a job was not stored: it will be taken up again");
@@ -165,7 +167,7 @@ fn settle(store: &Store, claim: &Claim, outcome: ApiResult<RunStatus>, is_ending
 }
 
 /// A run that could not even begin says so too.
-fn mark_failed(store: &Store, run: &RunId) {
+pub(crate) fn mark_failed(store: &Store, run: &RunId) {
     let marked = store.lease(run, "evalign serve", CLAIM_TTL).and_then(|lease| {
         store.set_status(&lease, RunStatus::Failed)?;
         store.release(lease)
@@ -175,10 +177,17 @@ fn mark_failed(store: &Store, run: &RunId) {
     }
 }
 
+/// Of one run: commits block, and the server's threads are for clients.
+pub(crate) fn runtime() -> ApiResult<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let builder = builder.worker_threads(1).thread_name("evalign-run").enable_all();
+    builder.build().map_err(ApiError::internal)
+}
+
 /// Tells watchers and metrics how a run gets on.
-struct Watched<'a> {
-    app: &'a App,
-    run: &'a RunId,
+pub(crate) struct Watched<'a> {
+    pub(crate) app: &'a App,
+    pub(crate) run: &'a RunId,
 }
 
 impl Progress for Watched<'_> {
@@ -192,12 +201,13 @@ impl Progress for Watched<'_> {
 }
 
 fn drive(app: &App, claim: &Claim, cancel: &Cancel) -> ApiResult<RunStatus> {
-    let job: JobRequest = serde_json::from_value(claim.request.clone()).map_err(ApiError::internal)?;
     let store = app.store.for_tenant(&claim.tenant);
     let stored = store.run(&claim.run)?;
-    let Prepared { plan, model, spending } = app.prepare(&job.model, &request_of(&stored)?, Some(&stored))?;
-    let owner = format!("evalign serve (process {})", std::process::id());
-    let mut run = ActiveRun::resume(&claim.run, &store, &owner)?;
+    if stored.request.get("procedure").is_some() {
+        return app.drive_procedure(&store, &stored, cancel);
+    }
+    let Prepared { plan, model, spending } = app.prepare(&request_of(&stored)?, Some(&stored))?;
+    let mut run = ActiveRun::resume(&claim.run, &store, &owner())?;
     run.set_price(spending.price);
     run.set_budget(spending.budget.clone());
     if let Some(budget) = &spending.budget {
@@ -205,13 +215,7 @@ fn drive(app: &App, claim: &Claim, cancel: &Cancel) -> ApiResult<RunStatus> {
     }
     let cached = Cached::new(model, StoreCache(store.clone()));
     let watched = Watched { app, run: &claim.run };
-    // Its own: commits block, and the server's threads are for clients.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("evalign-run")
-        .enable_all()
-        .build()
-        .map_err(ApiError::internal)?;
+    let runtime = runtime()?;
     let end = runtime.block_on(run.drive(&plan, &cached, &watched, cancel));
     // The engine may be in the middle of a batch; nobody waits for it.
     runtime.shutdown_background();

@@ -47,6 +47,7 @@ codes! {
     RunActive = "run_active", "conflict_error", CONFLICT, "The run is queued or being worked on.";
     RunFinished = "run_finished", "conflict_error", CONFLICT, "The run is finished: there is nothing to cancel or resume.";
     SpecChanged = "spec_changed", "conflict_error", CONFLICT, "What would be run now is not what was started; start a new run.";
+    IndexExists = "index_exists", "conflict_error", CONFLICT, "There is an index of this name already.";
     IdempotencyRunning = "idempotency_key_in_use", "conflict_error", CONFLICT, "The first request with this Idempotency-Key is still being answered.";
     TooLarge = "body_too_large", "invalid_request_error", PAYLOAD_TOO_LARGE, "The body, or all files together, exceed what is allowed.";
     UnsupportedMedia = "unsupported_media_type", "invalid_request_error", UNSUPPORTED_MEDIA_TYPE, "A JSON body needs `content-type: application/json`.";

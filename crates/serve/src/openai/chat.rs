@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{JsonBody, Tenanted};
-use crate::models::Served;
 use crate::openai::sampling::{Sampling, Stop};
 use crate::openai::schema::AnswerFormat;
-use crate::openai::{Generated, stream, unix_secs, unsupported, used};
+use crate::openai::stream::{self, Chunks};
+use crate::openai::writing::{Part as Written, Writing};
+use crate::openai::{Generated, unix_secs, unsupported};
 use crate::openapi::{ErrorAnswers, Refusals};
 
 /// Tokens of an answer where nothing is said.
@@ -169,41 +170,30 @@ pub(crate) async fn create(
         id: format!("chatcmpl-{}", uuid::Uuid::now_v7().simple()),
         created: unix_secs(),
         include_usage: body.stream_options.unwrap_or_default().include_usage,
-        app,
-        served,
-        started,
+        model: served.name.clone(),
+        logprobs: body.logprobs.unwrap_or(false),
     };
+    // All answers are to one prompt.
+    let choices = kinds.len();
+    let writing = Writing::begin(app, served, started, kinds, choices)?;
     if body.stream.unwrap_or(false) {
-        return Ok(stream::streamed(async move {
-            let (choices, usage) = completion.answers(kinds).await?;
-            Ok(completion.chunks(&choices, &usage))
-        }));
+        return Ok(stream::streamed(stream::chunks(completion, writing)));
     }
-    let (choices, usage) = completion.answers(kinds).await?;
+    let (choices, usage) = writing.whole().await?;
     Ok(Json(completion.whole(&choices, &usage)).into_response())
 }
 
 struct Completion {
     id: String,
     created: u64,
+    model: String,
     include_usage: bool,
-    app: Arc<App>,
-    served: Arc<Served>,
-    started: Instant,
+    logprobs: bool,
 }
 
 impl Completion {
-    async fn answers(&self, kinds: Vec<RequestKind>) -> ApiResult<(Vec<Generated>, Value)> {
-        let answers = self.served.batcher.ask(kinds).await?;
-        let choices =
-            answers.into_iter().map(|answer| Generated::of(answer?)).collect::<ApiResult<Vec<_>>>()?;
-        let counts = choices.iter().enumerate().map(|(index, choice)| (index == 0, choice.usage));
-        let usage = used(&self.app, &self.served.name, self.started, counts);
-        Ok((choices, usage))
-    }
-
     fn head(&self, object: &str) -> Value {
-        json!({"id": self.id, "object": object, "created": self.created, "model": self.served.name})
+        json!({"id": self.id, "object": object, "created": self.created, "model": self.model})
     }
 
     fn whole(&self, choices: &[Generated], usage: &Value) -> Value {
@@ -221,32 +211,36 @@ impl Completion {
         body
     }
 
-    fn chunks(&self, choices: &[Generated], usage: &Value) -> Vec<Value> {
-        let mut chunks = Vec::new();
-        let mut push = |choices: Value, usage: Option<&Value>| {
-            let mut chunk = self.head("chat.completion.chunk");
-            chunk["choices"] = choices;
-            if self.include_usage {
-                chunk["usage"] = usage.cloned().unwrap_or_default();
-            }
-            chunks.push(chunk);
-        };
-        for (index, choice) in choices.iter().enumerate() {
-            let logprobs = choice.logprobs.as_deref().map(logprobs);
-            let delta = json!({"role": "assistant", "content": choice.text});
-            push(
-                json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null}]),
-                None,
-            );
-            push(
-                json!([{"index": index, "delta": {}, "logprobs": null, "finish_reason": choice.finish}]),
-                None,
-            );
-        }
+    fn chunk_of(&self, choices: Value, usage: Value) -> Value {
+        let mut chunk = self.head("chat.completion.chunk");
+        chunk["choices"] = choices;
         if self.include_usage {
-            push(json!([]), Some(usage));
+            chunk["usage"] = usage;
         }
-        chunks
+        chunk
+    }
+}
+
+impl Chunks for Completion {
+    fn chunk(&mut self, part: Written) -> Value {
+        let choice = match part {
+            Written::Text { index, is_first, piece } => {
+                let mut delta = json!({"content": piece.text});
+                if is_first {
+                    delta["role"] = "assistant".into();
+                }
+                let logprobs = self.logprobs.then(|| logprobs(&piece.logprobs));
+                json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null})
+            }
+            Written::End { index, finish } => {
+                json!({"index": index, "delta": {}, "logprobs": null, "finish_reason": finish})
+            }
+        };
+        self.chunk_of(json!([choice]), Value::Null)
+    }
+
+    fn last(&mut self, usage: Value) -> Option<Value> {
+        self.include_usage.then(|| self.chunk_of(json!([]), usage))
     }
 }
 

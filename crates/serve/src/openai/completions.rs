@@ -4,7 +4,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use evalign_core::{GenerateParams, Prompt, RequestKind, Usage};
+use evalign_core::{GenerateParams, Prompt, RequestKind, TokenLogprob, Usage};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,10 +13,12 @@ use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{JsonBody, Tenanted};
 use crate::models::Served;
 use crate::openai::chat::StreamOptions;
-use crate::openai::echo::{Token, echoed, of_generated};
+use crate::openai::echo::{Prefix, Token, echoed, of_generated, table};
 use crate::openai::sampling::{Sampling, Stop};
 use crate::openai::schema::AnswerFormat;
-use crate::openai::{Generated, stream, unix_secs, unsupported, used};
+use crate::openai::stream::{self, Chunks};
+use crate::openai::writing::{Part, Writing};
+use crate::openai::{Generated, unix_secs, unsupported, used};
 use crate::openapi::{ErrorAnswers, Refusals};
 
 /// Tokens of an answer where nothing is said, as OpenAI's API has it.
@@ -146,98 +148,105 @@ pub(crate) async fn create(
     _: Tenanted,
     JsonBody { value: body, .. }: JsonBody<CompletionBody>,
 ) -> ApiResult<Response> {
+    let started = Instant::now();
     let params = body.params(app.settings.max_tokens)?;
     let starts = body.prompt.clone().starts()?;
     let served = app.models.served(&body.model).await?;
-    let completion = Completion {
+    let mut completion = Completion {
         id: format!("cmpl-{}", uuid::Uuid::now_v7().simple()),
         created: unix_secs(),
-        started: Instant::now(),
-        app,
-        served,
+        model: served.name.clone(),
+        logprobs: body.logprobs.is_some(),
+        include_usage: body.stream_options.unwrap_or_default().include_usage,
+        per_prompt: params.len().max(1),
+        prefixes: if body.wants_echo() { echoed(&served, &starts, &params).await? } else { Vec::new() },
+        offsets: Vec::new(),
     };
-    let include_usage = body.stream_options.unwrap_or_default().include_usage;
     let is_stream = body.stream.unwrap_or(false);
-    let answer = async move {
-        let (choices, usage) = completion.choices(starts, params, body.wants_echo(), body.logprobs).await?;
-        Ok::<_, ApiError>((completion, choices, usage))
-    };
-    if is_stream {
-        return Ok(stream::streamed(async move {
-            let (completion, choices, usage) = answer.await?;
-            Ok(completion.chunks(choices, include_usage.then_some(usage)))
-        }));
+    // What the scores of the prompt decide already is not asked for again.
+    let decided = !completion.prefixes.is_empty() && completion.prefixes.iter().all(|p| p.next.is_some());
+    if params.is_empty() || decided {
+        app.metrics.first_token(&served.name, started.elapsed());
+        let (choices, usage) = completion.known(&app);
+        return Ok(match is_stream {
+            true => {
+                let chunks = completion.chunks(choices, usage).into_iter().map(Ok);
+                stream::streamed(futures::stream::iter(chunks))
+            }
+            false => Json(completion.whole(choices, usage)).into_response(),
+        });
     }
-    let (completion, choices, usage) = answer.await?;
-    Ok(Json(completion.whole(choices, usage)).into_response())
+    let kinds = kinds(&served, &starts, &params)?;
+    let writing = Writing::begin(app, served, started, kinds, completion.per_prompt)?;
+    if is_stream {
+        return Ok(stream::streamed(stream::chunks(completion, writing)));
+    }
+    let (generated, usage) = writing.whole().await?;
+    let choices = generated.into_iter().enumerate().map(|(index, answer)| completion.told(index, answer));
+    Ok(Json(completion.whole(choices.collect(), usage)).into_response())
+}
+
+/// What is to be written: for each prompt each answer.
+fn kinds(served: &Served, starts: &[Start], params: &[GenerateParams]) -> ApiResult<Vec<RequestKind>> {
+    let mut kinds = Vec::with_capacity(starts.len() * params.len());
+    for start in starts {
+        let text = match (start, &served.local) {
+            (Start::Text(text), _) => text.clone(),
+            (Start::Ids(ids), Some(local)) => local.text_of(ids)?,
+            (Start::Ids(_), None) => {
+                return Err(unsupported("prompt", "this model has no tokens; send text"));
+            }
+        };
+        let kind = |params: &GenerateParams| RequestKind::Generate {
+            prompt: Prompt::Text(text.clone()),
+            params: params.clone(),
+        };
+        kinds.extend(params.iter().map(kind));
+    }
+    Ok(kinds)
 }
 
 struct Completion {
     id: String,
     created: u64,
-    started: Instant,
-    app: Arc<App>,
-    served: Arc<Served>,
-}
-
-/// An answer before it is written down.
-struct Choice {
-    text: String,
-    tokens: Option<Vec<Token>>,
-    finish: &'static str,
-    usage: Usage,
-    is_first: bool,
+    model: String,
+    logprobs: bool,
+    include_usage: bool,
+    /// Answers to each prompt.
+    per_prompt: usize,
+    /// The prompts, where they are part of the answers.
+    prefixes: Vec<Prefix>,
+    /// Of each answer, the characters that were told.
+    offsets: Vec<usize>,
 }
 
 impl Completion {
-    /// All answers, prompt by prompt.
-    async fn choices(
-        &self,
-        starts: Vec<Start>,
-        params: Vec<GenerateParams>,
-        echo: bool,
-        logprobs: Option<u32>,
-    ) -> ApiResult<(Vec<Value>, Value)> {
-        let prefixes = if echo { Some(echoed(&self.served, &starts, &params).await?) } else { None };
-        // What the scores of the prompt decide already is not asked for again.
-        let decided = prefixes.as_ref().is_some_and(|prefixes| prefixes.iter().all(|p| p.next.is_some()));
-        let mut choices = Vec::new();
-        if params.is_empty() || decided {
-            for prefix in prefixes.unwrap_or_default() {
-                let (text, tokens, usage) = prefix.whole();
-                choices.push(Choice { text, tokens: Some(tokens), finish: "length", usage, is_first: true });
-            }
-        } else {
-            let generated = self.generate(&starts, &params).await?;
-            for (index, answer) in generated.into_iter().enumerate() {
-                let prefix = prefixes.as_ref().and_then(|prefixes| prefixes.get(index / params.len()));
-                choices.push(joined(answer, prefix, index % params.len() == 0));
-            }
-        }
-        let counts = choices.iter().map(|choice| (choice.is_first, choice.usage));
-        let usage = used(&self.app, &self.served.name, self.started, counts);
-        let told = choices.into_iter().enumerate().map(|(index, choice)| choice.told(index, logprobs));
-        Ok((told.collect(), usage))
+    /// Prompts and what is known to come after them.
+    fn known(&self, app: &App) -> (Vec<Value>, Value) {
+        let wholes: Vec<_> = self.prefixes.iter().map(|prefix| prefix.clone().whole()).collect();
+        let usage = used(app, &self.model, wholes.iter().map(|(.., usage)| (true, *usage)));
+        let choice = |(index, (text, tokens, _)): (usize, &(String, Vec<Token>, Usage))| {
+            self.choice(index, text, &table(0, tokens), Some("length"))
+        };
+        (wholes.iter().enumerate().map(choice).collect(), usage)
     }
 
-    async fn generate(&self, starts: &[Start], params: &[GenerateParams]) -> ApiResult<Vec<Generated>> {
-        let mut kinds = Vec::with_capacity(starts.len() * params.len());
-        for start in starts {
-            let text = match (start, &self.served.local) {
-                (Start::Text(text), _) => text.clone(),
-                (Start::Ids(ids), Some(local)) => local.text_of(ids)?,
-                (Start::Ids(_), None) => {
-                    return Err(unsupported("prompt", "this model has no tokens; send text"));
-                }
-            };
-            let kind = |params: &GenerateParams| RequestKind::Generate {
-                prompt: Prompt::Text(text.clone()),
-                params: params.clone(),
-            };
-            kinds.extend(params.iter().map(kind));
-        }
-        let answers = self.served.batcher.ask(kinds).await?;
-        answers.into_iter().map(|answer| Generated::of(answer?)).collect()
+    /// A whole answer, with its prompt where that is part of it.
+    fn told(&self, index: usize, answer: Generated) -> Value {
+        let Generated { text, finish, logprobs, .. } = answer;
+        let (text, tokens) = self.with_prefix(index, &text, &logprobs.unwrap_or_default());
+        self.choice(index, &text, &table(0, &tokens), Some(finish))
+    }
+
+    fn with_prefix(&self, index: usize, text: &str, logprobs: &[TokenLogprob]) -> (String, Vec<Token>) {
+        let prefix = self.prefixes.get(index / self.per_prompt);
+        let (before, tokens) = prefix.map_or(("", &[][..]), |prefix| (&prefix.text, &prefix.tokens));
+        (format!("{before}{text}"), tokens.iter().cloned().chain(of_generated(logprobs)).collect())
+    }
+
+    fn choice(&self, index: usize, text: &str, logprobs: &Value, finish: Option<&str>) -> Value {
+        let logprobs = self.logprobs.then_some(logprobs);
+        json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
     }
 
     fn head(&self) -> Value {
@@ -245,7 +254,7 @@ impl Completion {
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
-            "model": self.served.name,
+            "model": self.model,
         })
     }
 
@@ -256,39 +265,44 @@ impl Completion {
         body
     }
 
-    fn chunks(&self, choices: Vec<Value>, usage: Option<Value>) -> Vec<Value> {
-        let chunk = |choices: Vec<Value>| {
-            let mut chunk = self.head();
-            chunk["choices"] = choices.into();
-            chunk
-        };
-        let mut chunks: Vec<Value> = choices.into_iter().map(|choice| chunk(vec![choice])).collect();
-        if let Some(usage) = usage {
-            let mut last = chunk(Vec::new());
-            last["usage"] = usage;
-            chunks.push(last);
-        }
+    fn chunk_of(&self, choices: Vec<Value>) -> Value {
+        let mut chunk = self.head();
+        chunk["choices"] = choices.into();
+        chunk
+    }
+
+    fn chunks(&mut self, choices: Vec<Value>, usage: Value) -> Vec<Value> {
+        let mut chunks: Vec<Value> = choices.into_iter().map(|choice| self.chunk_of(vec![choice])).collect();
+        chunks.extend(self.last(usage));
         chunks
     }
 }
 
-fn joined(answer: Generated, prefix: Option<&crate::openai::echo::Prefix>, is_first: bool) -> Choice {
-    let Generated { text, finish, logprobs, usage } = answer;
-    let generated = logprobs.as_deref().map(of_generated);
-    let (text, tokens) = match prefix {
-        None => (text, generated),
-        Some(prefix) => {
-            let tokens = prefix.tokens.iter().cloned().chain(generated.unwrap_or_default()).collect();
-            (format!("{}{text}", prefix.text), Some(tokens))
-        }
-    };
-    Choice { text, tokens, finish, usage, is_first }
-}
+impl Chunks for Completion {
+    fn chunk(&mut self, part: Part) -> Value {
+        let choice = match part {
+            Part::Text { index, is_first, piece } => {
+                let (text, tokens) = match is_first {
+                    true => self.with_prefix(index, &piece.text, &piece.logprobs),
+                    false => (piece.text, of_generated(&piece.logprobs)),
+                };
+                if self.offsets.len() <= index {
+                    self.offsets.resize(index + 1, 0);
+                }
+                let table = table(self.offsets[index], &tokens);
+                self.offsets[index] += tokens.iter().map(Token::chars).sum::<usize>();
+                self.choice(index, &text, &table, None)
+            }
+            Part::End { index, finish } => {
+                json!({"index": index, "text": "", "logprobs": null, "finish_reason": finish})
+            }
+        };
+        self.chunk_of(vec![choice])
+    }
 
-impl Choice {
-    fn told(self, index: usize, logprobs: Option<u32>) -> Value {
-        let logprobs =
-            logprobs.map(|_| crate::openai::echo::table(self.tokens.as_deref().unwrap_or_default()));
-        json!({"index": index, "text": self.text, "logprobs": logprobs, "finish_reason": self.finish})
+    fn last(&mut self, usage: Value) -> Option<Value> {
+        let mut last = self.include_usage.then(|| self.chunk_of(Vec::new()))?;
+        last["usage"] = usage;
+        Some(last)
     }
 }

@@ -17,6 +17,12 @@ pub(crate) struct Token {
     top: Option<(String, f64)>,
 }
 
+impl Token {
+    pub(crate) fn chars(&self) -> usize {
+        self.text.chars().count()
+    }
+}
+
 /// A prompt that is part of the answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Prefix {
@@ -105,13 +111,13 @@ pub(crate) fn of_generated(logprobs: &[TokenLogprob]) -> Vec<Token> {
     logprobs.iter().map(token).collect()
 }
 
-/// In the shape of OpenAI's completions: four lists of the same length.
-pub(crate) fn table(tokens: &[Token]) -> Value {
-    let mut offset = 0;
+/// In the shape of OpenAI's completions: four lists of the same length. `offset` characters of the answer come
+/// before them.
+pub(crate) fn table(mut offset: usize, tokens: &[Token]) -> Value {
     let mut offsets = Vec::with_capacity(tokens.len());
     for token in tokens {
         offsets.push(offset);
-        offset += token.text.chars().count();
+        offset += token.chars();
     }
     let top = |token: &Token| {
         let (top, best) = token.top.as_ref()?;
@@ -141,9 +147,9 @@ mod tests {
             logprob,
             top: top.map(|(text, logprob)| (text.to_owned(), logprob)),
         };
-        let table = table(&[token("Ü", None, None), token("b", Some(-2.0), Some(("c", -0.5)))]);
+        let table = table(3, &[token("Ü", None, None), token("b", Some(-2.0), Some(("c", -0.5)))]);
         assert_eq!(table["token_logprobs"], json!([null, -2.0]));
         assert_eq!(table["top_logprobs"], json!([null, {"c": -0.5, "b": -2.0}]));
-        assert_eq!(table["text_offset"], json!([0, 1]));
+        assert_eq!(table["text_offset"], json!([3, 4]));
     }
 }

@@ -9,24 +9,39 @@ use futures::{Stream, StreamExt};
 use serde_json::Value;
 
 use crate::error::ApiResult;
+use crate::openai::writing::{Part, Writing};
 
 /// How often a stream without news says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Streams the chunks that `answer` comes to, and `[DONE]`. An error is an event like any other: whatever is
-/// not JSON behind `data:`, clients do not see.
-pub(crate) fn streamed(answer: impl Future<Output = ApiResult<Vec<Value>>> + Send + 'static) -> Response {
+/// Streams chunks as they come, and `[DONE]`. An error is an event like any other, and the last: whatever is not
+/// JSON behind `data:`, clients do not see.
+pub(crate) fn streamed(chunks: impl Stream<Item = ApiResult<Value>> + Send + 'static) -> Response {
+    let data = chunks.map(|chunk| chunk.unwrap_or_else(|error| error.body()).to_string());
+    let data = data.chain(futures::stream::once(std::future::ready("[DONE]".to_owned())));
+    let events = data.map(|data| Ok::<_, Infallible>(Event::default().data(data)));
     let alive = KeepAlive::new().interval(KEEP_ALIVE).text("alive");
-    Sse::new(events(answer)).keep_alive(alive).into_response()
+    Sse::new(events).keep_alive(alive).into_response()
 }
 
-fn events(
-    answer: impl Future<Output = ApiResult<Vec<Value>>> + Send + 'static,
-) -> impl Stream<Item = Result<Event, Infallible>> {
-    let chunks = async {
-        let chunks = answer.await.unwrap_or_else(|error| vec![error.body()]);
-        let data = chunks.into_iter().map(|chunk| chunk.to_string()).chain(["[DONE]".to_owned()]);
-        futures::stream::iter(data.map(|data| Ok(Event::default().data(data))))
-    };
-    futures::stream::once(chunks).flatten()
+/// How the parts of an answer are written down.
+pub(crate) trait Chunks: Send + 'static {
+    fn chunk(&mut self, part: Part) -> Value;
+
+    /// What comes last, if anything.
+    fn last(&mut self, usage: Value) -> Option<Value>;
+}
+
+/// The chunks of answers that are being written. Ends with the first error.
+pub(crate) fn chunks(form: impl Chunks, writing: Writing) -> impl Stream<Item = ApiResult<Value>> + Send {
+    futures::stream::try_unfold(Some((form, writing)), |state| async move {
+        let Some((mut form, mut writing)) = state else { return Ok(None) };
+        match writing.next().await? {
+            Some(part) => {
+                let chunk = form.chunk(part);
+                Ok(Some((chunk, Some((form, writing)))))
+            }
+            None => Ok(form.last(writing.used()).map(|last| (last, None))),
+        }
+    })
 }

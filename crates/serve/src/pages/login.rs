@@ -106,18 +106,41 @@ async fn logged_in(app: &Arc<App>, key: StoredKey) -> ApiResult<Response> {
     Ok(response)
 }
 
+/// A form that carries the token of its session.
+pub(super) trait Checked: DeserializeOwned + Send {
+    fn csrf(&self) -> &str;
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OwnForm {
     csrf: String,
 }
 
+impl Checked for OwnForm {
+    fn csrf(&self) -> &str {
+        &self.csrf
+    }
+}
+
+/// A form of a page of this session, and of no other page.
+pub(super) async fn own_form<T: Checked>(
+    tenanted: &Tenanted,
+    app: &Arc<App>,
+    request: Request,
+) -> ApiResult<T> {
+    let wrong = || ApiError::new(Code::CrossSite, "this form is not of a page of this session");
+    let Fields(form) = Fields::<T>::from_request(request, app).await.map_err(|_| wrong())?;
+    let csrf = tenanted.caller.csrf.as_deref().ok_or_else(wrong)?;
+    if bool::from(form.csrf().as_bytes().ct_eq(csrf.as_bytes())) { Ok(form) } else { Err(wrong()) }
+}
+
 /// Whether a form comes from a page of this session. Callers with a key need none: no page sends theirs.
 async fn check_form(tenanted: &Tenanted, app: &Arc<App>, request: Request) -> ApiResult<()> {
-    let Some(csrf) = &tenanted.caller.csrf else { return Ok(()) };
-    let wrong = || ApiError::new(Code::CrossSite, "this form is not of a page of this session");
-    let Fields(form) = Fields::<OwnForm>::from_request(request, app).await.map_err(|_| wrong())?;
-    if bool::from(form.csrf.as_bytes().ct_eq(csrf.as_bytes())) { Ok(()) } else { Err(wrong()) }
+    if tenanted.caller.csrf.is_some() {
+        own_form::<OwnForm>(tenanted, app, request).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn logout(

@@ -23,7 +23,7 @@ const PURPOSES: [&str; 3] = ["dataset", "preferences", "documents"];
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct FileObject {
     object: &'static str,
-    id: String,
+    pub(crate) id: String,
     filename: String,
     purpose: String,
     bytes: u64,
@@ -156,10 +156,7 @@ pub(crate) async fn remove(
         if !tenanted.store.remove_file(&id)? {
             return Err(ApiError::not_found("file", &id));
         }
-        // The row is gone: what is left, if anything, is bytes that nobody can reach.
-        if let Err(error) = fs_err::remove_file(uploads::place(&app.home, &id)) {
-            tracing::warn!(%error, "the bytes of a removed file stay");
-        }
+        uploads::remove(&app.home, &id);
         Ok(StatusCode::NO_CONTENT)
     })
     .await

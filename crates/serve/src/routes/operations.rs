@@ -50,7 +50,7 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> ApiResult<Json<Health
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> ApiResult<Response> {
     let (queued, running) = app.blocking(|app| Ok(app.store.queue_depth()?)).await?;
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((kind, app.metrics.text(queued, running)).into_response())
+    Ok((kind, app.metrics.text(queued, running, &app.models.engine_loads())).into_response())
 }
 
 /// Something a client changed, or was refused.

@@ -3,17 +3,18 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use evalign_bench::{ExportFormat, export_run};
-use evalign_core::{Digest, Outcome, RunStatus, SampleKey};
-use evalign_store::{Repetition, SampleFilter, Store};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use evalign_bench::{ExportFormat, Scoreboard, export_run, export_steps};
+use evalign_core::{Outcome, RunStatus, SampleKey};
+use evalign_store::{SampleFilter, Store, StoredRun};
+use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
-use crate::extract::{JsonBody, Query, RunPath, Tenanted, tagged};
+use crate::extract::{JsonBody, Query, RunPath, Tenanted, tagged, tagged_bytes};
 use crate::openapi::{ErrorAnswers, Refusals};
+use crate::routes::once::{Made, Repeatable};
 use crate::routes::{List, page_length};
 use crate::runs::{NewRunBody, RunObject};
 
@@ -70,81 +71,18 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: JsonBody<NewRunBody>,
 ) -> ApiResult<Response> {
-    let key = idempotency_key(&headers)?;
+    let repeatable = Repeatable::of(&headers, "POST /v1/runs", &body.digest)?;
     app.blocking(move |app| {
         let store = &tenanted.store;
-        let Some(key) = key else { return Ok(accepted(&created(app, store, &body.value)?)) };
-        let digest = Digest::of(format!("POST /v1/runs\n{}", body.digest));
-        match store.begin_request(&key, &digest)? {
-            Repetition::Answered { status, response } => replayed(status, &response),
-            Repetition::Running => {
-                let message = "the first request with this Idempotency-Key is still being answered";
-                Err(ApiError::new(Code::IdempotencyRunning, message).retry_after(1))
-            }
-            Repetition::Differs => {
-                let message = "this Idempotency-Key was used for another request";
-                Err(ApiError::new(Code::IdempotencyDiffers, message))
-            }
-            Repetition::First => first(app, store, &key, &body.value),
-        }
+        repeatable.once(store, || queued(app, store, &app.start_run(store, &body.value)?))
     })
     .await
 }
 
-/// Answers the first request of a key and keeps the answer. One that failed is to be tried again.
-fn first(app: &App, store: &Store, key: &str, body: &NewRunBody) -> ApiResult<Response> {
-    // Whatever happens in between, a panic included, the key must not stay blocked.
-    let guard = Begun { store, key };
-    let run = created(app, store, body)?;
-    store.finish_request(key, StatusCode::ACCEPTED.as_u16(), &run.to_string())?;
-    std::mem::forget(guard);
-    Ok(accepted(&run))
-}
-
-struct Begun<'a> {
-    store: &'a Store,
-    key: &'a str,
-}
-
-impl Drop for Begun<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.store.abandon_request(self.key) {
-            tracing::warn!(%error, "an Idempotency-Key stays blocked for a minute");
-        }
-    }
-}
-
-fn created(app: &App, store: &Store, body: &NewRunBody) -> ApiResult<Value> {
-    let run = app.start_run(store, body)?;
-    serde_json::to_value(RunObject::of(app, store, &run)?).map_err(ApiError::internal)
-}
-
-fn replayed(status: u16, response: &str) -> ApiResult<Response> {
-    let run: Value = serde_json::from_str(response).map_err(ApiError::internal)?;
-    let mut answer = accepted(&run);
-    *answer.status_mut() = StatusCode::from_u16(status).map_err(ApiError::internal)?;
-    answer.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
-    Ok(answer)
-}
-
 /// `202`, with where to look.
-fn accepted(run: &Value) -> Response {
-    let mut response = (StatusCode::ACCEPTED, Json(run)).into_response();
-    let place = format!("/v1/runs/{}", run["id"].as_str().unwrap_or_default());
-    if let Ok(place) = HeaderValue::from_str(&place) {
-        response.headers_mut().insert(header::LOCATION, place);
-    }
-    response
-}
-
-fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
-    if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Ok(Some(text.to_owned()));
-    }
-    let message = "an Idempotency-Key has 1 to 255 visible ASCII characters";
-    Err(ApiError::new(Code::InvalidRequest, message).about("Idempotency-Key"))
+pub(crate) fn queued(app: &App, store: &Store, run: &StoredRun) -> ApiResult<Made> {
+    let place = format!("/v1/runs/{}", run.id);
+    Made::new(StatusCode::ACCEPTED, place, &RunObject::of(app, store, run)?)
 }
 
 /// One run.
@@ -175,10 +113,11 @@ pub(crate) async fn results(
     RunPath(id): RunPath,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    app.blocking(move |_| {
+    app.blocking(move |app| {
         let results = tenanted.store.run(&id)?.results;
         let none = || ApiError::new(Code::NotFound, "the run has no results yet");
-        tagged(&headers, &results.ok_or_else(none)?)
+        let results = crate::uploads::without_places(&results.ok_or_else(none)?.to_string(), &app.home);
+        Ok(tagged_bytes(&headers, results.into_bytes(), "application/json"))
     })
     .await
 }
@@ -265,8 +204,7 @@ pub(crate) async fn cancel(
 ) -> ApiResult<Response> {
     app.blocking(move |app| {
         let run = app.cancel_run(&tenanted.store, &id)?;
-        let run = RunObject::of(app, &tenanted.store, &run)?;
-        Ok(accepted(&serde_json::to_value(run).map_err(ApiError::internal)?))
+        queued(app, &tenanted.store, &run)?.answer()
     })
     .await
 }
@@ -282,8 +220,7 @@ pub(crate) async fn resume(
 ) -> ApiResult<Response> {
     app.blocking(move |app| {
         let run = app.resume_run(&tenanted.store, &id)?;
-        let run = RunObject::of(app, &tenanted.store, &run)?;
-        Ok(accepted(&serde_json::to_value(run).map_err(ApiError::internal)?))
+        queued(app, &tenanted.store, &run)?.answer()
     })
     .await
 }
@@ -320,12 +257,13 @@ pub(crate) async fn export(
     let (dir, path) = app
         .blocking(move |app| {
             let run = tenanted.store.run(&id)?;
-            let board = evalign_bench::Scoreboard::of_run(&run, &app.catalog, true)?;
-            let dir = tempfile::Builder::new()
-                .prefix("export")
-                .tempdir_in(&app.home)
-                .map_err(ApiError::internal)?;
-            let files = export_run(&tenanted.store, &id, &board, format, dir.path())?;
+            let dir = crate::uploads::partial(&app.home)?;
+            let files = if run.request.get("procedure").is_some() {
+                export_steps(&tenanted.store, &id, format, dir.path())?
+            } else {
+                let board = Scoreboard::of_run(&run, &app.catalog, true)?;
+                export_run(&tenanted.store, &id, &board, format, dir.path())?
+            };
             let file = files.into_iter().find(|file| file.ends_with(name));
             let path = file.ok_or_else(|| ApiError::internal("the export wrote no such file"))?;
             Ok((dir, path))

@@ -2,12 +2,14 @@
 
 use axum::body::Body;
 use evalign_core::Tenant;
-use evalign_serve::{mint_key, openapi};
+use evalign_serve::{Layer, mint_key, openapi};
 use evalign_store::KeyScope;
 use http::{Method, Request, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{Service, request, small_run};
+use crate::pages::{browse, csrf_of, log_in_with};
+use crate::stored::training;
 
 /// Every method and path of the document, ids filled in.
 fn documented(id: &str) -> Vec<(Method, String, String)> {
@@ -27,7 +29,21 @@ fn documented(id: &str) -> Vec<(Method, String, String)> {
 async fn promise_24_nothing_without_a_key_but_whether_it_lives() {
     let service = Service::new();
     let open = ["/healthz", "/readyz"];
-    let pages = ["/", "/runs", "/docs", "/openapi.json", "/nothing", "/v1", "/healthz/"];
+    let pages = [
+        "/",
+        "/runs",
+        "/diff",
+        "/runs/run_0/pairs",
+        "/runs/run_0/vote",
+        "/indexes",
+        "/indexes/x/ask",
+        "/training",
+        "/docs",
+        "/openapi.json",
+        "/nothing",
+        "/v1",
+        "/healthz/",
+    ];
     let pages = pages.into_iter().map(|path| (Method::GET, path.to_owned(), path.to_owned()));
     for (method, path, _) in documented("run_0").into_iter().chain(pages) {
         let bare = Request::builder().method(method.clone()).uri(&path).body(Body::empty()).unwrap();
@@ -86,35 +102,91 @@ async fn promise_24_a_scope_covers_no_more_than_it_says() {
     }
 }
 
+/// A thing of tenant `default` of each kind that a route names by an id.
+struct Owned {
+    run: String,
+    file: String,
+    job: String,
+    pairs: String,
+    arena: String,
+    index: &'static str,
+}
+
+impl Owned {
+    async fn of(service: &Service) -> Self {
+        let made = async |path: &str, body: Value| {
+            let posted = service.post(path, &body).await;
+            assert_eq!(posted.status, StatusCode::ACCEPTED, "{path}: {}", posted.text());
+            posted.json()["id"].as_str().unwrap().to_owned()
+        };
+        let prompts = (0..2).map(|i| json!({"prompt": format!("Question {i}?")}).to_string() + "\n");
+        let file = service.upload("prompts.jsonl", "preferences", prompts.collect::<String>()).await;
+        let run = made("/v1/runs", small_run()).await;
+        service.store.put_index("manuals1", &json!({})).unwrap();
+        Self {
+            job: training(service, &run),
+            pairs: made(
+                "/v1/preferences",
+                json!({"models": ["tiny"], "judge": "small", "prompts": file, "samples": 3,
+                       "texts": {"chat_template": false, "max_tokens": 500}}),
+            )
+            .await,
+            arena: made(
+                "/v1/judgments",
+                json!({"models": ["small", "tiny"], "prompts": file, "texts": {"max_tokens": 24}}),
+            )
+            .await,
+            index: "manuals1",
+            run,
+            file,
+        }
+    }
+
+    /// What a route is asked for, and how; `None` where its id is nobody's.
+    fn named_by(&self, method: &Method, pattern: &str) -> Option<(&str, Option<Value>)> {
+        let begins = |prefix: &str| pattern.starts_with(prefix);
+        let (id, body) = match pattern {
+            "/v1/models/{id}" => return None,
+            "/v1/indexes/{id}/documents" => (self.index, json!({"files": [self.file]})),
+            "/v1/indexes/{id}/query" => (self.index, json!({"query": "x"})),
+            "/v1/indexes/{id}/answer" => (self.index, json!({"question": "x"})),
+            "/v1/indexes/{id}" => (self.index, Value::Null),
+            "/v1/judgments/{id}/votes" => (self.arena.as_str(), json!({"question": "0-0", "vote": "tie"})),
+            "/v1/preferences/{id}/files" => (self.pairs.as_str(), json!({})),
+            _ if begins("/v1/training/jobs/") => (self.job.as_str(), Value::Null),
+            _ if begins("/v1/runs/") => (self.run.as_str(), Value::Null),
+            _ if begins("/v1/files/") => (self.file.as_str(), Value::Null),
+            _ => panic!("{method} {pattern}: whose is its id?"),
+        };
+        Some((id, (*method == Method::POST && !body.is_null()).then_some(body)))
+    }
+}
+
 /// BOLA: what belongs to another tenant is not there.
 #[tokio::test]
 async fn promise_24_another_tenants_ids_are_not_there() {
-    let service = Service::new();
-    let run = service.post("/v1/runs", &small_run()).await.json()["id"].as_str().unwrap().to_owned();
-    let upload = Request::builder()
-        .method(Method::POST)
-        .uri("/v1/files?name=a.jsonl&purpose=dataset")
-        .header("authorization", format!("Bearer {}", service.run));
-    let file =
-        service.send(upload.body(Body::from("{}")).unwrap()).await.json()["id"].as_str().unwrap().to_owned();
+    let service = Service::trainable(Layer::default());
+    let owned = Owned::of(&service).await;
+    let Owned { run, file, .. } = &owned;
     let mut checked = 0;
-    for (id, own) in [(run.as_str(), "/v1/runs/"), (file.as_str(), "/v1/files/")] {
-        for (method, path, pattern) in documented(id) {
-            if !pattern.contains("{id}") || !path.starts_with(own) {
-                continue;
-            }
-            let answer = service.ask(method.clone(), &path, &service.other, None).await;
-            assert_eq!(answer.status, StatusCode::NOT_FOUND, "{method} {path}: {}", answer.text());
-            let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
-            let nowhere = path.replace(id, &id.replace(|c: char| c.is_ascii_digit(), "f"));
-            let unknown = service.ask(method, &nowhere, &service.other, None).await;
-            let same = message.replace(id, "ID");
-            let shown = unknown.json()["error"]["message"].as_str().unwrap().to_owned();
-            assert_eq!(shown.replace(&id.replace(|c: char| c.is_ascii_digit(), "f"), "ID"), same);
-            checked += 1;
+    for (method, _, pattern) in documented("") {
+        if !pattern.contains('{') {
+            continue;
         }
+        let Some((id, body)) = owned.named_by(&method, &pattern) else { continue };
+        let ask = async |id: &str| {
+            let mut path = pattern.replace("{id}", id);
+            if pattern == "/v1/training/jobs/{id}/content" {
+                path += "?name=metrics.jsonl";
+            }
+            let answer = service.ask(method.clone(), &path, &service.other, body.as_ref()).await;
+            assert_eq!(answer.status, StatusCode::NOT_FOUND, "{method} {path}: {}", answer.text());
+            answer.json()["error"]["message"].as_str().unwrap().replace(id, "ID")
+        };
+        assert_eq!(ask(id).await, ask(&id.replace(|c: char| c.is_ascii_digit(), "f")).await);
+        checked += 1;
     }
-    assert!(checked >= 10, "{checked} routes by id");
+    assert!(checked >= 20, "{checked} routes by id");
     // Neither in lists, nor by comparison, nor as a cursor.
     for list in ["/v1/runs", "/v1/files"] {
         assert_eq!(
@@ -133,6 +205,40 @@ async fn promise_24_another_tenants_ids_are_not_there() {
     // The same request is a run of the other tenant's own.
     let own = service.ask(Method::POST, "/v1/runs", &service.other, Some(&small_run())).await;
     assert_ne!(own.json()["id"], run.as_str());
+}
+
+/// As over REST, so on pages.
+#[tokio::test]
+async fn promise_24_another_tenants_pages_are_not_there() {
+    let service = Service::trainable(Layer::default());
+    let Owned { run, job, pairs, arena, index, .. } = &Owned::of(&service).await;
+    let cookie = log_in_with(&service, &service.other).await;
+    let csrf = csrf_of(&browse(&service, Method::GET, "/runs", Some(&cookie), "").await.text());
+    let vote = format!("csrf={csrf}&question=0-0&vote=tie");
+    for (id, path, form) in [
+        (run, format!("/runs/{run}"), None),
+        (run, format!("/runs/{run}/samples"), None),
+        (run, format!("/runs/{run}/samples/samples_knowledge:0:0"), None),
+        (run, format!("/runs/{run}/cancel"), Some(format!("csrf={csrf}"))),
+        (pairs, format!("/runs/{pairs}/pairs"), None),
+        (arena, format!("/runs/{arena}/vote"), None),
+        (arena, format!("/runs/{arena}/vote"), Some(vote)),
+        (run, format!("/diff?a={run}&b={pairs}"), None),
+        (job, format!("/training/{job}"), None),
+        (&(*index).to_owned(), format!("/indexes/{index}"), None),
+        (&(*index).to_owned(), format!("/indexes/{index}/document?name=x"), None),
+        (&(*index).to_owned(), format!("/indexes/{index}/ask?question=x"), None),
+    ] {
+        let method = if form.is_some() { Method::POST } else { Method::GET };
+        let form = form.unwrap_or_default();
+        let page = browse(&service, method.clone(), &path, Some(&cookie), &form).await;
+        assert_eq!(page.status, StatusCode::NOT_FOUND, "{method} {path}: {}", page.text());
+        // Not for want of such a page.
+        let told = page.text();
+        assert!(told.contains("there is no ") && told.contains(id.as_str()), "{method} {path}: {told}");
+    }
+    let stays = service.get(&format!("/v1/runs/{run}")).await.json();
+    assert_eq!(stays["status"], "queued");
 }
 
 #[tokio::test]

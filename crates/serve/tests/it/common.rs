@@ -16,7 +16,6 @@ use tower::ServiceExt;
 
 /// A service on a store of its own, with a scripted model called `small`, and keys.
 pub(crate) struct Service {
-    pub(crate) home: TempDir,
     pub(crate) store: Store,
     pub(crate) app: Arc<App>,
     pub(crate) router: Router,
@@ -26,6 +25,8 @@ pub(crate) struct Service {
     pub(crate) read: String,
     /// Of tenant `other`.
     pub(crate) other: String,
+    /// Goes last: what the others have open lies in it.
+    pub(crate) home: TempDir,
 }
 
 /// An answer.
@@ -63,9 +64,13 @@ pub(crate) fn key(store: &Store, tenant: &str, scope: KeyScope) -> String {
 
 pub(crate) fn settings_with(home: &Path, script: &Value, layer: Layer) -> Settings {
     fs_err::write(home.join("model.json"), script.to_string()).unwrap();
-    let reference = format!("small=scripted/{}", home.join("model.json").display());
+    settings_of(home, &format!("scripted/{}", home.join("model.json").display()), layer)
+}
+
+fn settings_of(home: &Path, reference: &str, layer: Layer) -> Settings {
+    let models = format!("small={reference}");
     let lookup = |name: &str| match name {
-        "EVALIGN_SERVE__MODELS" => Some(reference.clone()),
+        "EVALIGN_SERVE__MODELS" => Some(models.clone()),
         "EVALIGN_SERVE__OFFLINE" => Some("true".to_owned()),
         _ => None,
     };
@@ -80,6 +85,32 @@ impl Service {
     pub(crate) fn with(script: &Value, layer: Layer) -> Self {
         let home = tempfile::tempdir().unwrap();
         let settings = settings_with(home.path(), script, layer);
+        Self::of(home, settings)
+    }
+
+    /// With a model of made-up weights in place of the scripted one, which is written to the end of a context of
+    /// 200,000 tokens if it is let.
+    pub(crate) fn local(layer: Layer) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let model = home.path().join("tiny");
+        evalign_testkit::write_tiny_model(&model, 200_000).unwrap();
+        let settings = settings_of(home.path(), &format!("local/{}", model.display()), layer);
+        Self::of(home, settings)
+    }
+
+    /// With a model of made-up weights beside the scripted one: `tiny`, which can be trained.
+    pub(crate) fn trainable(layer: Layer) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let (model, script) = (home.path().join("tiny"), home.path().join("model.json"));
+        evalign_testkit::write_tiny_model(&model, 4096).unwrap();
+        fs_err::write(model.join("tokenizer_config.json"), json!({"eos_token": "t1"}).to_string()).unwrap();
+        fs_err::write(&script, json!({"seed": 1}).to_string()).unwrap();
+        let models = format!("scripted/{},tiny=local/{}", script.display(), model.display());
+        let settings = settings_of(home.path(), &models, layer);
+        Self::of(home, settings)
+    }
+
+    fn of(home: TempDir, settings: Settings) -> Self {
         let store = Store::open(home.path()).unwrap();
         let app = App::new(home.path(), store.clone(), settings).unwrap();
         Self {
@@ -104,6 +135,17 @@ impl Service {
 
     pub(crate) async fn ask(&self, method: Method, path: &str, key: &str, body: Option<&Value>) -> Answer {
         self.send(request(method, path, key, body)).await
+    }
+
+    /// Uploads a file and returns its id.
+    pub(crate) async fn upload(&self, name: &str, purpose: &str, bytes: impl Into<Body>) -> String {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("/v1/files?name={name}&purpose={purpose}"))
+            .header("authorization", format!("Bearer {}", self.run));
+        let answer = self.send(request.body(bytes.into()).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
+        answer.json()["id"].as_str().unwrap().to_owned()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -1,11 +1,11 @@
 use axum::body::Body;
 use bytes::Bytes;
 use evalign_core::Digest;
-use evalign_serve::Layer;
+use evalign_serve::{Layer, begin};
 use http::{Method, Request, StatusCode};
 use serde_json::json;
 
-use crate::common::{Answer, Service};
+use crate::common::{Answer, Service, settings_with};
 
 async fn upload(service: &Service, name: &str, body: Body, length: Option<u64>) -> Answer {
     let mut request = Request::builder()
@@ -79,4 +79,29 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     assert_eq!(upload(&service, "a", Body::from_stream(broken), None).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(files_on_disk(&service), 0);
     assert_eq!(service.get("/v1/files").await.json()["data"], json!([]));
+}
+
+/// What a server that was killed was making is in nobody's quota: the next one removes it.
+#[tokio::test]
+async fn nothing_half_made_stays() {
+    let service = Service::new();
+    let row = json!({"prompt": "q", "chosen": "a", "rejected": "b"}).to_string() + "\n";
+    let file = service.upload("pairs.jsonl", "preferences", row).await;
+    let imported = service.post("/v1/preferences/import", &json!({"file": file, "style": "standard"})).await;
+    assert!(imported.status.is_success(), "{}", imported.text());
+    let partial = service.home.path().join("partial");
+    assert_eq!(fs_err::read_dir(&partial).unwrap().count(), 0, "what is made moves or goes");
+    fs_err::create_dir(partial.join("left")).unwrap();
+    fs_err::write(partial.join("left/upload"), "half").unwrap();
+    let settings = settings_with(service.home.path(), &json!({"seed": 1}), Layer::default());
+    begin(service.home.path(), &service.store, &settings).unwrap();
+    assert!(!partial.exists());
+    let content = service.get(&format!("/v1/files/{file}/content")).await;
+    assert_eq!(content.status, StatusCode::OK, "what is whole stays");
+    #[cfg(unix)]
+    for kept in fs_err::read_dir(service.home.path().join("files")).unwrap() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = kept.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "nobody else on this machine reads it: {mode:o}");
+    }
 }

@@ -4,13 +4,22 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod access;
+mod alignment;
 mod bad_input;
+mod browser;
 mod common;
 mod completions;
+mod contention;
 mod events;
 mod files;
 mod idempotency;
+mod indexes;
 mod openapi;
 mod operations;
 mod pages;
+mod pages_diff;
+mod pages_indexes;
+mod pages_vote;
 mod runs;
+mod stored;
+mod streaming;

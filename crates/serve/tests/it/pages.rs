@@ -6,8 +6,13 @@ use serde_json::json;
 use crate::common::{Answer, Service, small_run};
 
 /// A browser that is logged in, by its cookie.
-async fn log_in(service: &Service) -> String {
-    let id = service.run.split('_').nth(1).unwrap();
+pub(crate) async fn log_in(service: &Service) -> String {
+    log_in_with(service, &service.run).await
+}
+
+/// A browser that is logged in with this key.
+pub(crate) async fn log_in_with(service: &Service, key: &str) -> String {
+    let id = key.split('_').nth(1).unwrap();
     let link = login_link(&service.store, id).unwrap();
     let looked = browse(service, Method::GET, &link, None, "").await;
     assert_eq!(looked.status, StatusCode::OK, "looking does not use it up");
@@ -22,13 +27,24 @@ async fn log_in(service: &Service) -> String {
     cookie.split(';').next().unwrap().to_owned()
 }
 
-async fn browse(service: &Service, method: Method, path: &str, cookie: Option<&str>, form: &str) -> Answer {
+pub(crate) async fn browse(
+    service: &Service,
+    method: Method,
+    path: &str,
+    cookie: Option<&str>,
+    form: &str,
+) -> Answer {
     let mut request = Request::builder().method(method).uri(path).header("accept", "text/html");
     if let Some(cookie) = cookie {
         request = request.header("cookie", cookie);
     }
     let request = request.header("content-type", "application/x-www-form-urlencoded");
     service.send(request.body(Body::from(form.to_owned())).unwrap()).await
+}
+
+/// The token that a page's forms carry.
+pub(crate) fn csrf_of(page: &str) -> String {
+    page.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,9 +56,12 @@ async fn every_page_shows_itself_to_who_is_logged_in_and_to_nobody_else() {
     listening.until(&run, "completed").await;
     for (path, shows) in [
         ("/".to_owned(), "samples_knowledge"),
+        ("/".to_owned(), ">small</a>"),
         ("/runs".to_owned(), run.as_str()),
         (format!("/runs/{run}"), "completed"),
         (format!("/runs/{run}/samples"), "expected"),
+        (format!("/runs/{run}/samples/samples_knowledge:1:0"), "samples_knowledge 1"),
+        ("/diff".to_owned(), "choose a run"),
         (format!("/runs/{run}/samples?task=samples_knowledge&outcome="), "samples_knowledge 0"),
         ("/docs".to_owned(), "Goes on with a conversation"),
     ] {
@@ -55,7 +74,8 @@ async fn every_page_shows_itself_to_who_is_logged_in_and_to_nobody_else() {
         assert_eq!(nobody.status, StatusCode::UNAUTHORIZED, "{path}");
         assert!(nobody.text().contains("name=\"key\"") && !nobody.text().contains(shows), "{path}");
     }
-    for path in ["/runs/run_0", "/runs/x"] {
+    let none = format!("/runs/{run}/samples/samples_knowledge:99:0");
+    for path in ["/runs/run_0", "/runs/x", &none, "/runs/x/samples/a:0:0", "/runs/run_0/vote"] {
         let page = browse(service, Method::GET, path, Some(&cookie), "").await;
         assert_eq!(page.status, StatusCode::NOT_FOUND, "{path}");
     }
@@ -75,7 +95,7 @@ async fn a_session_changes_things_only_by_forms_that_carry_its_token() {
     let api = browse(&service, Method::POST, &format!("/v1/runs/{run}/cancel"), Some(&cookie), "").await;
     assert_eq!((api.status, api.code().as_str()), (StatusCode::FORBIDDEN, "csrf_token_invalid"));
     let page = browse(&service, Method::GET, &format!("/runs/{run}"), Some(&cookie), "").await.text();
-    let csrf = page.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let csrf = csrf_of(&page);
     let done = browse(&service, Method::POST, &cancel, Some(&cookie), &format!("csrf={csrf}")).await;
     assert_eq!(done.status, StatusCode::SEE_OTHER, "{}", done.text());
     assert_eq!(service.get(&format!("/v1/runs/{run}")).await.json()["status"], "cancelled");
@@ -99,5 +119,6 @@ async fn promise_32_what_a_model_says_is_text() {
     let page = browse(service, Method::GET, &format!("/runs/{run}/samples"), Some(&cookie), "").await.text();
     assert!(page.contains("&lt;script&gt;alert(1)"), "{page}");
     assert!(!page.contains("<script>alert"));
+    assert!(!page.contains('\u{202e}') && page.contains("\\u{202e}"), "nothing turns the direction of text");
     listening.end().await;
 }

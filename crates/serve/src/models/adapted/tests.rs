@@ -1,0 +1,32 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use evalign_fetch::silent;
+use evalign_model::LoadOptions;
+
+use super::*;
+
+#[test]
+fn many_at_once_load_one_and_another_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("model.json");
+    fs_err::write(&script, r#"{"seed": 1}"#).unwrap();
+    let script: ModelRef = format!("scripted/{}", script.display()).parse().unwrap();
+    let (adapted, loaded) = (Adapted::default(), AtomicUsize::new(0));
+    let get = |name: &str, mode| {
+        let load = || {
+            loaded.fetch_add(1, Ordering::Relaxed);
+            Ok(evalign_model::load(&script, &LoadOptions::default(), &silent)?)
+        };
+        adapted.get((&name.parse().unwrap(), mode), None, load).unwrap()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| drop(get("local/a", ScoringMode::Default)));
+        }
+    });
+    assert_eq!(loaded.load(Ordering::Relaxed), 1);
+    let first = Arc::downgrade(&get("local/a", ScoringMode::Default));
+    get("local/a", ScoringMode::LmEval);
+    get("local/b", ScoringMode::LmEval);
+    assert_eq!((loaded.load(Ordering::Relaxed), first.upgrade().is_none()), (3, true));
+}

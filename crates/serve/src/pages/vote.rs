@@ -1,0 +1,130 @@
+//! Blind votes: two answers without names, which is better? What `evalign judge vote` asks, on a page.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Redirect};
+use evalign_bench::{Ballot, Vote, VoteQuestion, Votes};
+use evalign_store::KeyScope;
+use http::StatusCode;
+use minijinja::context;
+use serde::{Deserialize, Serialize};
+
+use super::login::{Checked, own_form};
+use super::{Page, page, serialized};
+use crate::app::App;
+use crate::error::{ApiError, Code};
+use crate::extract::{Query, RunPath, Tenanted};
+
+/// Who holds the lease of the votes while one is stored.
+const OWNER: &str = "evalign serve";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BallotPage {
+    /// The question that was just voted on.
+    voted: Option<String>,
+}
+
+#[derive(Serialize)]
+struct QuestionView {
+    id: String,
+    prompt: String,
+    first: String,
+    second: String,
+}
+
+impl QuestionView {
+    fn of(question: &VoteQuestion) -> Self {
+        let VoteQuestion { prompt, first, second, .. } = question.clone();
+        Self { id: question.id(), prompt, first, second }
+    }
+}
+
+/// A vote that was cast, with the names that were hidden before.
+#[derive(Serialize)]
+struct CastView {
+    prompt: String,
+    first: String,
+    second: String,
+    vote: &'static str,
+}
+
+pub(super) async fn ballot(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+    Query(query): Query<BallotPage>,
+) -> Page {
+    let caller = tenanted.caller.clone();
+    let voter = caller.key.clone();
+    let ballot = app.blocking(move |_| Ok(Ballot::of(&tenanted.store, &id, &voter)?)).await?;
+    let voted = query.voted.and_then(|voted| {
+        let (question, vote, [first, second]) = ballot.cast(&voted)?;
+        let vote = match vote {
+            Vote::First => "the first",
+            Vote::Second => "the second",
+            Vote::Tie => "both alike",
+        };
+        let (first, second) = (first.clone(), second.clone());
+        Some(CastView { prompt: question.prompt.clone(), first, second, vote })
+    });
+    let content = context! {
+        title => "Which answer is better?",
+        arena => ballot.arena.to_string(),
+        question => serialized(ballot.open.first().map(QuestionView::of)),
+        done => ballot.total() - ballot.open.len(),
+        total => ballot.total(),
+        voted => serialized(voted),
+        can_vote => caller.scope >= KeyScope::Run,
+    };
+    Ok(page(StatusCode::OK, "vote", Some(&caller), content))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VoteForm {
+    csrf: String,
+    question: String,
+    vote: String,
+}
+
+impl Checked for VoteForm {
+    fn csrf(&self) -> &str {
+        &self.csrf
+    }
+}
+
+pub(super) async fn vote(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+    request: Request,
+) -> Page {
+    let form: VoteForm = own_form(&tenanted, &app, request).await?;
+    let wrong = |field: &str| ApiError::new(Code::InvalidRequest, format!("`{field}` is none")).about(field);
+    let vote = match form.vote.as_str() {
+        "first" => Vote::First,
+        "second" => Vote::Second,
+        "tie" => Vote::Tie,
+        _ => return Err(wrong("vote").into()),
+    };
+    let (store, voter) = (tenanted.store, tenanted.caller.key);
+    let back = app
+        .blocking(move |_| {
+            let votes = Votes::open(&store, &id, &voter, OWNER)?;
+            let question = votes.questions().iter().find(|question| question.id() == form.question);
+            let Some(question) = question else {
+                votes.close(OWNER)?;
+                // Sent twice, or from an old page: the vote that is there stays.
+                return Ok(format!("/runs/{id}/vote"));
+            };
+            let back = format!("/runs/{id}/vote?voted={}", question.id());
+            let cast = votes.cast_one(question, vote);
+            votes.close(OWNER)?;
+            cast?;
+            Ok(back)
+        })
+        .await?;
+    Ok(Redirect::to(&back).into_response())
+}

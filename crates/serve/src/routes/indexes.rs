@@ -1,0 +1,152 @@
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use crate::app::App;
+use crate::error::{ApiError, ApiResult};
+use crate::extract::{IdPath, JsonBody, Tenanted};
+use crate::indexes::{AnswerBody, DocumentObject, DocumentsBody, IndexObject, NewIndexBody, SearchBody};
+use crate::openapi::{ErrorAnswers, Refusals};
+use crate::routes::List;
+use crate::routes::once::{Made, Repeatable};
+use crate::routes::runs::queued;
+use crate::runs::RunObject;
+
+/// Makes an index, empty. Its name is its id.
+#[utoipa::path(post, path = "/v1/indexes", tag = "indexes", request_body = NewIndexBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    responses((status = 201, description = "Made; `Location` names it", body = IndexObject), ErrorAnswers, Refusals))]
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    headers: HeaderMap,
+    body: JsonBody<NewIndexBody>,
+) -> ApiResult<Response> {
+    let repeatable = Repeatable::of(&headers, "POST /v1/indexes", &body.digest)?;
+    app.blocking_alone(&app.retrieval.making, move |app| {
+        repeatable.once(&tenanted.store, || {
+            let index = Handle::current().block_on(app.create_index(&tenanted.store, &body.value))?;
+            Made::new(StatusCode::CREATED, format!("/v1/indexes/{}", index.id), &index)
+        })
+    })
+    .await
+}
+
+/// Lists indexes, by name.
+#[utoipa::path(get, path = "/v1/indexes", tag = "indexes",
+    responses((status = 200, description = "All indexes", body = List<IndexObject>), ErrorAnswers))]
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+) -> ApiResult<Json<List<IndexObject>>> {
+    app.blocking(move |app| {
+        let indexes = app.list_indexes(&tenanted.store)?;
+        Ok(Json(List::whole(indexes, |index: &IndexObject| index.id.clone())))
+    })
+    .await
+}
+
+/// One index.
+#[utoipa::path(get, path = "/v1/indexes/{id}", tag = "indexes", params(("id" = String, Path, description = "The index")),
+    responses((status = 200, description = "The index", body = IndexObject), ErrorAnswers))]
+pub(crate) async fn read(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    IdPath(id): IdPath,
+) -> ApiResult<Json<IndexObject>> {
+    app.blocking(move |app| app.index(&tenanted.store, &id).map(Json)).await
+}
+
+/// Removes an index with its documents.
+#[utoipa::path(delete, path = "/v1/indexes/{id}", tag = "indexes", params(("id" = String, Path, description = "The index")),
+    responses((status = 204, description = "Removed"), ErrorAnswers,
+        (status = 409, description = "Others have documents in it, or some are being added", body = crate::openapi::ErrorBody)))]
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    IdPath(id): IdPath,
+) -> ApiResult<StatusCode> {
+    app.blocking_alone(&app.retrieval.removing, move |app| {
+        Handle::current().block_on(app.remove_index(&tenanted.store, &id))?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+/// Adds uploaded files to an index: a run that reads, cuts and embeds them. A file takes the place of an earlier
+/// one of its name.
+#[utoipa::path(post, path = "/v1/indexes/{id}/documents", tag = "indexes", request_body = DocumentsBody,
+    params(("id" = String, Path, description = "The index"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
+pub(crate) async fn fill(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    IdPath(id): IdPath,
+    headers: HeaderMap,
+    body: JsonBody<DocumentsBody>,
+) -> ApiResult<Response> {
+    let target = format!("POST /v1/indexes/{id}/documents");
+    let repeatable = Repeatable::of(&headers, &target, &body.digest)?;
+    app.blocking(move |app| {
+        let store = &tenanted.store;
+        repeatable.once(store, || queued(app, store, &app.fill_index(store, &id, &body.value)?))
+    })
+    .await
+}
+
+/// The documents of an index, by name.
+#[utoipa::path(get, path = "/v1/indexes/{id}/documents", tag = "indexes", params(("id" = String, Path, description = "The index")),
+    responses((status = 200, description = "All its documents", body = List<DocumentObject>), ErrorAnswers))]
+pub(crate) async fn documents(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    IdPath(id): IdPath,
+) -> ApiResult<Json<List<DocumentObject>>> {
+    app.blocking(move |app| {
+        let documents = app.index_documents(&tenanted.store, &id)?;
+        let documents = documents.into_iter().map(DocumentObject::from).collect();
+        Ok(Json(List::whole(documents, |document: &DocumentObject| document.id.clone())))
+    })
+    .await
+}
+
+/// Chunks that fit a query, best first, with what they come from.
+#[utoipa::path(post, path = "/v1/indexes/{id}/query", tag = "indexes", request_body = SearchBody,
+    params(("id" = String, Path, description = "The index")),
+    responses((status = 200, description = "As `evalign rag search --json` prints them", body = List<Object>), ErrorAnswers, Refusals))]
+pub(crate) async fn query(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    IdPath(id): IdPath,
+    body: JsonBody<SearchBody>,
+) -> ApiResult<Json<List<Value>>> {
+    let hits = app.search_index(&tenanted.store, &id, &body.value).await?;
+    let hits = hits.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
+    let id = |hit: &Value| hit["id"].as_str().unwrap_or_default().to_owned();
+    Ok(Json(List::whole(hits.map_err(ApiError::internal)?, id)))
+}
+
+/// An answer from an index: quotes that were verified against its documents, or what a model writes, each claim
+/// held against them; or nothing, where they do not say it.
+#[utoipa::path(post, path = "/v1/indexes/{id}/answer", tag = "indexes", request_body = AnswerBody,
+    params(("id" = String, Path, description = "The index")),
+    responses((status = 200, description = "As `evalign rag query --json` prints it", body = Object), ErrorAnswers, Refusals))]
+pub(crate) async fn answer(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    IdPath(id): IdPath,
+    body: JsonBody<AnswerBody>,
+) -> ApiResult<Json<Value>> {
+    let answer = app.answer_from_index(&tenanted.store, &id, &body.value).await?;
+    let mut document = json!({"object": "answer"});
+    if let (Some(document), Value::Object(fields)) = (document.as_object_mut(), json!(answer)) {
+        document.extend(fields);
+    }
+    Ok(Json(document))
+}

@@ -1,0 +1,102 @@
+//! Requests that are done once however often they are sent.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use evalign_core::Digest;
+use evalign_store::{Repetition, Store};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{ApiError, ApiResult, Code};
+
+/// What a request made, and where it is to be looked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Made {
+    pub(crate) status: u16,
+    pub(crate) place: String,
+    pub(crate) body: Value,
+}
+
+impl Made {
+    pub(crate) fn new(status: StatusCode, place: String, body: &impl Serialize) -> ApiResult<Self> {
+        let body = serde_json::to_value(body).map_err(ApiError::internal)?;
+        Ok(Self { status: status.as_u16(), place, body })
+    }
+
+    pub(crate) fn answer(&self) -> ApiResult<Response> {
+        let status = StatusCode::from_u16(self.status).map_err(ApiError::internal)?;
+        let mut response = (status, Json(&self.body)).into_response();
+        if let Ok(place) = HeaderValue::from_str(&self.place) {
+            response.headers_mut().insert(header::LOCATION, place);
+        }
+        Ok(response)
+    }
+}
+
+/// A request that may carry an `Idempotency-Key`: which route it is for, and what its body is.
+#[derive(Debug)]
+pub(crate) struct Repeatable {
+    key: Option<String>,
+    digest: Digest,
+}
+
+impl Repeatable {
+    /// `target`: method and path.
+    pub(crate) fn of(headers: &HeaderMap, target: &str, body: &Digest) -> ApiResult<Self> {
+        Ok(Self { key: idempotency_key(headers)?, digest: Digest::of(format!("{target}\n{body}")) })
+    }
+
+    /// Does it, unless it was done: then it is answered as it was. One that failed is to be tried again.
+    pub(crate) fn once(&self, store: &Store, make: impl FnOnce() -> ApiResult<Made>) -> ApiResult<Response> {
+        let Some(key) = &self.key else { return make()?.answer() };
+        match store.begin_request(key, &self.digest)? {
+            Repetition::Answered { response, .. } => {
+                let made: Made = serde_json::from_str(&response).map_err(ApiError::internal)?;
+                let mut answer = made.answer()?;
+                answer.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+                Ok(answer)
+            }
+            Repetition::Running => {
+                let message = "the first request with this Idempotency-Key is still being answered";
+                Err(ApiError::new(Code::IdempotencyRunning, message).retry_after(1))
+            }
+            Repetition::Differs => {
+                let message = "this Idempotency-Key was used for another request";
+                Err(ApiError::new(Code::IdempotencyDiffers, message))
+            }
+            Repetition::First => {
+                // Whatever happens in between, a panic included, the key must not stay blocked.
+                let guard = Begun { store, key };
+                let made = make()?;
+                let kept = serde_json::to_string(&made).map_err(ApiError::internal)?;
+                store.finish_request(key, made.status, &kept)?;
+                std::mem::forget(guard);
+                made.answer()
+            }
+        }
+    }
+}
+
+struct Begun<'a> {
+    store: &'a Store,
+    key: &'a str,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.abandon_request(self.key) {
+            tracing::warn!(%error, "an Idempotency-Key stays blocked for a minute");
+        }
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
+    if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(Some(text.to_owned()));
+    }
+    let message = "an Idempotency-Key has 1 to 255 visible ASCII characters";
+    Err(ApiError::new(Code::InvalidRequest, message).about("Idempotency-Key"))
+}

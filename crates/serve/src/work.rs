@@ -1,0 +1,132 @@
+//! Runs that are no evaluations: everything else that lasts. They are queued, watched, cancelled and resumed as
+//! evaluations are; what their `procedure` is decides who does the work.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use evalign_bench::{ActiveRun, Cancel};
+use evalign_core::RunStatus;
+use evalign_store::{NewRun, Store, StoredRun};
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use crate::app::App;
+use crate::error::ApiResult;
+use crate::indexes::IndexRequest;
+use crate::procedures::is_of_steps;
+use crate::runs::queue_full;
+use crate::training::TrainRequest;
+
+/// Progress is told at most so often.
+const NOT_SOONER: Duration = Duration::from_millis(250);
+
+/// Whether runs of this procedure are done here.
+pub(crate) fn is_worked_on(procedure: &str) -> bool {
+    matches!(procedure, IndexRequest::PROCEDURE | TrainRequest::PROCEDURE) || is_of_steps(procedure)
+}
+
+/// What a second process is told of who works on a run.
+pub(crate) fn owner() -> String {
+    format!("evalign serve (process {})", std::process::id())
+}
+
+/// Notes how far a run is, as events for those who watch it.
+pub(crate) struct Notes<'a> {
+    app: &'a App,
+    store: &'a Store,
+    run: &'a ActiveRun,
+    /// When the last one was noted, and what was not noted since.
+    last: Mutex<(Option<Instant>, Option<Value>)>,
+}
+
+impl<'a> Notes<'a> {
+    pub(crate) fn new(app: &'a App, store: &'a Store, run: &'a ActiveRun) -> Self {
+        Self { app, store, run, last: Mutex::default() }
+    }
+
+    /// Notes it, unless that was done a moment ago. That it cannot be noted is no reason to end the work.
+    pub(crate) fn note(&self, progress: &Value) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0.is_some_and(|at| at.elapsed() < NOT_SOONER) {
+            last.1 = Some(progress.clone());
+            return;
+        }
+        *last = (Some(Instant::now()), None);
+        drop(last);
+        if let Err(error) = self.write(progress) {
+            tracing::warn!(run = %self.run.id, error = error.message, "progress is not noted");
+        }
+    }
+
+    /// Notes what was held back.
+    pub(crate) fn last(&self) -> ApiResult<()> {
+        let held = self.last.lock().unwrap_or_else(PoisonError::into_inner).1.take();
+        held.map_or(Ok(()), |progress| self.write(&progress))
+    }
+
+    fn write(&self, progress: &Value) -> ApiResult<()> {
+        self.store.note_progress(self.run.lease(), progress)?;
+        self.app.active.changed(&self.run.id);
+        Ok(())
+    }
+}
+
+impl App {
+    /// Creates a run and queues it. One of the same specification is that run, and goes on if it is not finished.
+    pub(crate) fn create_and_queue(&self, store: &Store, new: &NewRun) -> ApiResult<StoredRun> {
+        self.check_room(store)?;
+        let created = store.create_run(new)?;
+        if created.status != RunStatus::Completed {
+            self.queue(store, &created.id)?;
+        }
+        Ok(store.run(&created.id)?)
+    }
+
+    /// Refuses what would be too much, before anything is planned or stored: a flood of requests costs little.
+    pub(crate) fn check_room(&self, store: &Store) -> ApiResult<()> {
+        if store.active_jobs()? >= u64::from(self.settings.max_active_runs) {
+            return Err(queue_full());
+        }
+        Ok(())
+    }
+
+    /// Does the work of a run that is no evaluation. Blocks.
+    pub(crate) fn drive_procedure(
+        &self,
+        store: &Store,
+        stored: &StoredRun,
+        cancel: &Cancel,
+    ) -> ApiResult<RunStatus> {
+        match stored.request["procedure"].as_str().unwrap_or_default() {
+            IndexRequest::PROCEDURE => self.alone(store, stored, |run| {
+                // On the server's runtime: connections to a vector store outlive the run.
+                Handle::current().block_on(self.drive_index(run, (store, stored), cancel))
+            }),
+            TrainRequest::PROCEDURE => {
+                self.alone(store, stored, |run| self.drive_training(run, (store, stored), cancel))
+            }
+            _ => self.drive_steps(store, stored, cancel),
+        }
+    }
+
+    /// Work that holds its run from the beginning to the end.
+    fn alone(
+        &self,
+        store: &Store,
+        stored: &StoredRun,
+        work: impl FnOnce(&ActiveRun) -> ApiResult<RunStatus>,
+    ) -> ApiResult<RunStatus> {
+        if stored.status == RunStatus::Completed {
+            // An earlier server died before it could say so of the job.
+            return Ok(RunStatus::Completed);
+        }
+        let run = ActiveRun::resume(&stored.id, store, &owner())?;
+        store.set_status(run.lease(), RunStatus::Running)?;
+        let status = work(&run)?;
+        if status != RunStatus::Completed {
+            store.set_status(run.lease(), status)?;
+        }
+        run.release()?;
+        Ok(status)
+    }
+}

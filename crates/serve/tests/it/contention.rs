@@ -1,0 +1,152 @@
+//! Who wants a run that somebody else has for a moment, and who asks for too much of one.
+
+use std::time::Duration;
+
+use evalign_bench::{Ballot, Vote, Votes};
+use evalign_core::{RunId, RunStatus};
+use evalign_serve::{Layer, begin};
+use evalign_store::{NewRun, SampleFilter};
+use futures::executor::block_on;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::common::{Service, settings_with, small_run};
+use crate::pages::{browse, log_in};
+use crate::stored::arena;
+
+const TTL: Duration = Duration::from_secs(60);
+
+/// Long enough to be met, far below what is waited for.
+const MOMENT: Duration = Duration::from_millis(300);
+
+async fn prompts(service: &Service) -> String {
+    let rows = "{\"prompt\": \"Name a colour.\"}\n{\"prompt\": \"Name a tree.\"}\n";
+    service.upload("prompts.jsonl", "preferences", rows).await
+}
+
+async fn posted(service: &Service, path: &str, body: &Value) -> RunId {
+    let answer = service.post(path, body).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+    answer.json()["id"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_waits_for_who_creates_the_same_run_once_more() {
+    let service = Service::new();
+    let rows = "{\"prompt\": \"Name a colour.\", \"answer\": \"Red.\"}\n";
+    let file = service.upload("rows.jsonl", "dataset", rows).await;
+    let body = json!({"judges": ["small"], "file": file});
+    let run = posted(&service, "/v1/judgments", &body).await;
+    let lease = service.store.lease(&run, "who asks once more", TTL).unwrap();
+    let listening = service.listening().await;
+    let store = &listening.service.store;
+    listening.until(run.as_str(), "running").await;
+    tokio::time::sleep(MOMENT).await;
+    store.release(lease).unwrap();
+    listening.until(run.as_str(), "completed").await;
+    listening.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_is_counted_whoever_counts_another_one_meanwhile() {
+    let listening = Service::trainable(Layer::default()).listening().await;
+    let service = &listening.service;
+    let body =
+        json!({"models": ["small", "tiny"], "prompts": prompts(service).await, "texts": {"max_tokens": 24}});
+    let arena = posted(service, "/v1/judgments", &body).await;
+    listening.until(arena.as_str(), "completed").await;
+    let store = service.store.clone();
+    let lease = store.lease(&arena, "another voter", TTL).unwrap();
+    let counted = std::thread::spawn({
+        let (store, arena) = (store.clone(), arena.clone());
+        move || {
+            let votes = Votes::open(&store, &arena, "eva", "test").unwrap();
+            votes.cast_one(&votes.questions()[0], Vote::First).unwrap();
+            votes.close("test").unwrap()
+        }
+    });
+    tokio::time::sleep(MOMENT).await;
+    store.release(lease).unwrap();
+    assert!(counted.join().unwrap(), "the arena is completed: nobody counts it later");
+    assert_eq!(store.run(&arena).unwrap().results.unwrap()["votes"], 1);
+    listening.end().await;
+}
+
+/// An arena that is answered further has more questions, so that the votes of the same person are another run.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_votes_on_an_arena_that_goes_on_and_nobody_counts_twice() {
+    let listening = Service::new().listening().await;
+    let service = &listening.service;
+    let run = posted(service, "/v1/runs", &small_run()).await;
+    listening.until(run.as_str(), "completed").await;
+    let store = &service.store;
+    let arena: RunId = arena(store, run.as_str(), ["one", "other"]).parse().unwrap();
+    let vote = |vote: Vote| {
+        let votes = Votes::open(store, &arena, "eva", "test").unwrap();
+        votes.cast_one(&votes.questions()[0], vote).unwrap();
+        let id = votes.run().clone();
+        votes.close("test").unwrap();
+        id
+    };
+    let (cookie, path) = (log_in(service).await, format!("/runs/{arena}"));
+    let page = async || browse(service, Method::GET, &path, Some(&cookie), "").await.text();
+    assert!(page().await.contains("Vote on answers"));
+    let first = vote(Vote::First);
+    // The same person's votes, asked by another specification.
+    let earlier = store.run(&first).unwrap();
+    let mut spec = earlier.spec;
+    spec.seed += 7;
+    let new = NewRun { spec, request: earlier.request, samples_total: 9, fork: false };
+    let again = store.create_run(&new).unwrap().id;
+    let lease = store.lease(&again, "test", TTL).unwrap();
+    let record = store.samples(&first, SampleFilter::default()).unwrap().next().unwrap().unwrap();
+    block_on(store.commit_sample(&lease, &record)).unwrap();
+    store.release(lease).unwrap();
+    let votes = Votes::cast(store, &arena).unwrap();
+    assert_eq!(votes.values().map(Vec::len).sum::<usize>(), 1, "{votes:?}");
+
+    let lease = store.lease(&arena, "test", TTL).unwrap();
+    store.set_status(&lease, RunStatus::Running).unwrap();
+    store.release(lease).unwrap();
+    assert!(Ballot::of(store, &arena, "eva").unwrap_err().to_string().contains("not completed"));
+    let body = json!({"question": "0-0", "vote": "tie"});
+    let refused = service.post(&format!("/v1/judgments/{arena}/votes"), &body).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text());
+    assert!(!page().await.contains("Vote on answers"));
+    listening.end().await;
+}
+
+/// Such a number is a memory or a processor taken by one request.
+#[tokio::test]
+async fn no_request_asks_for_any_number_of_steps() {
+    let service = Service::new();
+    let rows = "{\"prompt\": \"q\", \"answer\": \"a\"}\n";
+    let rows = service.upload("rows.jsonl", "dataset", rows).await;
+    let prompts = prompts(&service).await;
+    for many in [65, u32::MAX] {
+        let critique = json!({"model": "small", "prompts": prompts, "rounds": many});
+        let judgment = json!({"judges": ["small"], "file": rows, "repeats": many});
+        for (path, body) in [("/v1/critiques", critique), ("/v1/judgments", judgment)] {
+            let refused = service.post(path, &body).await;
+            assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{path}: {}", refused.text());
+            assert!(refused.text().contains(&many.to_string()), "{path}: {}", refused.text());
+        }
+    }
+    assert!(service.store.runs(100).unwrap().is_empty(), "nothing was stored");
+}
+
+/// A job that ends the process would end each one after it.
+#[tokio::test]
+async fn a_run_that_ended_three_servers_is_failed_at_the_next_start() {
+    let service = Service::new();
+    let run = posted(&service, "/v1/runs", &small_run()).await;
+    let settings = settings_with(service.home.path(), &json!({"seed": 1}), Layer::default());
+    let start = || begin(service.home.path(), &service.store, &settings).unwrap().taken_over;
+    for taken_over in [1, 1, 0] {
+        assert!(service.store.claim("worker", TTL).unwrap().is_some());
+        assert_eq!(start(), taken_over);
+    }
+    assert_eq!(service.store.run(&run).unwrap().status, RunStatus::Failed);
+    let told = service.get(&format!("/v1/runs/{run}")).await;
+    assert!(told.text().contains("the server ended 3 times"), "{}", told.text());
+}
