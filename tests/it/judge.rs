@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use crate::kill::{Moments, kill_after_requests};
 
 /// A scripted model of a name; returns its reference.
-fn model(sandbox: &Sandbox, name: &str, script: &Value) -> String {
+pub(crate) fn model(sandbox: &Sandbox, name: &str, script: &Value) -> String {
     format!("scripted/{}", sandbox.write(&format!("{name}.json"), script.to_string()).display())
 }
 
 /// A rubric by which a judge has to decide.
-fn rubric(sandbox: &Sandbox) -> String {
+pub(crate) fn rubric(sandbox: &Sandbox) -> String {
     let text = "rubric: plain\nversion: '1'\nsummary: Which is better.\nexplanation_tokens: 0\n\
                 scale: {lowest: 1, highest: 3}\ncriteria:\n  - {name: good, question: Is it?, levels: {1: a, 2: b, 3: c}}\n";
     sandbox.write("plain.yaml", text).display().to_string()
@@ -25,17 +25,17 @@ fn says(text: &str) -> Value {
     json!({"rules": [{"match": "", "text": text}]})
 }
 
-fn jsonl(sandbox: &Sandbox, name: &str, rows: &[Value]) -> String {
+pub(crate) fn jsonl(sandbox: &Sandbox, name: &str, rows: &[Value]) -> String {
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     sandbox.write(name, text).display().to_string()
 }
 
-fn prompts(sandbox: &Sandbox, count: usize) -> String {
+pub(crate) fn prompts(sandbox: &Sandbox, count: usize) -> String {
     let rows: Vec<Value> = (0..count).map(|i| json!({"prompt": format!("Question {i}?")})).collect();
     jsonl(sandbox, "prompts.jsonl", &rows)
 }
 
-fn lines(sandbox: &Sandbox, file: &str) -> usize {
+pub(crate) fn lines(sandbox: &Sandbox, file: &str) -> usize {
     std::fs::read_to_string(sandbox.path().join(file)).map_or(0, |text| text.lines().count())
 }
 
@@ -122,7 +122,10 @@ fn people_vote_without_knowing_whose_answers_they_are() {
     };
     let first = vote("1\nwhat\n2\nt\nq\n");
     assert_eq!(first.status, 0, "{first:?}");
-    assert!(first.stderr.contains("12 pairs") && first.stderr.contains("3 votes kept"), "{first:?}");
+    assert!(
+        first.stderr.contains("12 pairs") && first.stderr.contains("3 votes kept and counted"),
+        "{first:?}"
+    );
     assert!(!first.stdout.contains("ada") && !first.stdout.contains("scripted"), "{}", first.stdout);
     let rest = vote("");
     assert!(rest.stderr.contains("9 pairs"), "{rest:?}");
@@ -324,7 +327,7 @@ fn rubrics_are_listed_with_their_schema() {
 }
 
 /// A task that asks for a judge, answered by a scripted model; a second one judges.
-fn judged_task(sandbox: &Sandbox) -> [String; 2] {
+pub(crate) fn judged_task(sandbox: &Sandbox) -> [String; 2] {
     rubric(sandbox);
     let text = std::fs::read_to_string(sandbox.path().join("plain.yaml")).unwrap();
     sandbox.write("tasks/rubrics/plain.yaml", text);
@@ -340,7 +343,7 @@ fn judged_task(sandbox: &Sandbox) -> [String; 2] {
     [model(sandbox, "model", &answers), model(sandbox, "judge", &json!({"seed": 2, "count_file": "judged"}))]
 }
 
-fn metric<'a>(document: &'a Value, name: &str) -> Option<&'a Value> {
+pub(crate) fn metric<'a>(document: &'a Value, name: &str) -> Option<&'a Value> {
     let metrics = document["results"][0]["metrics"].as_array().unwrap();
     metrics.iter().find(|metric| metric["name"] == name)
 }

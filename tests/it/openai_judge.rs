@@ -84,6 +84,42 @@ fn an_answer_that_is_no_verdict_is_asked_for_again() {
     assert_eq!(bodies.len(), 12);
 }
 
+/// Six answers of which each has to be asked for twice.
+fn insisting(latency_ms: f64) -> (Sandbox, ScriptedServer) {
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "plain.yaml",
+        "rubric: plain\nversion: '1'\nsummary: Is it good.\nexplanation_tokens: 0\n\
+         scale: {lowest: 1, highest: 3}\ncriteria:\n  - {name: good, question: Is it?, levels: {1: a, 2: b, 3: c}}\n",
+    );
+    let behaviour = Behaviour { latency_ms, ..Behaviour::default() };
+    let behaviour = behaviour.rule(AGAIN, r#"{"good": "3"}"#).rule("Question ", "I like it.");
+    (sandbox, ScriptedServer::start(behaviour))
+}
+
+/// What a run that stopped while it asked again comes to: no first answer stands, and none is asked for once more.
+fn goes_on(sandbox: &Sandbox, server: &ScriptedServer, whole: &Value) {
+    let kept = sandbox.ok(&["show", "last", "--samples", "--json"]).json();
+    let kept = kept.as_array().unwrap();
+    assert!(kept.len() < 6 && kept.iter().all(|sample| sample["scores"][0]["value"].is_number()), "{kept:?}");
+    let resume = ["resume", "last", "--budget-requests", "1000", "--json"];
+    let ended: Ran = sandbox.command(&resume).env("OPENAI_API_KEY", "sk-test").output().unwrap().into();
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert_eq!(&ended.json()["report"], whole);
+    assert_eq!(asked(server).len(), 12);
+}
+
+#[test]
+fn a_budget_that_ends_while_a_verdict_is_asked_for_again_settles_nothing() {
+    let (sandbox, server) = insisting(0.0);
+    let whole = score(&sandbox, &server, &["--rubric", "plain.yaml"]).json()["report"].clone();
+    let most = (server.requests().entries.len() - 3).to_string();
+    let (sandbox, server) = insisting(0.0);
+    let stopped = score(&sandbox, &server, &["--rubric", "plain.yaml", "--budget-requests", &most]);
+    assert!(stopped.status == 1 && stopped.stderr.contains("the budget is exhausted"), "{stopped:?}");
+    goes_on(&sandbox, &server, &whole);
+}
+
 #[test]
 fn a_server_that_takes_no_form_is_found_out_before_anything_is_asked() {
     let capabilities = Capabilities {

@@ -206,9 +206,22 @@ fn questions_are_made_verified_and_answered_and_judged() {
             rule("The lamp on", r#"{"quote": "blue", "question": "Which colour does the lamp have?"}"#),
         ]),
     ));
-    let made = ["rag", "generate-tests", "--model", &model, "--count", "2", "--out", "questions.jsonl"];
+    let made = [
+        "rag",
+        "generate-tests",
+        "--model",
+        &model,
+        "--count",
+        "2",
+        "--out",
+        "questions.jsonl",
+        "--unanswerable",
+        "1",
+    ];
     let made = sandbox.run(&made);
     assert_eq!(made.status, 1, "one of two was made: {made:?}");
+    // The question names nothing that could be put in another's place.
+    assert!(made.stdout.contains("and 0 that no document answers"), "{made:?}");
     assert!(
         made.stderr.contains("1 thrown away: the answer does not stand in the chunk exactly once"),
         "{made:?}"
@@ -240,4 +253,13 @@ fn questions_are_made_verified_and_answered_and_judged() {
     assert_eq!(sandbox.ok(&evaluate).json()["run_id"], report["run_id"]);
     let board = sandbox.ok(&["leaderboard", "--format", "json"]).stdout;
     assert!(board.contains("answers/questions"), "{board}");
+    // Another way of answering is another run.
+    let filtered = sandbox.ok(&[&evaluate[..], &["--filter", "kind=pdf"]].concat()).json();
+    assert_eq!(filtered["n_answered"], 0, "{filtered}");
+    assert_ne!(filtered["run_id"], report["run_id"]);
+    let expanded =
+        ["rag", "query", "When does the gate close?", "--expand", "hyde", "--model", &model, "--json"];
+    assert_eq!(sandbox.ok(&expanded).json()["notes"], Value::Null);
+    let alone = sandbox.run(&expanded[..5]);
+    assert!(alone.status == 2 && alone.stderr.contains("--model"), "{alone:?}");
 }

@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use evalign_rag::{CollectionSpec, EdgeStore, VectorStore};
+use evalign_store::Store;
 use evalign_testkit::{Ran, Sandbox, shared};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Twelve documents of which every other one is about wings, and queries that ask for them.
 fn collection(sandbox: &Sandbox, name: &str) {
@@ -88,6 +90,20 @@ fn an_evaluation_is_a_run_like_any_other() {
     assert_eq!(sandbox.run(&["rag", "diff", &id(&first), &id(&other)]).status, 0);
     let shown = sandbox.ok(&["show", &id(&first), "--samples", "--json"]).json();
     assert!(shown[3]["output"]["text"]["text"].as_str().unwrap().starts_with("d3\t"), "{shown}");
+}
+
+#[test]
+fn vectors_that_could_not_be_collected_are_a_failure() {
+    let sandbox = Sandbox::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let spec = CollectionSpec { dimension: Some(2), indexed_fields: Vec::new(), scalar_quantisation: false };
+    let vectors = EdgeStore::new(sandbox.home().join("vectors"));
+    runtime.block_on(vectors.ensure("damaged", &spec)).unwrap();
+    Store::open(&sandbox.home()).unwrap().put_index("damaged", &json!({})).unwrap();
+    drop((vectors, runtime));
+    let ran = sandbox.run(&["rag", "gc"]);
+    assert!(ran.status == 1 && ran.stderr.contains("settings are damaged"), "{ran:?}");
+    assert!(!ran.stdout.contains("vectors"), "{ran:?}");
 }
 
 #[test]

@@ -192,3 +192,18 @@ fn a_finished_run_stays_as_it_is() {
         ["metrics.jsonl", "adapter_model.safetensors"].map(|name| golden.file(&format!("out/{name}")));
     assert_eq!(after, before);
 }
+
+/// Two processes in one directory would overwrite each other's checkpoints.
+#[test]
+fn a_directory_is_trained_into_by_one_process() {
+    let Some(golden) = Golden::new("a_directory_is_trained_into_by_one_process") else { return };
+    assert_eq!(golden.train("out", &["--max-steps", "1"]).status, 0);
+    let other = std::fs::File::create(golden.sandbox.path().join("out/.lock")).unwrap();
+    other.lock().unwrap();
+    let adapter = golden.file("out/adapter_model.safetensors");
+    let ran = golden.train("out", &["--max-steps", "1", "--fresh"]);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(ran.stderr.contains("another process trains into this directory"), "{ran:?}");
+    assert_eq!(golden.file("out/adapter_model.safetensors"), adapter, "nothing is lost");
+    assert!(!golden.checkpoints("out").is_empty(), "nothing is lost");
+}
