@@ -48,6 +48,23 @@ pub struct Ratings {
 }
 
 impl Ratings {
+    /// Of natural-log strengths with mean 0 and their covariance.
+    pub(crate) fn of(strengths: &[f64], covariance: &Square, level: f64) -> Option<Self> {
+        let z = normal_quantile(0.5 + level / 2.0)?;
+        let per_nat = POINTS_PER_DECADE / std::f64::consts::LN_10;
+        let mut scaled = Square::zero(strengths.len());
+        for row in 0..strengths.len() {
+            for column in 0..strengths.len() {
+                scaled.add(row, column, covariance.at(row, column) * per_nat * per_nat);
+            }
+        }
+        let competitors = strengths.iter().enumerate().map(|(index, strength)| {
+            let (rating, stderr) = (CENTRE + strength * per_nat, scaled.at(index, index).max(0.0).sqrt());
+            Rating { rating, stderr, interval: [rating - z * stderr, rating + z * stderr] }
+        });
+        Some(Self { competitors: competitors.collect(), covariance: scaled })
+    }
+
     /// Standard error of the difference of two ratings.
     ///
     /// # Panics
@@ -80,19 +97,7 @@ pub fn bradley_terry(
 ) -> Option<Ratings> {
     let strengths = strengths(count, battles)?;
     let covariance = sandwich(count, battles, clusters, &strengths)?;
-    let z = normal_quantile(0.5 + level / 2.0)?;
-    let per_nat = POINTS_PER_DECADE / std::f64::consts::LN_10;
-    let mut scaled = Square::zero(count);
-    for row in 0..count {
-        for column in 0..count {
-            scaled.add(row, column, covariance.at(row, column) * per_nat * per_nat);
-        }
-    }
-    let competitors = strengths.iter().enumerate().map(|(index, strength)| {
-        let (rating, stderr) = (CENTRE + strength * per_nat, scaled.at(index, index).max(0.0).sqrt());
-        Rating { rating, stderr, interval: [rating - z * stderr, rating + z * stderr] }
-    });
-    Some(Ratings { competitors: competitors.collect(), covariance: scaled })
+    Ratings::of(&strengths, &covariance, level)
 }
 
 /// Percentile intervals of all ratings over resampled units of battles (those of one prompt, say), as the
@@ -171,7 +176,7 @@ fn strengths(count: usize, battles: &[Battle]) -> Option<Vec<f64>> {
 }
 
 /// Equal comparisons together: a handful of numbers for thousands of battles. `None` for a battle that is none.
-fn summed(count: usize, battles: &[Battle]) -> Option<Vec<Battle>> {
+pub(crate) fn summed(count: usize, battles: &[Battle]) -> Option<Vec<Battle>> {
     let mut sums: BTreeMap<(usize, usize), (f64, f64)> = BTreeMap::new();
     for battle in battles {
         let sound = battle.a < count && battle.b < count && battle.a != battle.b;
@@ -198,7 +203,7 @@ fn summed(count: usize, battles: &[Battle]) -> Option<Vec<Battle>> {
 }
 
 /// Everybody beats everybody through a chain of (partial) wins.
-fn all_connected(count: usize, battles: &[Battle]) -> bool {
+pub(crate) fn all_connected(count: usize, battles: &[Battle]) -> bool {
     let reaches_all = |wins: &dyn Fn(&Battle) -> Option<(usize, usize)>| {
         let mut reached = vec![false; count];
         reached[0] = true;
@@ -275,8 +280,9 @@ fn sandwich(count: usize, battles: &[Battle], clusters: Option<&[usize]>, r: &[f
     Some(inverse.product(&meat).product(&inverse))
 }
 
-/// G / (G - k).
-fn few_clusters(clusters: usize, free: usize) -> Option<f64> {
+/// G / (G - k): raises a covariance of G clusters and k free numbers, which is too small for few. `None` where it says
+/// nothing.
+pub(crate) fn few_clusters(clusters: usize, free: usize) -> Option<f64> {
     (clusters > free).then(|| clusters as f64 / (clusters - free) as f64)
 }
 

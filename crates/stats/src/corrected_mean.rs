@@ -1,6 +1,8 @@
 //! The mean that people would have given, from a judge's many verdicts and people's few.
 
-use crate::{finite, mean, normal_quantile, sample_std};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{finite, mean, normal_quantile, sample_std, student_t_quantile};
 
 /// A mean with its interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,11 +17,18 @@ pub struct CorrectedMean {
 /// 2311.01453, section 6: the lambda that makes the variance least, cut to [0, 1]; 1 is plain PPI, arXiv
 /// 2301.09633). `labelled` are (people's, judge's), `unlabelled` judge's alone.
 ///
-/// `None` for fewer than two of either.
+/// `clusters` number what items share noise with (their document), of labelled and of unlabelled ones: what one cluster
+/// adds to the error of both parts is summed before it is squared (Liang and Zeger 1986, Biometrika 73:13), raised by
+/// G / (G - 1), and the interval takes Student's t with G - 1 degrees of freedom: G is the number of clusters of the part
+/// that has fewer, which is that of few labels. The lambda stays that of single items, which the estimate may have: it
+/// is right with any.
+///
+/// `None` for fewer than two of either, fewer than two clusters in either, or clusters that are not as many as items.
 #[must_use]
 pub fn prediction_powered_mean(
     labelled: &[(f64, f64)],
     unlabelled: &[f64],
+    clusters: Option<[&[usize]; 2]>,
     level: f64,
 ) -> Option<CorrectedMean> {
     let (people, judged): (Vec<f64>, Vec<f64>) = labelled.iter().copied().unzip();
@@ -35,8 +44,37 @@ pub fn prediction_powered_mean(
     let lambda = if spread > 0.0 { (covariance / ((1.0 + n / many) * spread)).clamp(0.0, 1.0) } else { 0.0 };
     let value = people_mean + lambda * (mean_of_many - judged_mean);
     let rest: Vec<f64> = labelled.iter().map(|(y, f)| y - lambda * f).collect();
-    let stderr = (lambda * lambda * variance(unlabelled)? / many + variance(&rest)? / n).sqrt();
-    interval(value, stderr, level)
+    let upper = 0.5 + level / 2.0;
+    let (variance, quantile) = match clusters {
+        None => {
+            (lambda * lambda * variance(unlabelled)? / many + variance(&rest)? / n, normal_quantile(upper)?)
+        }
+        Some([of_labelled, of_unlabelled]) => {
+            let (centre, scale) = (mean(&rest)?, lambda / many);
+            let of_rest: Vec<f64> = rest.iter().map(|x| (x - centre) / n).collect();
+            let of_many: Vec<f64> = unlabelled.iter().map(|f| (f - mean_of_many) * scale).collect();
+            let (squared, freedom) =
+                squared_by_cluster([(&of_rest, of_labelled), (&of_many, of_unlabelled)])?;
+            (squared * (freedom + 1.0) / freedom, student_t_quantile(upper, freedom)?)
+        }
+    };
+    interval(value, variance.sqrt(), quantile)
+}
+
+/// Sum of the squares of the clusters' sums, and the clusters of the part that has fewer, less one.
+fn squared_by_cluster(parts: [(&[f64], &[usize]); 2]) -> Option<(f64, f64)> {
+    let in_part = parts.map(|(_, clusters)| clusters.iter().collect::<BTreeSet<_>>().len());
+    let freedom = in_part.into_iter().min()?.checked_sub(1).filter(|freedom| *freedom > 0)?;
+    let mut sums: BTreeMap<usize, f64> = BTreeMap::new();
+    for (errors, clusters) in parts {
+        if errors.len() != clusters.len() {
+            return None;
+        }
+        for (error, cluster) in errors.iter().zip(clusters) {
+            *sums.entry(*cluster).or_default() += error;
+        }
+    }
+    Some((sums.values().map(|sum| sum * sum).sum(), freedom as f64))
 }
 
 /// Mean square around the mean, as numpy's `var`.
@@ -88,15 +126,14 @@ pub fn rogan_gladen(
     let (of_se, of_sp) = (of_share(se, positives), of_share(sp, negatives));
     let shift = 2.0 * z * z * (centre * of_se - (1.0 - centre) * of_sp);
     let variance = of_share(p, n) + centre.powi(2) * of_se + (1.0 - centre).powi(2) * of_sp;
-    let found = interval(centre + shift, variance.sqrt() / youden, level)?;
+    let found = interval(centre + shift, variance.sqrt() / youden, z)?;
     let [low, high] = found.interval.map(|bound| bound.clamp(0.0, 1.0));
     Some(CorrectedMean { value, interval: [low.min(value), high.max(value)], ..found })
 }
 
-fn interval(value: f64, stderr: f64, level: f64) -> Option<CorrectedMean> {
-    let z = normal_quantile(0.5 + level / 2.0)?;
+fn interval(value: f64, stderr: f64, quantile: f64) -> Option<CorrectedMean> {
     let (value, stderr) = (finite(value)?, finite(stderr)?);
-    Some(CorrectedMean { value, stderr, interval: [value - z * stderr, value + z * stderr] })
+    Some(CorrectedMean { value, stderr, interval: [value - quantile * stderr, value + quantile * stderr] })
 }
 
 #[cfg(test)]

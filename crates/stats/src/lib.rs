@@ -14,6 +14,7 @@ mod bradley_terry;
 mod calibration;
 mod calibration_interval;
 mod cluster;
+mod contextual;
 mod corrected_mean;
 mod dawid_skene;
 mod distribution;
@@ -37,6 +38,7 @@ pub use bradley_terry::{Battle, Rating, Ratings, bootstrap_ratings, bradley_terr
 pub use calibration::{Binning, Calibration, CalibrationBin, brier, calibration, softmax};
 pub use calibration_interval::calibration_error;
 pub use cluster::clustered_stderr;
+pub use contextual::{ContextEffect, ContextualBattle, ContextualRatings, contextual_bradley_terry};
 pub use corrected_mean::{CorrectedMean, prediction_powered_mean, rogan_gladen};
 pub use dawid_skene::{Consensus, dawid_skene};
 pub use distribution::{normal_cdf, normal_quantile, student_t_cdf, student_t_quantile};
@@ -44,7 +46,7 @@ pub use group::{combined_stderr, pooled_stderr, unweighted_mean_stderr, weighted
 pub use interval::{normal_interval, t_interval, wilson_interval, wilson_share_interval};
 pub use length_controlled::{LengthBattle, LengthControlled, length_controlled};
 pub use linear_algebra::Square;
-pub use logistic::{Logistic, Observation, logistic, sigmoid};
+pub use logistic::{Logistic, Observation, logistic, ridge_logistic, sigmoid};
 pub use mcnemar::{McNemar, mcnemar, paired_proportion_interval};
 pub use mean::{mean, mean_stderr, proportion_stderr, sample_std};
 pub use multiple::{benjamini_hochberg, holm};

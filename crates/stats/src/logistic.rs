@@ -19,7 +19,7 @@ pub struct Observation {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logistic {
     pub coefficients: Vec<f64>,
-    /// Inverse of the weighted information: right if targets are Bernoulli with the fitted probabilities.
+    /// Inverse of the weighted information (and ridge): right if targets are Bernoulli with the fitted probabilities.
     pub covariance: Square,
     /// Huber-White sandwich (White 1982, Econometrica 50:1; statsmodels' `HC0`): right if only the mean is.
     /// Of clusters where observations come in such.
@@ -34,22 +34,38 @@ pub struct Logistic {
 /// (Albert and Anderson 1984, Biometrika 71:1: no maximum exists).
 #[must_use]
 pub fn logistic(observations: &[Observation], clusters: Option<&[usize]>) -> Option<Logistic> {
+    ridge_logistic(observations, clusters, &[])
+}
+
+/// [`logistic`] with `sum ridge_i beta_i^2 / 2` taken from what is maximal (le Cessie and van Houwelingen 1992,
+/// Applied Statistics 41:191). `ridge` holds a number for each coefficient, none for those at the end that have
+/// none. The sandwich is that of the shrunk coefficients: inverse of information and ridge on both sides of the
+/// outer products of the likelihood's own scores.
+///
+/// `None` as there; with a ridge on what separates the data the maximum exists.
+#[must_use]
+pub fn ridge_logistic(
+    observations: &[Observation],
+    clusters: Option<&[usize]>,
+    ridge: &[f64],
+) -> Option<Logistic> {
     let size = observations.first()?.features.len();
     let sound = |o: &Observation| {
         o.features.len() == size && o.weight >= 0.0 && o.weight.is_finite() && (0.0..=1.0).contains(&o.target)
     };
-    if size == 0 || !observations.iter().all(sound) {
+    if size == 0 || ridge.len() > size || !observations.iter().all(sound) {
         return None;
     }
+    let fit = Fit { observations, ridge };
     let mut beta = vec![0.0; size];
-    let mut likelihood = log_likelihood(observations, &beta);
+    let mut likelihood = fit.log_likelihood(&beta);
     for _ in 0..MOST_STEPS {
-        let (gradient, information) = derivatives(observations, &beta);
+        let (gradient, information) = fit.derivatives(&beta);
         let step = information.cholesky()?.solve(&gradient);
         let mut scale = 1.0;
         let (next, reached) = loop {
             let next: Vec<f64> = beta.iter().zip(&step).map(|(b, s)| b + scale * s).collect();
-            let reached = log_likelihood(observations, &next);
+            let reached = fit.log_likelihood(&next);
             if reached >= likelihood - 1e-12 * likelihood.abs() || scale < 1e-8 {
                 break (next, reached);
             }
@@ -64,7 +80,7 @@ pub fn logistic(observations: &[Observation], clusters: Option<&[usize]>) -> Opt
             break;
         }
     }
-    let (_, information) = derivatives(observations, &beta);
+    let (_, information) = fit.derivatives(&beta);
     let covariance = information.inverse()?;
     let meat = meat(observations, &beta, clusters);
     let sandwich = covariance.product(&meat).product(&covariance);
@@ -86,25 +102,41 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn log_likelihood(observations: &[Observation], beta: &[f64]) -> f64 {
-    let term = |o: &Observation| {
-        let d = dot(&o.features, beta);
-        o.weight * (o.target * d - softplus(d))
-    };
-    finite(observations.iter().map(term).sum()).unwrap_or(f64::NEG_INFINITY)
+/// What is fitted.
+struct Fit<'a> {
+    observations: &'a [Observation],
+    ridge: &'a [f64],
 }
 
-fn derivatives(observations: &[Observation], beta: &[f64]) -> (Vec<f64>, Square) {
-    let mut gradient = vec![0.0; beta.len()];
-    let mut information = Square::zero(beta.len());
-    for o in observations {
-        let p = sigmoid(dot(&o.features, beta));
-        for (g, x) in gradient.iter_mut().zip(&o.features) {
-            *g += o.weight * (o.target - p) * x;
-        }
-        information.add_outer(&o.features, o.weight * p * (1.0 - p));
+impl Fit<'_> {
+    /// Of the data, less the ridge.
+    fn log_likelihood(&self, beta: &[f64]) -> f64 {
+        let term = |o: &Observation| {
+            let d = dot(&o.features, beta);
+            o.weight * (o.target * d - softplus(d))
+        };
+        let shrunk: f64 = self.ridge.iter().zip(beta).map(|(ridge, b)| ridge * b * b / 2.0).sum();
+        let likelihood = self.observations.iter().map(term).sum::<f64>() - shrunk;
+        finite(likelihood).unwrap_or(f64::NEG_INFINITY)
     }
-    (gradient, information)
+
+    /// Gradient of that, and its negative Hessian.
+    fn derivatives(&self, beta: &[f64]) -> (Vec<f64>, Square) {
+        let mut gradient = vec![0.0; beta.len()];
+        let mut information = Square::zero(beta.len());
+        for o in self.observations {
+            let p = sigmoid(dot(&o.features, beta));
+            for (g, x) in gradient.iter_mut().zip(&o.features) {
+                *g += o.weight * (o.target - p) * x;
+            }
+            information.add_outer(&o.features, o.weight * p * (1.0 - p));
+        }
+        for (index, (ridge, b)) in self.ridge.iter().zip(beta).enumerate() {
+            gradient[index] -= ridge * b;
+            information.add(index, index, *ridge);
+        }
+        (gradient, information)
+    }
 }
 
 /// Sum over observations (or clusters) of the outer product of their scores.

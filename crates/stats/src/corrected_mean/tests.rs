@@ -13,12 +13,61 @@ fn matches_ppi_python() {
         })
         .collect();
     let unlabelled: Vec<f64> = (0..300).map(|i: u32| (f64::from((i * 29) % 97) / 97.0).powf(1.3)).collect();
-    let ours = prediction_powered_mean(&labelled, &unlabelled, 0.95).unwrap();
+    let ours = prediction_powered_mean(&labelled, &unlabelled, None, 0.95).unwrap();
     for (ours, reference) in
         [(ours.value, 0.39378962), (ours.interval[0], 0.3452304), (ours.interval[1], 0.44234885)]
     {
         assert!((ours - reference).abs() < 1e-7, "{ours} is not {reference}");
     }
+}
+
+/// Three answers to a document of which one is labelled, and documents without a label: everybody sees how good the
+/// document was, and intervals over single answers would be far too narrow.
+#[test]
+fn answers_to_one_document_are_one_observation() {
+    let (mut covered, mut covered_apart, runs) = (0, 0, 400);
+    for seed in 0..runs {
+        let mut random = SplitMix64::new(seed);
+        let (mut labelled, mut unlabelled) = (Vec::new(), Vec::new());
+        let mut clusters = [Vec::new(), Vec::new()];
+        for document in 0..120 {
+            let good = uniform(&mut random);
+            for answer in 0..3 {
+                let people = good + 0.2 * (uniform(&mut random) - 0.5);
+                let judge = 0.1 + people + 0.2 * (uniform(&mut random) - 0.5);
+                let is_labelled = answer == 0 || document < 20;
+                clusters[usize::from(!is_labelled)].push(document);
+                match is_labelled {
+                    true => labelled.push((people, judge)),
+                    false => unlabelled.push(judge),
+                }
+            }
+        }
+        let clusters = [clusters[0].as_slice(), clusters[1].as_slice()];
+        let holds = |clusters| {
+            let found = prediction_powered_mean(&labelled, &unlabelled, clusters, 0.95).unwrap();
+            u32::from(found.interval[0] <= 0.5 && 0.5 <= found.interval[1])
+        };
+        covered += holds(Some(clusters));
+        covered_apart += holds(None);
+    }
+    // 380 are expected with a standard deviation of 4.4.
+    assert!((366..396).contains(&covered) && covered_apart < 350, "{covered} and {covered_apart} of {runs}");
+}
+
+/// Clusters of one item are items.
+#[test]
+fn clusters_of_one_change_nothing_but_the_factor() {
+    let labelled: Vec<(f64, f64)> = (0..30).map(|i| (f64::from(i % 7), f64::from(i % 5))).collect();
+    let unlabelled: Vec<f64> = (0..70).map(|i| f64::from(i % 9)).collect();
+    let (first, second): (Vec<usize>, Vec<usize>) = ((0..30).collect(), (30..100).collect());
+    let apart = prediction_powered_mean(&labelled, &unlabelled, None, 0.95).unwrap();
+    let one = prediction_powered_mean(&labelled, &unlabelled, Some([&first, &second]), 0.95).unwrap();
+    assert_eq!(one.value, apart.value);
+    assert!((one.stderr / apart.stderr - (30.0_f64 / 29.0).sqrt()).abs() < 1e-12, "{one:?} {apart:?}");
+    assert_eq!(prediction_powered_mean(&labelled, &unlabelled, Some([&first, &first]), 0.95), None);
+    let one_document = vec![0; 30];
+    assert_eq!(prediction_powered_mean(&labelled, &unlabelled, Some([&one_document, &second]), 0.95), None);
 }
 
 fn uniform(random: &mut SplitMix64) -> f64 {
@@ -50,7 +99,7 @@ fn a_judge_no_better_than_chance_corrects_nothing() {
     assert_eq!(rogan_gladen((5, 10), &labelled, 0.95), None);
     assert_eq!(rogan_gladen((5, 10), &[(true, true)], 0.95), None);
     assert_eq!(rogan_gladen((0, 0), &labelled, 0.95), None);
-    assert_eq!(prediction_powered_mean(&[(1.0, 1.0)], &[1.0, 0.0], 0.95), None);
+    assert_eq!(prediction_powered_mean(&[(1.0, 1.0)], &[1.0, 0.0], None, 0.95), None);
     // By hand: p = 0.6, se = 0.9, sp = 0.8: (0.6 + 0.8 - 1) / 0.7.
     let mut labelled = vec![(true, true); 9];
     labelled.push((true, false));
