@@ -1,7 +1,7 @@
 //! Texts to vectors: tokens per second of a real encoder, in f32 and in 8-bit blocks.
 //!
 //! `EVALIGN_TEST_EMBEDDER=DIR cargo bench -p evalign-lm --bench encoder`, where DIR is all-MiniLM-L6-v2 or another
-//! directory that [`TextEncoder::load`] reads. Texts are of 20 to 250 tokens, as passages are.
+//! directory that [`TextEncoder::load`] reads. Texts are of 20 to 250 tokens, as passages are, and one of 25, as questions.
 #![expect(clippy::print_stderr, reason = "a bench that cannot run says why")]
 
 use std::path::{Path, PathBuf};
@@ -11,13 +11,16 @@ use evalign_lm::{LoadOptions, TextEncoder, quantise_encoder};
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Tokens of a question.
+const QUESTION: u32 = 25;
+
 fn texts() -> Vec<Vec<u32>> {
-    // Word pieces of BERT's vocabulary between its special tokens.
-    let text = |index: u32| {
-        let length = 20 + index * 37 % 230;
-        (0..length).map(|place| 2000 + (index * 7919 + place * 104_729) % 27_000).collect()
-    };
-    (0..64).map(text).collect()
+    (0..64).map(|index| text(index, 20 + index * 37 % 230)).collect()
+}
+
+/// Word pieces of BERT's vocabulary.
+fn text(index: u32, length: u32) -> Vec<u32> {
+    (0..length).map(|place| 2000 + (index * 7919 + place * 104_729) % 27_000).collect()
 }
 
 fn measure(criterion: &mut Criterion, name: &str, directory: &Path) -> Result<(), Failure> {
@@ -30,6 +33,10 @@ fn measure(criterion: &mut Criterion, name: &str, directory: &Path) -> Result<()
         let encoder = TextEncoder::load(directory, &options)?;
         group.bench_function(format!("{threads} threads"), |bencher| bencher.iter(|| encoder.embed(&texts)));
     }
+    group.throughput(Throughput::Elements(u64::from(QUESTION)));
+    let question = [text(0, QUESTION)];
+    let encoder = TextEncoder::load(directory, &LoadOptions::default())?;
+    group.bench_function("a question", |bencher| bencher.iter(|| encoder.embed(&question)));
     group.finish();
     Ok(())
 }

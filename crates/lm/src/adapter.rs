@@ -19,11 +19,13 @@ pub use config::{AdapterConfig, AdapterTask, Targets};
 use crate::decoder::Module;
 use crate::kernels::dequantise;
 use crate::training::{AdapterWeights, WeightId};
-use crate::{LanguageModel, LmError};
+use crate::{ChatTemplate, DateTime, LanguageModel, LmError, Tokenizer};
 
 /// File names of PEFT.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// Beside them, where it is not the model's own: the chat template it was trained with, as transformers stores it.
+pub const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// Beside them, ours: what the adapter belongs to. Other programs pass it over.
 pub const BASE_FILE: &str = "evalign_base.json";
 /// What PEFT puts before a weight's name in transformers.
@@ -53,6 +55,8 @@ pub struct Adapter {
     pub base: Option<AdapterBase>,
     /// `[1, hidden]`: the reward head, where there is one.
     pub head: Option<Vec<f32>>,
+    /// The chat template that came with it.
+    pub chat_template: Option<String>,
     weights: BTreeMap<WeightId, Vec<f32>>,
     shapes: BTreeMap<WeightId, Vec<usize>>,
     path: PathBuf,
@@ -75,6 +79,7 @@ impl Adapter {
             config,
             base: read_base(&directory.join(BASE_FILE))?,
             head: None,
+            chat_template: read_if_there(&directory.join(TEMPLATE_FILE))?,
             weights: BTreeMap::new(),
             shapes: BTreeMap::new(),
             path: directory.to_owned(),
@@ -178,6 +183,20 @@ impl Adapter {
         })
     }
 
+    /// The chat template that came with it, ready to render; `now` as in [`crate::LoadOptions`].
+    ///
+    /// # Errors
+    /// It is no template.
+    pub fn template(
+        &self,
+        tokenizer: &Tokenizer,
+        now: Option<DateTime>,
+    ) -> Result<Option<ChatTemplate>, LmError> {
+        let parse = |source: &String| tokenizer.parse_template(source, now);
+        let parsed = self.chat_template.as_ref().map(parse).transpose();
+        parsed.map_err(|error| LmError::format(&self.path.join(TEMPLATE_FILE), error))
+    }
+
     /// Refuses an adapter that was trained on other weights, or that adapts layers the model does not have.
     ///
     /// # Errors
@@ -189,8 +208,11 @@ impl Adapter {
                 "trained on other weights: those of `{}` ({}), not {}",
                 base.name, base.weights, identity.weights
             );
-            return Err(LmError::format(&self.path, problem));
+            let hint =
+                "use the adapter with the model that it was trained on; on other weights it means nothing";
+            return Err(LmError::misplaced(&self.path, problem, hint));
         }
+        let path = self.path.join(WEIGHTS_FILE);
         for (id, shape) in &self.shapes {
             let (WeightId::LowRankA(layer, module)
             | WeightId::LowRankB(layer, module)
@@ -210,14 +232,14 @@ impl Adapter {
                     "has the shape {shape:?}; the model has {} layers, in which it would be {wanted:?}",
                     model.layers()
                 );
-                return Err(LmError::tensor(&self.path, &id.name(), problem));
+                return Err(LmError::tensor(&path, &id.name(), problem));
             }
         }
         self.is_whole(model)?;
         match &self.head {
             Some(head) if head.len() != model.hidden_size() => {
                 let problem = format!("{} values for hidden states of {}", head.len(), model.hidden_size());
-                Err(LmError::tensor(&self.path, HEAD, problem))
+                Err(LmError::tensor(&path, HEAD, problem))
             }
             Some(_) | None => Ok(()),
         }
@@ -227,24 +249,30 @@ impl Adapter {
 impl Adapter {
     /// Every layer has what the configuration names.
     fn is_whole(&self, model: &LanguageModel) -> Result<(), LmError> {
+        let path = self.path.join(WEIGHTS_FILE);
         for layer in 0..model.layers() {
             for module in Module::ALL {
                 let id = WeightId::LowRankA(layer, module);
                 if self.config.names(layer, module) && !self.weights.contains_key(&id) {
-                    return Err(LmError::tensor(&self.path, &format!("{PREFIX}{}", id.name()), "missing"));
+                    return Err(LmError::tensor(&path, &format!("{PREFIX}{}", id.name()), "missing"));
                 }
             }
         }
         match self.weights.is_empty() {
-            true => Err(LmError::format(&self.path, format!("{WEIGHTS_FILE} adapts no layer"))),
+            true => Err(LmError::format(&path, "it adapts no layer")),
             false => Ok(()),
         }
     }
 }
 
 fn read_base(path: &Path) -> Result<Option<AdapterBase>, LmError> {
+    let parse = |text: String| serde_json::from_str(&text).map_err(|error| LmError::format(path, error));
+    read_if_there(path)?.map(parse).transpose()
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, LmError> {
     match fs_err::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| LmError::format(path, error)),
+        Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -278,24 +306,4 @@ fn floats(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, Lm
     let mut values = vec![0.0; view.shape().iter().product()];
     dequantise(kind, view.data(), &mut values).map_err(|error| LmError::tensor(path, name, error))?;
     Ok(values)
-}
-
-/// The bytes of a safetensors file of f32 tensors: names, shapes and values.
-///
-/// # Errors
-/// Shapes that do not fit the values.
-pub fn safetensors_bytes<'a>(
-    tensors: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>,
-) -> Result<Vec<u8>, LmError> {
-    let views = tensors
-        .map(|(name, shape, values)| {
-            let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values));
-            view.map(|view| (name, view))
-        })
-        .collect::<Result<Vec<_>, _>>();
-    // `format: pt` is what transformers and PEFT look for.
-    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    views
-        .and_then(|views| safetensors::serialize(views, Some(metadata)))
-        .map_err(|error| LmError::Request(format!("tensors that cannot be written: {error}")))
 }

@@ -38,6 +38,8 @@ pub(crate) struct AttentionSpec {
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
     pub(crate) window: Option<usize>,
+    /// A backward pass follows, which computes the same probabilities again.
+    pub(crate) exact: bool,
 }
 
 /// One span's rows, and the nodes they see in order of position. The last node ends with the rows' own

@@ -189,7 +189,7 @@ impl<B: DecoderBackend> Decoder<B> {
         [Module::Query, Module::Key, Module::Value].map(|module| module.columns(&self.config))
     }
 
-    pub(crate) fn attention_spec(&self, layer: usize, kv_layer: usize) -> AttentionSpec {
+    pub(crate) fn attention_spec(&self, (layer, kv_layer): (usize, usize), exact: bool) -> AttentionSpec {
         let config = &self.config;
         AttentionSpec {
             layer: kv_layer,
@@ -197,6 +197,7 @@ impl<B: DecoderBackend> Decoder<B> {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             window: self.blocks[layer].attention.window,
+            exact,
         }
     }
 
@@ -241,7 +242,8 @@ impl<B: DecoderBackend> Decoder<B> {
                 nodes: span.path.nodes().filter_map(|node| store.get(node)).collect(),
             })
             .collect();
-        backend.attend(&self.attention_spec(layer, kv_layer), &work.qkv, &jobs, &mut work.attended)?;
+        let spec = self.attention_spec((layer, kv_layer), mode.exact);
+        backend.attend(&spec, &work.qkv, &jobs, &mut work.attended)?;
         let out = (&mut work.x, Write::Add);
         self.project((layer, Site::Output), &work.attended, out, &mut work.low_rank, mode)
     }

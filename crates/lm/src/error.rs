@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 use evalign_core::Hint;
 use thiserror::Error;
 
+use crate::adapter::WEIGHTS_FILE;
+
 /// What can go wrong between a file of weights and a log-probability.
 #[derive(Debug, Error)]
 pub enum LmError {
@@ -11,7 +13,7 @@ pub enum LmError {
     Io(#[from] std::io::Error),
     /// A file is there but is not what it should be: truncated, wrong magic, malformed JSON.
     #[error("{}: {problem}", path.display())]
-    Format { path: PathBuf, problem: String },
+    Format { path: PathBuf, problem: String, hint: Option<&'static str> },
     /// A well-formed file of something this engine does not implement; the hint says what it does.
     #[error("{}: unsupported {what}", path.display())]
     Unsupported { path: PathBuf, what: String, hint: &'static str },
@@ -43,7 +45,12 @@ pub enum LmError {
 
 impl LmError {
     pub(crate) fn format(path: &Path, problem: impl std::fmt::Display) -> Self {
-        Self::Format { path: path.to_owned(), problem: problem.to_string() }
+        Self::Format { path: path.to_owned(), problem: problem.to_string(), hint: None }
+    }
+
+    /// [`LmError::format`] where something else helps than to fetch the model again.
+    pub(crate) fn misplaced(path: &Path, problem: impl std::fmt::Display, hint: &'static str) -> Self {
+        Self::Format { path: path.to_owned(), problem: problem.to_string(), hint: Some(hint) }
     }
 
     pub(crate) fn unsupported(path: &Path, what: impl std::fmt::Display, hint: &'static str) -> Self {
@@ -73,6 +80,12 @@ impl Hint for LmError {
             Self::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Some("check the path, or fetch the default model with `evalign models pull`".to_owned())
             }
+            Self::Format { hint: Some(hint), .. } => Some((*hint).to_owned()),
+            Self::Format { path, .. } | Self::Tensor { path, .. } if path.ends_with(WEIGHTS_FILE) => Some(
+                "name the model that the adapter was trained on, and copy the adapter's directory again if it may be \
+                 incomplete"
+                    .to_owned(),
+            ),
             Self::Format { path, .. } if path.extension().is_some_and(is_weights) => {
                 Some("the file may be incomplete: delete it and fetch it again with `evalign models pull`".to_owned())
             }
@@ -86,7 +99,12 @@ impl Hint for LmError {
                     .to_owned(),
             ),
             Self::Memory { .. } => Some("raise `--memory-gib` or shorten the prompts".to_owned()),
-            Self::Device(_) => Some("use `--device cpu`".to_owned()),
+            Self::Device(_) if cfg!(any(feature = "cuda", feature = "metal")) => {
+                Some("use `--device cpu`".to_owned())
+            }
+            Self::Device(_) => Some(
+                "use `--device cpu`; for a GPU, build with `--features cuda` or `--features metal`".to_owned(),
+            ),
             Self::Io(_)
             | Self::Tokenizer(_)
             | Self::ChatTemplate(_)

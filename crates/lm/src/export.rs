@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use evalign_core::Dtype;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, TEMPLATE_FILE};
 use crate::training::{Module, WeightId};
 use crate::{LanguageModel, LmError, LoadOptions};
 
@@ -74,7 +74,8 @@ pub struct Merged {
 /// is left behind then.
 pub fn merge(base: &Path, adapter: &Path, out: &Path, form: MergedForm) -> Result<Merged, LmError> {
     if out.exists() {
-        return Err(LmError::format(out, "exists already: name a new place for the merged model"));
+        let hint = "give another path as `--out`, or remove what is there";
+        return Err(LmError::misplaced(out, "exists already", hint));
     }
     let adapter = Adapter::read(adapter)?;
     let plain = LoadOptions { dtype: Some(Dtype::F32), ..LoadOptions::default() };
@@ -143,6 +144,9 @@ fn write(
             fs_err::create_dir_all(out)?;
             for (name, contents) in description::files(base, model)? {
                 fs_err::write(out.join(name), contents)?;
+            }
+            if let Some(template) = &adapter.chat_template {
+                fs_err::write(out.join(TEMPLATE_FILE), template)?;
             }
             tensors::write(model, adapter, &out.join("model.safetensors"))
         }

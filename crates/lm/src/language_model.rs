@@ -121,7 +121,12 @@ impl LanguageModel {
             chat_template,
         };
         if let Some(directory) = &options.adapter {
-            model.apply(&Adapter::read(directory)?)?;
+            let adapter = Adapter::read(directory)?;
+            model.apply(&adapter)?;
+            if let Some(template) = adapter.template(&model.tokenizer, options.now)? {
+                model.identity.chat_template = Some(template.digest().clone());
+                model.chat_template = Some(template);
+            }
         }
         Ok(model)
     }

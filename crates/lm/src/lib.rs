@@ -43,6 +43,7 @@ mod rope;
 mod sample;
 mod score;
 mod step;
+mod tensor_file;
 #[cfg(test)]
 mod tests;
 mod text_watch;
@@ -67,5 +68,6 @@ pub use request::{
     ChoiceScore, EngineStats, Event, GenerateItem, GenerateOutput, PerplexityOutput, ScoreItem, ScoreOutput,
     TokenScore, statistics,
 };
-pub use reward::pooled_index;
+pub use reward::{pooled_index, reward_of};
+pub use tensor_file::write_tensors;
 pub use tokenizer::Tokenizer;

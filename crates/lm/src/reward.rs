@@ -59,11 +59,14 @@ impl LanguageModel {
         let Reading::Hidden(hidden) = self.read(&Lesson::new(&trees, Readout::Hidden(&rows)), space)? else {
             return Err(LmError::Request("hidden states were asked for".to_owned()));
         };
-        let dot = |row: &[f32]| {
-            row.iter().zip(head).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32
-        };
-        Ok(hidden.chunks_exact(head.len()).map(dot).collect())
+        Ok(hidden.chunks_exact(head.len()).map(|row| reward_of(row, head)).collect())
     }
+}
+
+/// The reward of a hidden state: its product with the head, added up in f64.
+#[must_use]
+pub fn reward_of(hidden: &[f32], head: &[f32]) -> f32 {
+    hidden.iter().zip(head).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32
 }
 
 /// The padding token that a model's `tokenizer_config.json` names; the end-of-text token where it names none.

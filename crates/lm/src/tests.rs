@@ -5,6 +5,7 @@ mod families;
 mod fed;
 mod files;
 mod generation;
+mod gpu;
 mod invariance;
 mod real_model;
 pub(crate) mod tiny;

@@ -296,12 +296,19 @@ impl Tokenizer {
     /// # Errors
     /// [`LmError::ChatTemplate`] when the template does not parse.
     pub fn chat_template(&self, now: Option<DateTime>) -> Result<Option<ChatTemplate>, LmError> {
+        self.chat_template.as_deref().map(|source| self.parse_template(source, now)).transpose()
+    }
+
+    pub(crate) fn parse_template(
+        &self,
+        source: &str,
+        now: Option<DateTime>,
+    ) -> Result<ChatTemplate, LmError> {
         let (bos, eos) = (self.bos_text(), self.eos_text());
-        let parse = |source| match now {
+        match now {
             None => ChatTemplate::parse(source, bos, eos),
             Some(now) => ChatTemplate::parse_at(source, bos, eos, now),
-        };
-        self.chat_template.as_deref().map(parse).transpose()
+        }
     }
 }
 

@@ -3,11 +3,9 @@ use crate::tests::tiny;
 
 fn write(directory: &Path, config: &str, tensors: &[(&str, Vec<usize>)]) {
     fs_err::write(directory.join(CONFIG_FILE), config).unwrap();
-    let zeros = vec![0.5f32; 4096];
-    let tensors = tensors
-        .iter()
-        .map(|(name, shape)| ((*name).to_owned(), shape.clone(), &zeros[..shape.iter().product()]));
-    fs_err::write(directory.join(WEIGHTS_FILE), safetensors_bytes(tensors).unwrap()).unwrap();
+    let values = |shape: &[usize]| vec![0.5f32; shape.iter().product()];
+    let tensors = tensors.iter().map(|(name, shape)| ((*name).to_owned(), shape.clone(), values(shape)));
+    tiny::write_tensors(&directory.join(WEIGHTS_FILE), tensors.collect());
 }
 
 const A: &str = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight";
@@ -202,9 +200,7 @@ fn every_kind_gives_the_log_probabilities_of_peft() {
                 (name.clone(), shape, tiny::weights(&source, count))
             })
             .collect();
-        let views =
-            tensors.iter().map(|(name, shape, values)| (name.clone(), shape.clone(), values.as_slice()));
-        fs_err::write(place.path().join(WEIGHTS_FILE), safetensors_bytes(views).unwrap()).unwrap();
+        tiny::write_tensors(&place.path().join(WEIGHTS_FILE), tensors);
         let options =
             crate::LoadOptions { adapter: Some(place.path().to_owned()), ..crate::LoadOptions::default() };
         let model = LanguageModel::load(base.path(), &options).unwrap();
@@ -221,4 +217,40 @@ fn every_kind_gives_the_log_probabilities_of_peft() {
             );
         }
     }
+}
+
+/// An adapter is used with the chat template that it was trained with.
+#[test]
+fn a_chat_template_comes_with_its_adapter() {
+    let base = tiny::directory(&tiny::llama());
+    let load = |adapter: Option<&Path>| {
+        let adapter = adapter.map(Path::to_owned);
+        LanguageModel::load(base.path(), &crate::LoadOptions { adapter, ..crate::LoadOptions::default() })
+    };
+    let place = tempfile::tempdir().unwrap();
+    let plain = load(None).unwrap();
+    let [outputs, inputs] = plain.module_shape(Module::Query);
+    let config = AdapterConfig {
+        r: 4,
+        target_modules: Targets::Names(vec!["q_proj".to_owned()]),
+        ..AdapterConfig::default()
+    };
+    let ids = (0..plain.layers()).flat_map(|layer| {
+        let (a, b) = (WeightId::LowRankA(layer, Module::Query), WeightId::LowRankB(layer, Module::Query));
+        [(a, vec![4, inputs]), (b, vec![outputs, 4])]
+    });
+    let named: Vec<(String, Vec<usize>)> =
+        ids.map(|(id, shape)| (format!("{PREFIX}{}", id.name()), shape)).collect();
+    let tensors: Vec<(&str, Vec<usize>)> =
+        named.iter().map(|(name, shape)| (name.as_str(), shape.clone())).collect();
+    write(place.path(), &config.to_json(), &tensors);
+    assert!(load(Some(place.path())).unwrap().chat_template().is_none());
+    fs_err::write(place.path().join(TEMPLATE_FILE), "{{ messages[0].content }}!").unwrap();
+    let model = load(Some(place.path())).unwrap();
+    let template = model.chat_template().unwrap();
+    let hello = evalign_core::Message { role: evalign_core::Role::User, content: "hello".to_owned() };
+    assert_eq!(template.render(&[hello], false).unwrap(), "hello!");
+    assert_eq!(model.identity().chat_template.as_ref(), Some(template.digest()));
+    fs_err::write(place.path().join(TEMPLATE_FILE), "{% for %}").unwrap();
+    assert!(load(Some(place.path())).unwrap_err().to_string().contains(TEMPLATE_FILE));
 }

@@ -4,6 +4,7 @@
 //! Norms, softmax and log-probabilities are computed in f32 whatever the weights are.
 
 mod encoder;
+mod flash;
 mod gradient;
 
 use std::ops::Range;
@@ -70,7 +71,12 @@ impl CandleBackend {
             // candle's quantised products take and give f32.
             Dtype::Q => (DType::F32, true),
         };
-        Ok(Self { device, name: spec.to_string(), dtype, quantised })
+        let mut backend = Self { device, name: spec.to_string(), dtype, quantised };
+        if backend.has_flash_kernels() {
+            // The last bits differ: answers of the one are none of the other.
+            backend.name.push_str("+flash-attn");
+        }
+        Ok(backend)
     }
 
     fn dense(&self, part: &RawTensor<'_>, shape: (usize, usize)) -> Result<Tensor, LmError> {
@@ -123,18 +129,7 @@ impl CandleBackend {
     ) -> Result<Tensor, LmError> {
         let rows = job.rows.len();
         let group = spec.heads / spec.kv_heads;
-        let gather = |pick: &dyn Fn(&CandleKv) -> Result<Tensor, LmError>| -> Result<Tensor, LmError> {
-            let parts = job.nodes.iter().map(|node| pick(node)).collect::<Result<Vec<_>, _>>()?;
-            Ok(Tensor::cat(&parts, 0)?)
-        };
-        let keys = gather(&|node| {
-            let (keys, _, length) = &node.layers[spec.layer];
-            Ok(keys.narrow(0, 0, *length)?)
-        })?;
-        let values = gather(&|node| {
-            let (_, values, length) = &node.layers[spec.layer];
-            Ok(values.narrow(0, 0, *length)?)
-        })?;
+        let (keys, values) = gather(spec.layer, job)?;
         let visible = keys.dim(0)?;
         let split = |x: &Tensor| -> Result<Tensor, LmError> {
             let by_head = x.reshape((visible, spec.kv_heads, spec.head_dim))?;
@@ -160,6 +155,17 @@ impl CandleBackend {
         let out = out.permute((2, 0, 1, 3))?.contiguous()?.reshape((rows, spec.heads * spec.head_dim))?;
         Ok(out.to_dtype(self.dtype)?)
     }
+}
+
+/// Keys and values that a job sees, `[visible, kv_heads * head_dim]` each.
+fn gather(layer: usize, job: &Job<'_, CandleKv>) -> Result<(Tensor, Tensor), LmError> {
+    let mut parts = (Vec::with_capacity(job.nodes.len()), Vec::with_capacity(job.nodes.len()));
+    for node in &job.nodes {
+        let (keys, values, length) = &node.layers[layer];
+        parts.0.push(keys.narrow(0, 0, *length)?);
+        parts.1.push(values.narrow(0, 0, *length)?);
+    }
+    Ok((Tensor::cat(&parts.0, 0)?, Tensor::cat(&parts.1, 0)?))
 }
 
 fn written(buffer: &CandleBuffer) -> Result<&Tensor, LmError> {
@@ -379,7 +385,12 @@ impl Backend for CandleBackend {
         let outputs = jobs
             .iter()
             .map(|job| {
-                self.attend_job(spec, &queries.narrow(0, job.rows.start, job.rows.len())?.contiguous()?, job)
+                let queries = queries.narrow(0, job.rows.start, job.rows.len())?.contiguous()?;
+                match self.is_for_flash(spec, job) {
+                    #[cfg(feature = "flash-attn")]
+                    true => self.attend_flash(spec, &queries, job),
+                    _ => self.attend_job(spec, &queries, job),
+                }
             })
             .collect::<Result<Vec<_>, _>>()?;
         *out = Some(Tensor::cat(&outputs, 0)?);

@@ -13,6 +13,8 @@ use crate::training::WeightId;
 use crate::weights::Naming;
 use crate::{LanguageModel, LmError};
 
+const TEMPLATE_KEY: &str = "tokenizer.chat_template";
+
 /// Tensors that the adapter does not change are copied as they are; the others are held in `kind`.
 pub(super) fn write(
     base: &Path,
@@ -22,8 +24,9 @@ pub(super) fn write(
     kind: GgmlDType,
 ) -> Result<usize, LmError> {
     if fs_err::metadata(base)?.is_dir() {
-        let problem = "a GGUF file is made of a base that is one: it takes over the base's metadata";
-        return Err(LmError::format(base, problem));
+        let problem = "is no GGUF file, whose metadata the merged one could take over";
+        let hint = "merge to `--form hf`, or merge the adapter into a base that is a GGUF file";
+        return Err(LmError::misplaced(base, problem, hint));
     }
     let mut file = BufReader::new(fs_err::File::open(base)?);
     let content = Content::read(&mut file)?;
@@ -51,8 +54,14 @@ pub(super) fn write(
         tensors.push((name.as_str(), tensor));
     }
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
-    let mut metadata: Vec<(&str, &Value)> =
-        content.metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let template = adapter.chat_template.clone().map(Value::String);
+    let mut metadata: Vec<(&str, &Value)> = content
+        .metadata
+        .iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .filter(|(key, _)| template.is_none() || *key != TEMPLATE_KEY)
+        .chain(template.as_ref().map(|template| (TEMPLATE_KEY, template)))
+        .collect();
     metadata.sort_by_key(|(key, _)| *key);
     let mut writer = BufWriter::new(fs_err::File::create(out)?);
     gguf_file::write(&mut writer, &metadata, &tensors)?;

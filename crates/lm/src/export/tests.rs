@@ -1,9 +1,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::adapter::{
-    AdapterBase, AdapterConfig, BASE_FILE, CONFIG_FILE, PREFIX, Targets, WEIGHTS_FILE, safetensors_bytes,
-};
+use crate::adapter::{AdapterBase, AdapterConfig, BASE_FILE, CONFIG_FILE, PREFIX, Targets, WEIGHTS_FILE};
 use crate::tests::tiny;
 
 /// Writes an adapter of rank 2 for every module of the model.
@@ -32,9 +30,8 @@ fn write_adapter(directory: &Path, model: &LanguageModel, dora: bool) {
             }
         }
     }
-    let views = tensors.iter().map(|(name, shape, values)| (name.clone(), shape.clone(), values.as_slice()));
     fs_err::create_dir_all(directory).unwrap();
-    fs_err::write(directory.join(WEIGHTS_FILE), safetensors_bytes(views).unwrap()).unwrap();
+    tiny::write_tensors(&directory.join(WEIGHTS_FILE), tensors);
     fs_err::write(directory.join(CONFIG_FILE), config.to_json()).unwrap();
 }
 

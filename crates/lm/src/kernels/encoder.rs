@@ -3,7 +3,11 @@
 use super::exp::exp_one;
 use super::isa::{Isa, per_isa};
 use super::pool::Pool;
-use super::rowwise::{LANES, TASK_VALUES, add_lanes};
+use super::rowwise::{LANES, add_lanes};
+
+/// Values in one task: some microseconds of work. A question has 10,000 values or 40,000, and all threads shall have a
+/// part of them.
+const TASK_VALUES: usize = 4 * 1024;
 
 /// `x = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias` for each row of `weight.len()` values
 /// (Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 4; the variance is the population's).

@@ -21,6 +21,15 @@ const FLOPS_PER_MICROSECOND: usize = 100_000;
 const BYTES_PER_MICROSECOND: usize = 20_000;
 const TASK_MICROSECONDS: usize = 12;
 const TASKS_PER_THREAD: usize = 8;
+/// Tiles that make few rows. Weights then come from memory for each of them, and reading them takes as long as the
+/// sums: they are read once, by one task, and the next ones are asked for while sums are made.
+const FEW_TILES: usize = 2;
+/// Tasks for each thread where there are few rows: every task packs all of them.
+const TASKS_OF_FEW: usize = 3;
+/// Rows of a tile from which on making its sums leaves time to ask for the next weights.
+const ROWS_TO_ASK_AHEAD: usize = 6;
+/// Values in a line of the cache.
+const LINE: usize = 16;
 
 /// `out[i][j] = sum over l of x[i][l] * w[j][l]`, plus `bias[j]`, plus what `out` held if `accumulate`.
 ///
@@ -68,7 +77,8 @@ pub fn linear_columns(
     let direct = bias.is_none().then_some(Direct { out: &shared, stride, start, accumulate });
     pool.run(grid.tasks(), &|task| {
         let (rows, panels) = grid.task(task);
-        let part = Part { rows: rows.clone(), panels: panels.clone(), tile_rows: grid.tile_rows };
+        let Grid { tile_rows, packed_rows, .. } = grid;
+        let part = Part { rows: rows.clone(), panels: panels.clone(), tile_rows, packed_rows };
         with_scratch(rows.len() * panels.len() * PANEL, |sums| {
             product(pool.isa(), x, w, &part, sums, direct);
             for (sums, panel) in sums.chunks_exact(rows.len() * PANEL).zip(panels) {
@@ -101,6 +111,7 @@ pub(super) struct Grid {
     m: usize,
     panels: usize,
     pub(super) tile_rows: usize,
+    packed_rows: usize,
     block_rows: usize,
     block_panels: usize,
     row_blocks: usize,
@@ -110,14 +121,21 @@ impl Grid {
     fn new(pool: &Pool, m: usize, n: usize, k: usize, bytes: usize) -> Self {
         let panels = n.div_ceil(PANEL).max(1);
         let microseconds = (2 * m * n * k / FLOPS_PER_MICROSECOND).max(bytes / BYTES_PER_MICROSECOND);
-        let wanted = (microseconds / TASK_MICROSECONDS).clamp(1, TASKS_PER_THREAD * pool.threads());
+        let few = (2..=FEW_TILES * tile::max_rows(pool.isa())).contains(&m);
+        let most = if few { TASKS_OF_FEW } else { TASKS_PER_THREAD } * pool.threads();
+        let wanted = (microseconds / TASK_MICROSECONDS).clamp(1, most);
         // Rows are split first: splitting panels means packing the same rows again for each part.
-        let tall = wanted.div_ceil(panels.div_ceil(BLOCK_PANELS));
+        let tall = if few { 1 } else { wanted.div_ceil(panels.div_ceil(BLOCK_PANELS)) };
         let (tile_rows, block_rows) = split_rows(pool.isa(), m, tall);
         let row_blocks = m.div_ceil(block_rows);
-        let fewest = if m > 1 { MIN_PANELS } else { 1 };
+        let fewest = match m {
+            0 | 1 => 1,
+            _ if few => MIN_PANELS / 2,
+            _ => MIN_PANELS,
+        };
         let block_panels = panels.div_ceil(wanted.div_ceil(row_blocks.max(1))).max(fewest).min(BLOCK_PANELS);
-        Self { m, panels, tile_rows, block_rows, block_panels, row_blocks }
+        let packed_rows = if few { block_rows } else { tile_rows };
+        Self { m, panels, tile_rows, packed_rows, block_rows, block_panels, row_blocks }
     }
 
     fn tasks(&self) -> usize {
@@ -140,12 +158,13 @@ pub(super) fn split_rows(isa: Isa, m: usize, blocks: usize) -> (usize, usize) {
     (tile_rows, tiles.div_ceil(blocks) * tile_rows)
 }
 
-/// The rows and panels of one task, and how many rows a tile has.
+/// The rows and panels of one task, how many rows a tile has, and of how many (whole tiles) each panel is used at once.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) rows: Range<usize>,
     pub(super) panels: Range<usize>,
     pub(super) tile_rows: usize,
+    pub(super) packed_rows: usize,
 }
 
 /// Where finished sums of whole panels go at once: columns from `start` on of rows `stride` apart.
@@ -185,50 +204,92 @@ fn product_of<W: Weight>(
 ) {
     let (n, k, m) = (w.n(), w.k(), part.rows.len());
     let chunk = k.div_ceil(k.div_ceil(CHUNK));
-    with_scratch(part.tile_rows * LEFT_STRIDE, |left| {
+    with_scratch(part.packed_rows * LEFT_STRIDE, |left| {
         for from in (0..k).step_by(chunk) {
-            let to = k.min(from + chunk);
-            // A tile's rows stay in the first-level cache while the panels stream past.
-            for place in (0..m).step_by(part.tile_rows) {
+            let depth = from..k.min(from + chunk);
+            // Packed rows stay in a near cache while the panels stream past.
+            for place in (0..m).step_by(part.packed_rows) {
                 let row = part.rows.start + place;
-                let rows = part.tile_rows.min(m - place);
+                let rows = part.packed_rows.min(m - place);
                 for (packed, row) in left.chunks_exact_mut(LEFT_STRIDE).zip(row..row + rows) {
-                    packed[..to - from].copy_from_slice(&x.row(row, to)[from..]);
+                    packed[..depth.len()].copy_from_slice(&x.row(row, depth.end)[from..]);
                 }
                 for (sums, panel) in sums.chunks_exact_mut(m * PANEL).zip(part.panels.clone()) {
                     let share = (panel - part.panels.start, part.panels.len());
-                    prefetch_rows(x, row + rows, rows, share, from..to);
-                    let right = &weights[(panel * k + from) * PANEL..(panel * k + to) * PANEL];
-                    let sums = &mut sums[place * PANEL..(place + rows) * PANEL];
-                    let mut tile = Tile {
-                        left: left.as_ptr(),
-                        right: right.as_ptr(),
-                        right_stride: PANEL,
-                        start: if from == 0 { std::ptr::null() } else { sums.as_ptr() },
-                        start_stride: PANEL,
-                        out: sums.as_mut_ptr(),
-                        out_stride: PANEL,
-                        rows,
-                        vectors: if n - panel * PANEL > VECTOR { 2 } else { 1 },
-                        depth: to - from,
-                        accumulate: false,
+                    prefetch_rows(x, row + rows, rows, share, depth.clone());
+                    let at = |panel: usize| (panel * k + from) * PANEL;
+                    let strip = Strip {
+                        left,
+                        rows: row..row + rows,
+                        tile_rows: part.tile_rows,
+                        right: &weights[at(panel)..at(panel) + depth.len() * PANEL],
+                        ahead: weights.get(at(panel + 1)..).filter(|_| panel + 1 < part.panels.end),
+                        columns: panel * PANEL..n.min((panel + 1) * PANEL),
+                        first: from == 0,
+                        direct: direct.filter(|_| depth.end == k && (panel + 1) * PANEL <= n),
                     };
-                    if let Some(direct) = direct.filter(|_| to == k && (panel + 1) * PANEL <= n) {
-                        let at = row * direct.stride + direct.start + panel * PANEL;
-                        tile.out = direct.out.rectangle(at, rows, PANEL, direct.stride);
-                        tile.out_stride = direct.stride;
-                        tile.accumulate = direct.accumulate;
-                    }
-                    #[expect(unsafe_code, reason = "calls the tile kernel")]
-                    // SAFETY: `left` and `sums` hold `rows` rows, `right` holds `depth` rows of 32 values, and the
-                    // rectangle of `direct` was checked to lie inside and belongs to this task alone.
-                    unsafe {
-                        tile::multiply(isa, tile);
-                    }
+                    strip.multiply(isa, &mut sums[place * PANEL..(place + rows) * PANEL]);
                 }
             }
         }
     });
+}
+
+/// Packed rows times a part of one panel.
+struct Strip<'a, W> {
+    left: &'a [f32],
+    /// Of the product; the first of them is the first of `left`.
+    rows: Range<usize>,
+    tile_rows: usize,
+    right: &'a [W],
+    /// What will be read after `right`.
+    ahead: Option<&'a [W]>,
+    columns: Range<usize>,
+    /// Sums begin here; else they go on.
+    first: bool,
+    direct: Option<Direct<'a>>,
+}
+
+impl<W: Weight> Strip<'_, W> {
+    fn multiply(&self, isa: Isa, sums: &mut [f32]) {
+        let (count, depth) = (self.rows.len(), self.right.len() / PANEL);
+        assert!(self.left.len() >= count * LEFT_STRIDE && sums.len() == count * PANEL, "rows do not fit");
+        let tiles = count.div_ceil(self.tile_rows);
+        for (index, place) in (0..count).step_by(self.tile_rows).enumerate() {
+            let rows = self.tile_rows.min(count - place);
+            let sums = &mut sums[place * PANEL..(place + rows) * PANEL];
+            // Each tile asks for its part of what comes next.
+            let ahead = self.ahead.filter(|_| rows >= ROWS_TO_ASK_AHEAD);
+            let ahead = ahead.and_then(|ahead| ahead.get(index * self.right.len() / tiles..));
+            let mut tile = Tile {
+                left: self.left[place * LEFT_STRIDE..].as_ptr(),
+                right: self.right.as_ptr(),
+                right_stride: PANEL,
+                ahead: ahead.map_or(std::ptr::null(), <[W]>::as_ptr),
+                ahead_stride: (PANEL / tiles).max(LINE),
+                start: if self.first { std::ptr::null() } else { sums.as_ptr() },
+                start_stride: PANEL,
+                out: sums.as_mut_ptr(),
+                out_stride: PANEL,
+                rows,
+                vectors: if self.columns.len() > VECTOR { 2 } else { 1 },
+                depth,
+                accumulate: false,
+            };
+            if let Some(direct) = self.direct {
+                let at = (self.rows.start + place) * direct.stride + direct.start + self.columns.start;
+                tile.out = direct.out.rectangle(at, rows, PANEL, direct.stride);
+                tile.out_stride = direct.stride;
+                tile.accumulate = direct.accumulate;
+            }
+            #[expect(unsafe_code, reason = "calls the tile kernel")]
+            // SAFETY: `left` and `sums` hold `rows` rows, `right` holds `depth` rows of 32 values, and the
+            // rectangle of `direct` was checked to lie inside and belongs to this task alone.
+            unsafe {
+                tile::multiply(isa, tile);
+            }
+        }
+    }
 }
 
 /// Asks for a share (the first of so many) of the rows that the next tile will pack, while this tile computes.

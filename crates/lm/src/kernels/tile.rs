@@ -65,6 +65,10 @@ pub(super) struct Tile<W> {
     /// `depth` rows of `16 * vectors` values, `right_stride` apart.
     pub(super) right: *const W,
     pub(super) right_stride: usize,
+    /// Where the values lie that will be read next: one line for each step of the chain is asked for meanwhile,
+    /// `ahead_stride` values apart. Null asks for nothing.
+    pub(super) ahead: *const W,
+    pub(super) ahead_stride: usize,
     /// Running sums to continue, `start_stride` apart; null starts from zero. May be `out`.
     pub(super) start: *const f32,
     pub(super) start_stride: usize,
@@ -162,6 +166,8 @@ pub(super) fn product(
             left: left[row * LEFT_STRIDE..].as_ptr(),
             right: right.as_ptr(),
             right_stride,
+            ahead: std::ptr::null(),
+            ahead_stride: 0,
             start: if sums == Sums::New { std::ptr::null() } else { target.cast_const() },
             start_stride: out_stride,
             out: target,

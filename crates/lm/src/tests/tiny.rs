@@ -1,5 +1,6 @@
 //! Tiny models whose weights are a function of tensor name and index (see `families.py`).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -134,6 +135,14 @@ pub(crate) fn directory(config: &Value) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     write_directory(directory.path(), config, false);
     directory
+}
+
+/// Names, shapes and values to a file.
+pub(crate) fn write_tensors(path: &Path, tensors: Vec<(String, Vec<usize>, Vec<f32>)>) {
+    let (named, values): (Vec<_>, Vec<_>) =
+        tensors.into_iter().map(|(name, shape, values)| ((name, shape), values)).unzip();
+    let values = |index: usize| Ok::<_, std::io::Error>(Cow::Borrowed(values[index].as_slice()));
+    crate::write_tensors(path, &named, values).unwrap();
 }
 
 /// Writes a GGUF file of a llama with the given block type; sizes are multiples of 32.

@@ -98,7 +98,7 @@ impl<B: DecoderBackend> Layer<'_, B> {
         let (backend, config) = (&self.decoder.backend, &self.decoder.config);
         let flow = Flow { x: &kept.attended, low: &kept.low[Site::Output.index()], dy: &slope.x };
         self.projection(Site::Output, &flow, Some(&mut slope.attended), &mut slope.scratch, gradients)?;
-        let spec = self.decoder.attention_spec(self.layer, 0);
+        let spec = self.decoder.attention_spec((self.layer, 0), true);
         let out = (&kept.attended, &slope.attended);
         backend.attend_gradient(&spec, &kept.qkv, self.trees, out, &mut slope.qkv)?;
         if self.block.attention.rope {

@@ -91,6 +91,19 @@ impl LanguageModel {
         }
     }
 
+    /// The name of a weight that holds something else than finite numbers.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn broken_weight(&self) -> Result<Option<String>, LmError> {
+        for (id, _) in self.weights() {
+            if !self.weight_values(id)?.iter().all(|value| value.is_finite()) {
+                return Ok(Some(id.name()));
+            }
+        }
+        Ok(None)
+    }
+
     /// A module's weights `[outputs, inputs]` in the order in which the model's file has them.
     pub(crate) fn stored_order(&self, module: Module, values: &[f32]) -> Vec<f32> {
         let [_, inputs] = self.module_shape(module);

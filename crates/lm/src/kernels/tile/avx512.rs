@@ -1,9 +1,9 @@
 //! The tile kernel for AVX-512F: up to 14 x 32 sums in 28 registers.
 
 use std::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_load_ss, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_broadcastss_ps,
-    _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_load_ss, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps,
+    _mm512_broadcastss_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
 use super::{LEFT_STRIDE, Storage, Tile, VECTOR, Weight};
@@ -45,7 +45,7 @@ unsafe fn fixed<W: Weight, const ROWS: usize, const VECTORS: usize>(tile: Tile<W
             }
         }
     }
-    let (mut left, mut right) = (tile.left, tile.right);
+    let (mut left, mut right, mut ahead) = (tile.left, tile.right, tile.ahead);
     for _ in 0..tile.depth {
         // SAFETY: `right` is at one of the tile's `depth` rows of `VECTORS * 16` values.
         let weights: [__m512; VECTORS] =
@@ -56,6 +56,10 @@ unsafe fn fixed<W: Weight, const ROWS: usize, const VECTORS: usize>(tile: Tile<W
             for (sum, weight) in sums.iter_mut().zip(weights) {
                 *sum = _mm512_fmadd_ps(factor, weight, *sum);
             }
+        }
+        if !tile.ahead.is_null() {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast::<i8>());
+            ahead = ahead.wrapping_add(tile.ahead_stride);
         }
         left = left.wrapping_add(1);
         right = right.wrapping_add(tile.right_stride);
