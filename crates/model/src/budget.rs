@@ -36,7 +36,7 @@ impl BudgetLimits {
 pub struct Budget {
     limits: BudgetLimits,
     price: Option<Price>,
-    spent: Mutex<Spent>,
+    spent: Arc<Mutex<Spent>>,
 }
 
 impl Budget {
@@ -53,7 +53,16 @@ impl Budget {
                 )),
             });
         }
-        Ok(Self { limits, price, spent: Mutex::default() })
+        Ok(Self { limits, price, spent: Arc::default() })
+    }
+
+    /// The budget of another model that takes part in the same work, at its own price: what is spent on both is counted
+    /// together, under one limit.
+    ///
+    /// # Errors
+    /// As [`Budget::new`].
+    pub fn beside(&self, price: Option<Price>, model: &str) -> Result<Self, ModelError> {
+        Ok(Self { spent: self.spent.clone(), ..Self::new(self.limits, price, model)? })
     }
 
     /// Counts what earlier sessions of the run spent.

@@ -28,9 +28,11 @@ use std::time::Instant;
 use evalign_core::{
     Digest, Latency, ModelIdentity, ModelRef, Output, Prompt, Request, RequestKind, Response,
 };
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tracing::Instrument;
 
 use crate::call::Call;
 use crate::error::{ModelError, TransportFailure};
@@ -292,7 +294,8 @@ impl OpenAi {
 
 impl Call for OpenAi {
     fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
-        Box::pin(async move {
+        let span = self.span(&request.kind);
+        let answer = async move {
             match &request.kind {
                 RequestKind::Generate { prompt, params } => self.generate(prompt, params).await,
                 RequestKind::LogLikelihood { context, continuations } => {
@@ -302,6 +305,38 @@ impl Call for OpenAi {
                     Err(self.unable("gives no log-probability for the first token of a text", "local/MODEL"))
                 }
             }
-        })
+        };
+        let told = |answer: Result<Response, ModelError>| {
+            if let Ok(Response { usage: Some(usage), .. }) = &answer {
+                tracing::Span::current()
+                    .record("gen_ai.usage.input_tokens", usage.prompt_tokens)
+                    .record("gen_ai.usage.output_tokens", usage.generated_tokens);
+            }
+            answer
+        };
+        Box::pin(answer.map(told).instrument(span))
+    }
+}
+
+impl OpenAi {
+    /// The span of one request, named as OpenTelemetry's conventions for generative AI name it. What is asked and answered
+    /// is no part of it.
+    fn span(&self, kind: &RequestKind) -> tracing::Span {
+        let operation = match kind {
+            RequestKind::Generate { prompt: Prompt::Chat(_), .. } => "chat",
+            RequestKind::Generate { .. }
+            | RequestKind::LogLikelihood { .. }
+            | RequestKind::Perplexity { .. } => "text_completion",
+        };
+        tracing::info_span!(
+            "ask",
+            otel.name = format!("{operation} {}", self.reference.name),
+            otel.kind = "client",
+            gen_ai.operation.name = operation,
+            gen_ai.provider.name = "openai",
+            gen_ai.request.model = self.reference.name,
+            gen_ai.usage.input_tokens = tracing::field::Empty,
+            gen_ai.usage.output_tokens = tracing::field::Empty,
+        )
     }
 }

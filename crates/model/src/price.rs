@@ -23,6 +23,9 @@ pub struct Price {
 }
 
 impl Price {
+    /// Of what is computed in this process.
+    pub const FREE: Self = Self { input: 0.0, cached_input: None, output: 0.0 };
+
     #[must_use]
     pub fn usd(&self, usage: &Usage) -> f64 {
         let cached = usage.cached_prompt_tokens.min(usage.prompt_tokens);

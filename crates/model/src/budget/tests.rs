@@ -109,3 +109,23 @@ fn promise_13_a_withheld_answer_or_one_of_no_tokens_is_no_reason_to_stop() {
     budget.charge(&Response { usage: Some(most), ..response() }).unwrap();
     assert_eq!(budget.spent().tokens, u64::MAX);
 }
+
+/// A judge's tokens are the judge's, and the limit is that of the run.
+#[test]
+fn models_of_one_run_spend_from_one_budget_at_their_own_prices() {
+    let limits = BudgetLimits { usd: Some(0.5), ..BudgetLimits::default() };
+    let first = Budget::new(limits, Some(PRICE), "m").unwrap();
+    let second =
+        first.beside(Some(Price { input: 0.0, cached_input: None, output: 100_000.0 }), "j").unwrap();
+    for budget in [&first, &second] {
+        budget.admit().unwrap();
+        budget.charge(&response()).unwrap();
+    }
+    // 10 x 0.001 + 5 x 0.002, and 5 x 0.1.
+    for budget in [&first, &second] {
+        assert!((budget.spent().usd - 0.52).abs() < 1e-12 && budget.spent().requests == 2);
+        assert!(matches!(budget.admit(), Err(ModelError::BudgetExhausted(_))));
+    }
+    let unknown = first.beside(None, "j").unwrap_err();
+    assert!(matches!(&unknown, ModelError::Unsupported { model, .. } if model == "j"), "{unknown}");
+}
