@@ -7,6 +7,8 @@ use crate::store::Store;
 /// Something a client changed, or was refused. Never holds a secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct AuditEntry {
+    /// Its place in the log; set by the store.
+    pub number: u64,
     /// Unix time in milliseconds; set by the store.
     pub at_ms: u64,
     /// Absent where nobody was recognised.
@@ -50,18 +52,21 @@ impl Store {
         }));
     }
 
-    /// The newest entries about this tenant or about nobody that was recognised, newest first.
+    /// A page of the entries about this tenant or about nobody that was recognised, newest first: those with numbers
+    /// below `before`.
     ///
     /// # Errors
     /// A database failure.
-    pub fn audit_entries(&self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+    pub fn audit_entries(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        let before = before.map_or(i64::MAX, |number| i64::try_from(number).unwrap_or(i64::MAX));
         self.read(|db| {
             let mut query = db.prepare_cached(
-                "SELECT at_ms, tenant, key, action, target, outcome, address, request_id FROM audit
-                 WHERE tenant IS NULL OR tenant = ?2 ORDER BY seq DESC LIMIT ?1",
+                "SELECT at_ms, tenant, key, action, target, outcome, address, request_id, seq FROM audit
+                 WHERE (tenant IS NULL OR tenant = ?2) AND seq < ?3 ORDER BY seq DESC LIMIT ?1",
             )?;
-            let rows = query.query_map(params![limit, self.tenant().as_str()], |row| {
+            let rows = query.query_map(params![limit, self.tenant().as_str(), before], |row| {
                 Ok(AuditEntry {
+                    number: unsigned(row.get(8)?),
                     at_ms: unsigned(row.get(0)?),
                     tenant: row.get(1)?,
                     key: row.get(2)?,

@@ -73,16 +73,35 @@ impl Store {
         })
     }
 
-    /// Bytes of all files of this tenant together.
+    /// Bytes of all files of this tenant, and of what else it keeps ([`Store::keep_bytes`]), together.
     ///
     /// # Errors
     /// A database failure.
     pub fn file_bytes(&self) -> Result<u64, StoreError> {
         self.read(|db| {
             let sum: i64 = db
-                .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM files WHERE tenant = ?1")?
+                .prepare_cached(
+                    "SELECT (SELECT coalesce(sum(bytes), 0) FROM files WHERE tenant = ?1)
+                          + (SELECT coalesce(sum(bytes), 0) FROM kept_bytes WHERE tenant = ?1)",
+                )?
                 .query_row([self.tenant().as_str()], |row| row.get(0))?;
             Ok(unsigned(sum))
+        })
+    }
+
+    /// Notes how many bytes something of this tenant takes that is no uploaded file, instead of what was noted before;
+    /// 0 forgets it.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn keep_bytes(&self, what: &str, bytes: u64) -> Result<(), StoreError> {
+        let (what, tenant) = (what.to_owned(), self.tenant().clone());
+        let bytes = signed(bytes, "bytes", || what.clone())?;
+        self.writer().write(move |db| {
+            db.prepare_cached("INSERT OR REPLACE INTO kept_bytes (tenant, what, bytes) VALUES (?1, ?2, ?3)")?
+                .execute(params![tenant.as_str(), what, bytes])?;
+            db.prepare_cached("DELETE FROM kept_bytes WHERE bytes = 0")?.execute([])?;
+            Ok(())
         })
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Failure, StoreError};
-use crate::runs::{json, parse};
+use crate::runs::{json, parse, unsigned};
 use crate::store::Store;
 
 /// A document of which all chunks can be found.
@@ -40,6 +40,15 @@ pub struct IndexCommit {
     pub deleted: Vec<String>,
     pub texts: Vec<(Digest, String)>,
     pub statistics: Value,
+}
+
+/// How much a tenant has in an index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexSize {
+    pub documents: u64,
+    pub chunks: u64,
+    /// Of the documents' texts.
+    pub text_bytes: u64,
 }
 
 impl Store {
@@ -131,6 +140,49 @@ impl Store {
             )?;
             let records = query.query_map([index, tenant], |row| row.get::<_, String>(0))?;
             records.map(|record| parse(&record?, || format!("document of index {index}"))).collect()
+        })
+    }
+
+    /// A page of a tenant's documents, by name: those after the name `after`.
+    ///
+    /// # Errors
+    /// As [`Store::indexed_documents`].
+    pub fn indexed_documents_after(
+        &self,
+        index: &str,
+        tenant: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<IndexedDocument>, StoreError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT record FROM documents WHERE index_name = ?1 AND tenant = ?2 AND document > ?3
+                 ORDER BY document LIMIT ?4",
+            )?;
+            let found =
+                query.query_map(params![index, tenant, after, limit], |row| row.get::<_, String>(0))?;
+            found.map(|record| parse(&record?, || format!("document of index {index}"))).collect()
+        })
+    }
+
+    /// How much a tenant has in an index.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn index_size(&self, index: &str, tenant: &str) -> Result<IndexSize, StoreError> {
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT count(*), coalesce(sum(d.record ->> 'chunks'), 0), coalesce(sum(octet_length(t.text)), 0)
+                 FROM documents d LEFT JOIN texts t ON t.digest = d.record ->> 'text'
+                 WHERE d.index_name = ?1 AND d.tenant = ?2",
+            )?;
+            Ok(query.query_row([index, tenant], |row| {
+                Ok(IndexSize {
+                    documents: unsigned(row.get(0)?),
+                    chunks: unsigned(row.get(1)?),
+                    text_bytes: unsigned(row.get(2)?),
+                })
+            })?)
         })
     }
 

@@ -73,6 +73,8 @@ pub struct Claim {
     seq: i64,
     claim: i64,
     pub tenant: Tenant,
+    /// Id of the key that queued it.
+    pub key: Option<String>,
     pub run: RunId,
     pub request: Value,
 }
@@ -92,8 +94,10 @@ pub enum Enqueued {
     Queued,
     /// The run had an active job already.
     WasActive,
-    /// So many jobs of the tenant wait that no more are taken.
+    /// So many jobs of the tenant are active that no more are taken.
     Full,
+    /// So many jobs of the key on whose behalf it is to be queued are active as it may have.
+    KeyFull,
 }
 
 fn end(now_ms: i64, ttl: Duration) -> i64 {
@@ -101,44 +105,37 @@ fn end(now_ms: i64, ttl: Duration) -> i64 {
 }
 
 impl Store {
-    /// Queues work on a run of this tenant, unless it is queued or being done, or `most` jobs of the tenant
-    /// are active.
+    /// Queues work on a run of this tenant, unless it is queued or being done, or `most` jobs of the tenant or as many as
+    /// its key may have are active.
     ///
     /// # Errors
     /// [`StoreError::NoSuchRun`], or a database failure.
     pub fn enqueue(&self, run: &RunId, request: &Value, most: u32) -> Result<Enqueued, StoreError> {
         let (run, request, now) = (run.clone(), request.to_string(), self.now_ms());
-        let tenant = self.tenant().clone();
+        let (tenant, key) = (self.tenant().clone(), self.key_id().map(str::to_owned));
         self.writer().write(move |db| {
             crate::runs::run_seq(db, &run, &tenant)?;
-            let active = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')";
-            let count = |sql: &str, value: &str| -> rusqlite::Result<i64> {
-                db.prepare_cached(sql)?.query_row([value], |row| row.get(0))
-            };
-            if count(&format!("{active} AND run = ?1"), run.as_str())? > 0 {
+            if active(db, "run", run.as_str())? > 0 {
                 return Ok(Enqueued::WasActive);
             }
-            if count(&format!("{active} AND tenant = ?1"), tenant.as_str())? >= i64::from(most) {
-                return Ok(Enqueued::Full);
+            if let Some(full) = full(db, &tenant, key.as_deref(), most)? {
+                return Ok(full);
             }
             db.prepare_cached(
-                "INSERT INTO jobs (tenant, run, request, state, created_ms, updated_ms)
-                 VALUES (?1, ?2, ?3, 'queued', ?4, ?4)",
+                "INSERT INTO jobs (tenant, run, request, state, created_ms, updated_ms, key)
+                 VALUES (?1, ?2, ?3, 'queued', ?4, ?4, ?5)",
             )?
-            .execute(params![tenant.as_str(), run.as_str(), request, now])?;
+            .execute(params![tenant.as_str(), run.as_str(), request, now, key.as_deref()])?;
             Ok(Enqueued::Queued)
         })
     }
 
-    /// Jobs of this tenant that wait or are being done.
+    /// Why no job would be queued now ([`Enqueued::Full`], [`Enqueued::KeyFull`]), if so.
     ///
     /// # Errors
     /// A database failure.
-    pub fn active_jobs(&self) -> Result<u64, StoreError> {
-        self.read(|db| {
-            let sql = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running') AND tenant = ?1";
-            Ok(unsigned(db.prepare_cached(sql)?.query_row([self.tenant().as_str()], |row| row.get(0))?))
-        })
+    pub fn jobs_full(&self, most: u32) -> Result<Option<Enqueued>, StoreError> {
+        self.read(|db| full(db, self.tenant(), self.key_id(), most))
     }
 
     /// Takes the oldest job that waits, or whose worker's time is over, of any tenant. Tenants take turns:
@@ -162,7 +159,7 @@ impl Store {
             let claimed = db
                 .prepare_cached(
                     "UPDATE jobs SET state = 'running', worker = ?2, claims = claims + 1, lease_until_ms = ?3,
-                     updated_ms = ?4 WHERE seq = ?1 RETURNING seq, claims, tenant, run, request",
+                     updated_ms = ?4 WHERE seq = ?1 RETURNING seq, claims, tenant, run, request, key",
                 )?
                 .query_row(params![seq, worker, end(now, ttl), now], |row| Ok(claim_of(row)))?;
             Ok(Some(claimed?))
@@ -316,6 +313,27 @@ impl Store {
     }
 }
 
+/// Jobs that wait or are being done with this value in this column.
+fn active(db: &Connection, column: &str, value: &str) -> rusqlite::Result<i64> {
+    let sql = format!("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running') AND {column} = ?1");
+    db.prepare_cached(&sql)?.query_row([value], |row| row.get(0))
+}
+
+fn full(db: &Connection, tenant: &Tenant, key: Option<&str>, most: u32) -> Result<Option<Enqueued>, Failure> {
+    if active(db, "tenant", tenant.as_str())? >= i64::from(most) {
+        return Ok(Some(Enqueued::Full));
+    }
+    let Some(key) = key else { return Ok(None) };
+    let most: Option<Option<i64>> = db
+        .prepare_cached("SELECT max_active_runs FROM keys WHERE id = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?;
+    match most.flatten() {
+        Some(most) if active(db, "key", key)? >= most => Ok(Some(Enqueued::KeyFull)),
+        _ => Ok(None),
+    }
+}
+
 fn run_id(text: &str) -> Result<RunId, StoreError> {
     text.parse().map_err(|detail| StoreError::Record { what: "stored job".to_owned(), detail })
 }
@@ -337,6 +355,7 @@ fn claim_of(row: &Row<'_>) -> Result<Claim, Failure> {
         claim: row.get(1)?,
         tenant: row.get::<_, String>(2)?.parse().map_err(unreadable)?,
         request: parse(&row.get::<_, String>(4)?, || format!("job of {run}"))?,
+        key: row.get(5)?,
         run,
     })
 }

@@ -49,6 +49,16 @@ impl FromStr for KeyScope {
     }
 }
 
+/// How much a key may use; absent: any amount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyLimits {
+    pub requests_per_day: Option<u64>,
+    /// Tokens that models read and write for it.
+    pub tokens_per_day: Option<u64>,
+    /// Its runs that are queued or being worked on.
+    pub max_active_runs: Option<u32>,
+}
+
 /// A key to be kept.
 #[derive(Clone, Debug)]
 pub struct NewKey {
@@ -62,6 +72,7 @@ pub struct NewKey {
     pub digest: Digest,
     /// Unix time in milliseconds; `None`: never.
     pub expires_ms: Option<u64>,
+    pub limits: KeyLimits,
 }
 
 /// A key as it is kept. Times are Unix times in milliseconds.
@@ -75,6 +86,7 @@ pub struct StoredKey {
     pub created_ms: u64,
     pub expires_ms: Option<u64>,
     pub revoked_ms: Option<u64>,
+    pub limits: KeyLimits,
 }
 
 impl StoredKey {
@@ -85,7 +97,8 @@ impl StoredKey {
     }
 }
 
-const COLUMNS: &str = "id, tenant, name, scope, digest, created_ms, expires_ms, revoked_ms";
+const COLUMNS: &str = "id, tenant, name, scope, digest, created_ms, expires_ms, revoked_ms, requests_per_day, \
+     tokens_per_day, max_active_runs";
 
 impl Store {
     /// Keeps a key. Keys are not part of a tenant's view: whoever manages them sees all.
@@ -94,11 +107,14 @@ impl Store {
     /// A database failure; an id that is taken is one.
     pub fn create_key(&self, key: &NewKey) -> Result<(), StoreError> {
         let (key, now) = (key.clone(), self.now_ms());
-        let end = key.expires_ms.map(|end| i64::try_from(end).unwrap_or(i64::MAX));
+        let kept = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let KeyLimits { requests_per_day, tokens_per_day, max_active_runs } = key.limits;
+        let (requests, tokens) = (requests_per_day.map(kept), tokens_per_day.map(kept));
+        let end = key.expires_ms.map(kept);
         self.writer().write(move |db| {
             db.execute(
-                "INSERT INTO keys (id, tenant, name, scope, digest, created_ms, expires_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO keys (id, tenant, name, scope, digest, created_ms, expires_ms, requests_per_day,
+                 tokens_per_day, max_active_runs) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 params![
                     key.id,
                     key.tenant.as_str(),
@@ -106,7 +122,10 @@ impl Store {
                     key.scope.name(),
                     key.digest.as_str(),
                     now,
-                    end
+                    end,
+                    requests,
+                    tokens,
+                    max_active_runs
                 ],
             )?;
             Ok(())
@@ -161,15 +180,20 @@ fn stored_key(row: &Row<'_>) -> Result<StoredKey, Failure> {
     let id: String = row.get("id")?;
     let unreadable = |detail: String| StoreError::Record { what: format!("key {id}"), detail };
     let digest: String = row.get("digest")?;
-    let millis = |column: &str| Ok::<_, Failure>(row.get::<_, Option<i64>>(column)?.map(unsigned));
+    let number = |column: &str| Ok::<_, Failure>(row.get::<_, Option<i64>>(column)?.map(unsigned));
     Ok(StoredKey {
         tenant: row.get::<_, String>("tenant")?.parse().map_err(unreadable)?,
         name: row.get("name")?,
         scope: row.get::<_, String>("scope")?.parse().map_err(unreadable)?,
         digest: Digest::parse(&digest).ok_or_else(|| unreadable("its digest is none".to_owned()))?,
         created_ms: unsigned(row.get("created_ms")?),
-        expires_ms: millis("expires_ms")?,
-        revoked_ms: millis("revoked_ms")?,
+        expires_ms: number("expires_ms")?,
+        revoked_ms: number("revoked_ms")?,
+        limits: KeyLimits {
+            requests_per_day: number("requests_per_day")?,
+            tokens_per_day: number("tokens_per_day")?,
+            max_active_runs: row.get("max_active_runs")?,
+        },
         id,
     })
 }

@@ -122,6 +122,17 @@ impl Store {
         Ok(Lease { run: run.clone(), seq, token, _lock: lock.map(Arc::new) })
     }
 
+    /// Whether a run is leased: without that, one that is recorded as running was interrupted, and can go on. The lease
+    /// of an owner that was killed counts until its term is over.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`], or a database failure.
+    pub fn is_leased(&self, run: &RunId) -> Result<bool, StoreError> {
+        let now = self.now_ms();
+        let held = self.read(|db| held(db, run, self.tenant()))?;
+        Ok(held.owner.is_some() && held.until_ms > now)
+    }
+
     /// Extends a lease to `ttl` from now. An overdue lease that nobody has taken is still good.
     ///
     /// # Errors

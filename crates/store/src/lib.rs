@@ -22,7 +22,8 @@
 //! ([`StoreError::LeaseLost`]); a process that was suspended past its lease therefore cannot disturb
 //! the one that took over.
 //!
-//! A [`Store`] is the view of one tenant ([`Store::for_tenant`]): whoever holds it cannot name another's run.
+//! A [`Store`] is the view of one tenant ([`Store::for_tenant`]): whoever holds it cannot name another's run. It may
+//! also know on whose behalf it is used ([`Store::on_behalf_of`]).
 //!
 //! This crate knows nothing of models, tasks or networks.
 
@@ -34,6 +35,7 @@ mod files;
 mod idempotency;
 mod indexes;
 mod jobs;
+mod key_use;
 mod keys;
 mod lease;
 mod lock;
@@ -45,6 +47,7 @@ mod scores;
 mod spending;
 mod store;
 mod sums;
+mod version;
 mod web_tokens;
 mod writer;
 
@@ -53,9 +56,10 @@ pub use error::{Fault, StoreError};
 pub use events::Event;
 pub use files::StoredFile;
 pub use idempotency::{IDEMPOTENCY_TTL, Repetition};
-pub use indexes::{IndexCommit, IndexedDocument};
+pub use indexes::{IndexCommit, IndexSize, IndexedDocument};
 pub use jobs::{Claim, Enqueued, Job, JobState, Orphans};
-pub use keys::{KeyScope, NewKey, StoredKey};
+pub use key_use::KeyUse;
+pub use keys::{KeyLimits, KeyScope, NewKey, StoredKey};
 pub use lease::Lease;
 pub use runs::{CreatedRun, NewRun, StoredRun};
 pub use samples::{Commit, SampleFilter, Samples};
@@ -63,4 +67,5 @@ pub use schema::SCHEMA_VERSION;
 pub use scores::SampleScores;
 pub use spending::Spending;
 pub use store::{Clock, Store, StoreOptions};
+pub use version::{CompletedRuns, Version};
 pub use web_tokens::{Session, WebToken};

@@ -15,11 +15,13 @@ pub(crate) struct Readers {
     path: PathBuf,
     access: Access,
     idle: Mutex<Vec<Connection>>,
+    /// One that is always the same: what it says of changes counts from its own opening.
+    watcher: Mutex<Option<Connection>>,
 }
 
 impl Readers {
     pub(crate) fn new(path: PathBuf, access: Access) -> Self {
-        Self { path, access, idle: Mutex::new(Vec::new()) }
+        Self { path, access, idle: Mutex::new(Vec::new()), watcher: Mutex::default() }
     }
 
     pub(crate) fn read<T>(
@@ -37,6 +39,19 @@ impl Readers {
             idle.push(db);
         }
         answer
+    }
+
+    /// Asks the connection that is always the same.
+    pub(crate) fn watch<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        let mut watcher = self.watcher.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let db = match watcher.take() {
+            Some(db) => db,
+            None => schema::open_reader(&self.path, self.access)?,
+        };
+        query(watcher.insert(db)).map_err(|failure| failure.at(&self.path))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {

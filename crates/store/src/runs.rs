@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Failure, StoreError};
 use crate::events;
+use crate::idempotency;
 use crate::lease::Lease;
 use crate::store::Store;
 
@@ -67,7 +68,7 @@ const COLUMNS: &str = "id, spec_digest, fork, spec, request, status, samples_tot
 impl Store {
     /// Creates a run, or finds the one that already has this spec: equal specs are the same run, so
     /// that starting the same evaluation twice, or twice at once, gives one run. A fork is always new
-    /// and never found this way.
+    /// and never found this way, but by the repetition of the request that made it ([`Store::for_request`]).
     ///
     /// # Errors
     /// A database failure.
@@ -79,8 +80,13 @@ impl Store {
         let digest = new.spec.digest();
         let total = signed(new.samples_total, "samples_total", what)?;
         let (fork, now, tenant) = (new.fork, self.now_ms(), self.tenant().clone());
-        let status = RunStatus::Queued;
+        let (status, asked) = (RunStatus::Queued, self.request_key().cloned());
         self.writer().write(move |db| {
+            if let Some(asked) = &asked
+                && let Some((id, status)) = idempotency::run_of(db, &tenant, asked, &digest)?
+            {
+                return Ok(CreatedRun { id, status, existed: true });
+            }
             if !fork && let Some((id, status)) = by_spec(db, &digest, &tenant)? {
                 return Ok(CreatedRun { id, status, existed: true });
             }
@@ -101,6 +107,9 @@ impl Store {
             )?;
             let body = json!({"run": id, "samples": total});
             events::append(db, db.last_insert_rowid(), "run.created", &body, now)?;
+            if let Some(asked) = &asked {
+                idempotency::note_run(db, &tenant, asked, &id)?;
+            }
             Ok(CreatedRun { id, status, existed: false })
         })
     }
@@ -160,11 +169,27 @@ impl Store {
     /// # Errors
     /// A database failure, or a record that cannot be read.
     pub fn runs_asked_for(&self, field: &str, text: &str) -> Result<Vec<StoredRun>, StoreError> {
+        self.runs_asked_for_after(field, text, None, u32::MAX)
+    }
+
+    /// A page of the runs whose request has this text in this field, newest first: those created before the run `after`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchRun`] for `after`, a database failure, or a record that cannot be read.
+    pub fn runs_asked_for_after(
+        &self,
+        field: &str,
+        text: &str,
+        after: Option<&RunId>,
+        limit: u32,
+    ) -> Result<Vec<StoredRun>, StoreError> {
         self.read(|db| {
+            let before = after.map_or(Ok(i64::MAX), |id| run_seq(db, id, self.tenant()))?;
             let mut query = db.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM runs WHERE tenant = ?1 AND request ->> ?2 = ?3 ORDER BY seq DESC"
+                "SELECT {COLUMNS} FROM runs WHERE tenant = ?1 AND request ->> ?2 = ?3 AND seq < ?4
+                 ORDER BY seq DESC LIMIT ?5"
             ))?;
-            let mut rows = query.query(params![self.tenant().as_str(), field, text])?;
+            let mut rows = query.query(params![self.tenant().as_str(), field, text, before, limit])?;
             let mut runs = Vec::new();
             while let Some(row) = rows.next()? {
                 runs.push(stored_run(row)?);
@@ -274,7 +299,32 @@ impl Store {
             events::append(db, lease.seq(), "run.results", &json!({}), now)
         })
     }
+
+    /// Removes a run with everything about it. Its id and its number stay taken, so that whoever still thinks to work on
+    /// it can do nothing to another.
+    ///
+    /// # Errors
+    /// [`StoreError::LeaseLost`], or a database failure.
+    pub fn remove_run(&self, lease: Lease) -> Result<(), StoreError> {
+        self.writer().write(move |db| {
+            lease.check(db)?;
+            for table in ["samples", "events"] {
+                db.execute(&format!("DELETE FROM {table} WHERE run = ?1"), [lease.seq()])?;
+            }
+            let run: String = db.query_row(
+                "UPDATE runs SET tenant = ?2, fork = 1, spec = '{}', request = '{}', results = NULL, scored_by = NULL,
+                 lease_token = lease_token + 1, lease_owner = NULL WHERE seq = ?1 RETURNING id",
+                params![lease.seq(), NOBODY],
+                |row| row.get(0),
+            )?;
+            db.execute("DELETE FROM jobs WHERE run = ?1", [run])?;
+            Ok(())
+        })
+    }
 }
+
+/// The tenant of runs that were removed: no name of one.
+const NOBODY: &str = "";
 
 /// To be called inside the transaction that makes the results out of date.
 pub(crate) fn clear_results(db: &Connection, run_seq: i64) -> Result<(), Failure> {
@@ -355,11 +405,11 @@ fn stored_run(row: &Row<'_>) -> Result<StoredRun, Failure> {
     })
 }
 
-fn run_id(text: &str) -> Result<RunId, StoreError> {
+pub(crate) fn run_id(text: &str) -> Result<RunId, StoreError> {
     text.parse().map_err(|detail| unreadable("stored run".to_owned(), detail))
 }
 
-fn run_status(text: &str) -> Result<RunStatus, StoreError> {
+pub(crate) fn run_status(text: &str) -> Result<RunStatus, StoreError> {
     RunStatus::parse(text)
         .ok_or_else(|| unreadable("stored run".to_owned(), format!("`{text}` is not a run status")))
 }

@@ -45,6 +45,10 @@ fn unix_ms() -> u64 {
 pub struct Store {
     shared: Arc<Shared>,
     tenant: Tenant,
+    /// Id of the key on whose behalf it is used.
+    key: Option<Arc<str>>,
+    /// The `Idempotency-Key` of the request that it is used for.
+    request: Option<Arc<str>>,
 }
 
 struct Shared {
@@ -92,7 +96,7 @@ impl Store {
             writer: Writer::start(&path, db)?,
             path,
         };
-        Ok(Self { shared: Arc::new(shared), tenant: Tenant::default() })
+        Ok(Self::of(Arc::new(shared)))
     }
 
     /// As [`Store::open`], for callers that only read: a store that cannot be written opens too. Writing
@@ -116,13 +120,40 @@ impl Store {
             writer: Writer::absent(&path),
             path,
         };
-        Ok(Self { shared: Arc::new(shared), tenant: Tenant::default() })
+        Ok(Self::of(Arc::new(shared)))
     }
 
     /// The same database as another tenant sees it. [`Store::open`] gives the view of [`Tenant::default`].
     #[must_use]
     pub fn for_tenant(&self, tenant: &Tenant) -> Self {
-        Self { shared: self.shared.clone(), tenant: tenant.clone() }
+        Self { tenant: tenant.clone(), ..Self::of(self.shared.clone()) }
+    }
+
+    /// The same view on behalf of a key: what is queued counts in its limits.
+    #[must_use]
+    pub fn on_behalf_of(&self, key: &str) -> Self {
+        Self { key: Some(key.into()), ..self.clone() }
+    }
+
+    /// The same view for a request that can be repeated under this key ([`Store::begin_request`]): however often it is,
+    /// it makes one run.
+    #[must_use]
+    pub fn for_request(&self, key: &str) -> Self {
+        Self { request: Some(key.into()), ..self.clone() }
+    }
+
+    fn of(shared: Arc<Shared>) -> Self {
+        Self { shared, tenant: Tenant::default(), key: None, request: None }
+    }
+
+    /// Id of the key on whose behalf it is used.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    pub(crate) fn request_key(&self) -> Option<&Arc<str>> {
+        self.request.as_ref()
     }
 
     #[must_use]
@@ -149,6 +180,13 @@ impl Store {
         query: impl FnOnce(&Connection) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
         self.shared.readers.read(query)
+    }
+
+    pub(crate) fn watch<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        self.shared.readers.watch(query)
     }
 }
 

@@ -11,8 +11,10 @@ fn a_living_owner_is_respected_and_named() {
     let (dir, clock) = (memory_dir(), TestClock::default());
     let (first, second) = (clock.open(dir.path()), clock.open(dir.path()));
     let run = first.create_run(&new_run(1)).unwrap().id;
+    assert!(!second.is_leased(&run).unwrap());
     let lease = first.lease(&run, "process one", TTL).unwrap();
     clock.advance(Duration::from_millis(28_500));
+    assert!(second.is_leased(&run).unwrap());
     let refused = second.lease(&run, "process two", TTL).unwrap_err();
     assert!(
         matches!(&refused, StoreError::LeaseHeld { owner, seconds_left: 2, .. } if owner == "process one")
@@ -22,7 +24,10 @@ fn a_living_owner_is_respected_and_named() {
     clock.advance(Duration::from_secs(29));
     assert!(second.lease(&run, "process two", TTL).is_err());
     first.release(lease).unwrap();
+    assert!(!second.is_leased(&run).unwrap());
     assert_eq!(second.lease(&run, "process two", TTL).unwrap().token(), 2);
+    clock.advance(TTL);
+    assert!(!first.is_leased(&run).unwrap(), "its term is over");
 }
 
 #[test]

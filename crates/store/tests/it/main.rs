@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
 
+mod changes;
 mod common;
 mod concurrency;
 mod faults;
@@ -12,4 +13,5 @@ mod kills;
 mod leases;
 mod model_based;
 mod reading;
+mod service;
 mod versions;

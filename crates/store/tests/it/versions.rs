@@ -6,8 +6,12 @@ use serde_json::json;
 
 use crate::common::{TTL, TestClock, block_on, key, memory_dir, new_run, record, spec};
 
-fn fixture(version: i64) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/v{version}.db"))
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.db"))
+}
+
+fn of_version(version: i64) -> PathBuf {
+    fixture(&format!("v{version}"))
 }
 
 /// What every fixture holds, as this version sees it.
@@ -34,7 +38,7 @@ fn check(store: &Store) {
 fn stores_of_every_version_open() {
     for version in 1..=SCHEMA_VERSION {
         let dir = memory_dir();
-        fs_err::copy(fixture(version), dir.path().join("evalign.db")).unwrap();
+        fs_err::copy(of_version(version), dir.path().join("evalign.db")).unwrap();
         check(&TestClock::default().open(dir.path()));
     }
 }
@@ -43,7 +47,7 @@ fn stores_of_every_version_open() {
 fn a_newer_store_is_refused_unchanged() {
     let dir = memory_dir();
     let file = dir.path().join("evalign.db");
-    fs_err::copy(fixture(1), &file).unwrap();
+    fs_err::copy(of_version(1), &file).unwrap();
     let db = rusqlite::Connection::open(&file).unwrap();
     db.pragma_update(None, "user_version", 99).unwrap();
     drop(db);
@@ -71,5 +75,5 @@ fn write_fixture() {
     store.save_results(&lease, &json!({"acc": 0.5})).unwrap();
     store.release(lease).unwrap();
     drop(store);
-    fs_err::copy(dir.path().join("evalign.db"), fixture(SCHEMA_VERSION)).unwrap();
+    fs_err::copy(dir.path().join("evalign.db"), of_version(SCHEMA_VERSION)).unwrap();
 }
