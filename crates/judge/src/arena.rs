@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 
 use evalign_stats::{
-    Battle, Bootstrap, LengthBattle, Observation, Ratings, bootstrap_ratings, bradley_terry, holm,
-    length_controlled, logistic, mean, normal_cdf, rank_intervals,
+    Battle, Bootstrap, ContextualBattle, ContextualRatings, LengthBattle, Ratings, bootstrap_ratings,
+    bradley_terry, contextual_bradley_terry, holm, length_controlled, normal_cdf, rank_intervals,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::bias::formatting_marks;
 use crate::effect::{Effect, LEVEL};
+use crate::style::Style;
 
 const RESAMPLES: u32 = 1000;
+/// On half the squares of the effects of style, beside the sum of all battles' log-likelihoods: a normal prior with a
+/// standard deviation of one nat. It keeps the effects of what decides (nearly) everything finite, and weighs nothing
+/// beside some hundred battles. Arena's own code took it so (`reg` 1 beside a sum).
+const STYLE_RIDGE: f64 = 1.0;
 
 /// One decided comparison of two competitors' answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,21 +29,21 @@ pub struct ArenaBattle {
     pub points_a: f64,
     /// How much longer A's answer is, in characters.
     pub length_difference: f64,
-    /// How many more formatting marks it has.
-    pub mark_difference: f64,
+    /// By how much it has more of each thing of [`Style::FEATURES`].
+    pub style: [f64; 4],
 }
 
 impl ArenaBattle {
     #[must_use]
     pub fn new(prompt: u64, (a, b): (usize, usize), points_a: f64, texts: [&str; 2]) -> Self {
-        let difference = |count: fn(&str) -> usize| count(texts[0]) as f64 - count(texts[1]) as f64;
+        let styles = texts.map(Style::of);
         Self {
             prompt,
             a,
             b,
             points_a,
-            length_difference: difference(|text| text.chars().count()),
-            mark_difference: difference(formatting_marks),
+            length_difference: styles[0].characters as f64 - styles[1].characters as f64,
+            style: styles[0].over(&styles[1]),
         }
     }
 
@@ -61,9 +65,10 @@ pub struct Standing {
     pub rating: Option<Effect>,
     /// The same from a bootstrap over prompts.
     pub rating_bootstrap95: Option<[f64; 2]>,
-    /// With the effects of length and formatting taken out: of differences in characters and marks, not of shares of
-    /// both answers, and with neither ridge nor interval. A rough look, not Chatbot Arena's number.
-    pub rating_without_style: Option<f64>,
+    /// With the effects of [`ArenaReport::style`] taken out: the rating between answers of one style, with the sandwich
+    /// interval over prompts. Absent where nobody has a rating or all answers look alike.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub style_controlled: Option<Effect>,
     /// Ranks it can have: all true ranks lie in theirs with 95 % confidence (Holm). From the ratings and the
     /// covariance over prompts: any rank where there are none.
     pub rank: [u64; 2],
@@ -86,11 +91,24 @@ pub struct HeadToHead {
     pub length_coefficient: Option<Effect>,
 }
 
+/// The effects of style, of one fit with the ratings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StyleControl {
+    /// On half the squares of the effects.
+    pub ridge: f64,
+    /// Log-odds for an answer that has more of a thing, by its root mean square over the battles. What does not vary is
+    /// absent.
+    pub effects: BTreeMap<String, Effect>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArenaReport {
     /// The best first.
     pub standings: Vec<Standing>,
     pub pairs: Vec<HeadToHead>,
+    /// What style alone does to who wins.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub style: Option<StyleControl>,
     /// Why nobody has a rating.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub no_ratings: Option<String>,
@@ -120,7 +138,7 @@ impl ArenaReport {
             .as_ref()
             .and_then(|_| bootstrap_ratings(names.len(), &plain_units, (RESAMPLES, seed, LEVEL)));
         let ranks = ranks(names.len(), ratings.as_ref());
-        let without_style = ratings_without_style(names.len(), battles).filter(|_| !all_even(battles));
+        let styled = ratings.as_ref().and_then(|_| style_controlled(names.len(), battles));
         let standing = |(index, name): (usize, &String)| {
             let rating = ratings.as_ref().map(|ratings| ratings.competitors[index]);
             let own = battles.iter().filter(|b| b.a == index || b.b == index).count() as u64;
@@ -130,7 +148,10 @@ impl ArenaReport {
                 win_rate: win_rate(battles, seed, |b| points_of(b, index)),
                 rating: rating.map(|r| Effect { value: r.rating, ci95: r.interval, n: own }),
                 rating_bootstrap95: bootstrap.as_ref().map(|(intervals, _)| intervals[index]),
-                rating_without_style: without_style.as_ref().map(|ratings| ratings[index]),
+                style_controlled: styled.as_ref().map(|(_, styled)| {
+                    let rating = styled.ratings.competitors[index];
+                    Effect { value: rating.rating, ci95: rating.interval, n: own }
+                }),
                 rank: ranks[index],
             }
         };
@@ -139,6 +160,7 @@ impl ArenaReport {
         Self {
             standings,
             pairs: head_to_heads(names, battles, unscored, seed),
+            style: styled.map(|(features, styled)| control(&features, &styled, battles.len() as u64)),
             no_ratings: ratings.is_none().then(|| why_no_ratings(names, battles, units.len())),
             replicates_left_out: bootstrap.map_or(0, |(_, left_out)| left_out),
         }
@@ -230,37 +252,36 @@ fn ranks(count: usize, ratings: Option<&Ratings>) -> Vec<[u64; 2]> {
     rank_intervals(count, &shown).into_iter().map(|rank| [rank.best, rank.worst]).collect()
 }
 
-/// Ratings of a logistic regression with the standardised differences of length and formatting marks as further
-/// terms: style control after LMSYS 2024, but of the differences themselves where that takes them relative to the sum,
-/// and without its ridge. The mean is 1000.
-fn ratings_without_style(count: usize, battles: &[ArenaBattle]) -> Option<Vec<f64>> {
-    let standardised = |value: fn(&ArenaBattle) -> f64| -> Vec<f64> {
-        let values: Vec<f64> = battles.iter().map(value).collect();
-        let spread = (values.iter().map(|x| x * x).sum::<f64>() / values.len().max(1) as f64).sqrt();
-        if spread > 0.0 { values.iter().map(|x| x / spread).collect() } else { Vec::new() }
+/// Ratings beside the things in which styles differ, and which things those are. Divided by the root mean square, not
+/// centred as in Arena's code: there chance decides who is A, here the first competitor always is, and the mean is
+/// what it writes more.
+fn style_controlled(count: usize, battles: &[ArenaBattle]) -> Option<(Vec<&'static str>, ContextualRatings)> {
+    let spread = |feature: &usize| {
+        let squares: f64 = battles.iter().map(|battle| battle.style[*feature].powi(2)).sum();
+        (squares / battles.len().max(1) as f64).sqrt()
     };
-    let styles = [standardised(|b| b.length_difference), standardised(|b| b.mark_difference)];
-    let styles: Vec<Vec<f64>> = styles.into_iter().filter(|values| !values.is_empty()).collect();
-    if styles.is_empty() {
+    let varying: Vec<(usize, f64)> = (0..Style::FEATURES.len())
+        .map(|feature| (feature, spread(&feature)))
+        .filter(|(_, spread)| *spread > 0.0)
+        .collect();
+    if varying.is_empty() {
         return None;
     }
-    let observation = |(index, battle): (usize, &ArenaBattle)| {
-        // The last competitor is the zero of the scale.
-        let mut features = vec![0.0; count - 1];
-        for (competitor, sign) in [(battle.a, 1.0), (battle.b, -1.0)] {
-            if let Some(feature) = features.get_mut(competitor) {
-                *feature += sign;
-            }
-        }
-        features.extend(styles.iter().map(|values| values[index]));
-        Observation { features, target: battle.points_a, weight: 1.0 }
+    let beside = |battle: &ArenaBattle| ContextualBattle {
+        battle: Battle::new(battle.a, battle.b, battle.points_a),
+        context: varying.iter().map(|(feature, spread)| battle.style[*feature] / spread).collect(),
     };
-    let observations: Vec<Observation> = battles.iter().enumerate().map(observation).collect();
-    let fit = logistic(&observations, None)?;
-    let mut strengths: Vec<f64> = fit.coefficients.iter().take(count - 1).copied().collect();
-    strengths.push(0.0);
-    let centre = mean(&strengths)?;
-    Some(strengths.iter().map(|s| 1000.0 + (s - centre) * 400.0 / std::f64::consts::LN_10).collect())
+    let contextual: Vec<ContextualBattle> = battles.iter().map(beside).collect();
+    let prompts: Vec<usize> = battles.iter().map(ArenaBattle::group).collect();
+    let found = contextual_bradley_terry(count, &contextual, Some(&prompts), (STYLE_RIDGE, LEVEL))?;
+    Some((varying.iter().map(|(feature, _)| Style::FEATURES[*feature]).collect(), found))
+}
+
+fn control(features: &[&str], found: &ContextualRatings, n: u64) -> StyleControl {
+    let effects = features.iter().zip(&found.effects).map(|(feature, effect)| {
+        ((*feature).to_owned(), Effect { value: effect.value, ci95: effect.interval, n })
+    });
+    StyleControl { ridge: STYLE_RIDGE, effects: effects.collect() }
 }
 
 fn head_to_heads(
@@ -354,7 +375,9 @@ mod tests {
             assert!(rating.ci95[0] < truth && truth < rating.ci95[1], "{standing:?}");
             let [low, high] = standing.rating_bootstrap95.unwrap();
             assert!(low < rating.value && rating.value < high);
-            assert!((standing.rating_without_style.unwrap() - rating.value).abs() < 25.0, "{standing:?}");
+            let controlled = standing.style_controlled.unwrap();
+            assert!(controlled.ci95[0] < truth && truth < controlled.ci95[1], "{standing:?}");
+            assert!((controlled.value - rating.value).abs() < 25.0, "{standing:?}");
         }
         assert_eq!(report.standings[0].rank, [1, 1]);
         let pair = &report.pairs[0];
@@ -364,6 +387,42 @@ mod tests {
         let length = pair.length_coefficient.unwrap();
         assert!(length.ci95[0] < 0.0 && 0.0 < length.ci95[1], "{length:?}");
         assert_eq!(ArenaReport::of(&names(), &battles(200, 1), &BTreeMap::new(), 7), report);
+    }
+
+    /// Two competitors of one strength, of which one writes lists that judges like.
+    #[test]
+    fn what_style_wins_is_no_strength() {
+        let mut random = SplitMix64::new(5);
+        let mut battle = |prompt: u64| {
+            let listed = |text: &str, random: &mut SplitMix64, of_ten: u64| {
+                if random.below(10) < of_ten { format!("- {text}\n- {text}") } else { text.to_owned() }
+            };
+            let texts = [listed("text", &mut random, 8), listed("text", &mut random, 2)];
+            let lists = texts.each_ref().map(|text| f64::from(u8::from(text.starts_with('-'))));
+            let odds = evalign_stats::sigmoid(2.0 * (lists[0] - lists[1]));
+            let won = (random.below(1000) as f64) < 1000.0 * odds;
+            ArenaBattle::new(prompt, (0, 1), f64::from(u8::from(won)), [&texts[0], &texts[1]])
+        };
+        let battles: Vec<ArenaBattle> = (0..600).map(&mut battle).collect();
+        let report = ArenaReport::of(&names()[..2], &battles, &BTreeMap::new(), 7);
+        let [first, second] = &report.standings[..] else { panic!("{report:?}") };
+        assert!(first.name == "weak" && first.rating.unwrap().ci95[0] > second.rating.unwrap().ci95[1]);
+        let controlled = first.style_controlled.unwrap();
+        assert!(controlled.ci95[0] < 1000.0 && 1000.0 < controlled.ci95[1], "{controlled:?}");
+        let style = report.style.unwrap();
+        assert!(style.effects.keys().eq(["length", "lists"]) && style.ridge == 1.0, "{style:?}");
+        // Who is called A changes nothing.
+        let turned = battles.into_iter().map(|battle| ArenaBattle {
+            points_a: 1.0 - battle.points_a,
+            length_difference: -battle.length_difference,
+            style: battle.style.map(|x| -x),
+            a: 1,
+            b: 0,
+            ..battle
+        });
+        let turned = ArenaReport::of(&names()[..2], &turned.collect::<Vec<_>>(), &BTreeMap::new(), 7);
+        let other = turned.standings[0].style_controlled.unwrap();
+        assert!((other.value - controlled.value).abs() < 1e-6 && turned.standings[0].name == "weak");
     }
 
     #[test]

@@ -7,9 +7,15 @@
 //! log-odds(first wins) = position + length * tanh(dlen / s) + own * (first - second) + format * tanh(dmarks / t)
 //! ```
 //!
-//! with standard errors clustered by what pairs share. Differences of length and of formatting marks are divided by
-//! their standard deviation. They are associations: a judge that prefers longer answers because they are better
-//! shows a length effect too. Where people labelled all pairs, or enough of them, the effects are those over
+//! with standard errors clustered by what pairs share. A tie says nothing about these odds, which are those between the
+//! two sides where one is preferred: counted as half a win for each it would pull all effects towards nothing. They are
+//! right for ties at random and for those of Davidson (1970, Journal of the American Statistical Association 65:317), where
+//! the odds between two sides do not depend on the third verdict. Where the judge gives the probabilities of all its
+//! verdicts, these take the verdicts' place: the equations are linear in them (Papke and Wooldridge 1996, Journal of
+//! Applied Econometrics 11:619), so that both say the same and probabilities say it surer.
+//!
+//! Differences of length and of formatting marks are divided by their standard deviation. They are associations: a judge
+//! that prefers longer answers because they are better shows a length effect too. Where people labelled all pairs, or enough of them, the effects are those over
 //! the labelled ones with people's verdict as one more term, which takes that part away.
 
 use std::collections::BTreeSet;
@@ -20,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::effect::{Effect, LEVEL};
 use crate::pairwise::{Comparison, Order, Preference};
+use crate::style::formatting_marks;
 
 /// From this many labelled pairs on the effects are those beside people's verdict, though other pairs have no label.
 const ENOUGH_LABELLED: usize = 50;
@@ -58,7 +65,7 @@ pub struct BiasReport {
     pub first_share: Option<Effect>,
     /// Share of pairs of which the verdict turns round with the order.
     pub flip_rate: Option<Effect>,
-    /// Probability to prefer the first of two answers that are alike.
+    /// Probability to prefer the first of two answers that are alike, where one is preferred.
     pub position: Option<Effect>,
     /// Log-odds for the longer answer.
     pub length: Option<Effect>,
@@ -69,6 +76,9 @@ pub struct BiasReport {
     /// The four effects are those beside people's verdict, over the pairs that have one.
     #[serde(default)]
     pub beside_people: bool,
+    /// They are those of the judge's probabilities, not of its verdicts.
+    #[serde(default)]
+    pub of_probabilities: bool,
     /// Mean entropy of the verdict's probabilities, in nats: 0 where the judge is certain. Absent where the model
     /// gives none.
     pub entropy_nats: Option<Effect>,
@@ -82,10 +92,19 @@ pub struct BiasReport {
 struct Shown {
     group: usize,
     points: f64,
+    /// The judge's probabilities that the first is better, and the second.
+    probabilities: Option<[f64; 2]>,
     length: f64,
     marks: f64,
     own: f64,
     people: Option<f64>,
+}
+
+impl Shown {
+    /// 1 for the side that won. A tie is nobody's.
+    fn wins(&self) -> [f64; 2] {
+        [self.points == 1.0, self.points == 0.0].map(|won| f64::from(u8::from(won)))
+    }
 }
 
 /// Pairs counted one after the other: of each only what a report needs is kept, which is a few numbers.
@@ -134,6 +153,7 @@ impl BiasTally {
             own_family: None,
             format: None,
             beside_people: false,
+            of_probabilities: false,
             entropy_nats: entropy(&self.entropies),
             no_effects: None,
         };
@@ -158,13 +178,14 @@ impl BiasReport {
         let enough = labelled.len() == all.len() || labelled.len() >= 2 * ENOUGH_LABELLED;
         let beside = enough.then(|| effects(&labelled, true)).flatten();
         self.beside_people = beside.is_some();
-        let Some(found) = beside.or_else(|| effects(&all, false)) else {
+        let Some((found, of_probabilities)) = beside.or_else(|| effects(&all, false)) else {
             self.no_effects = Some(match all.len() {
                 0 => "no pair has a verdict in both orders".to_owned(),
                 _ => "too few or too uniform verdicts: no finite effects fit them best".to_owned(),
             });
             return;
         };
+        self.of_probabilities = of_probabilities;
         for (term, effect) in found {
             match term {
                 Term::Position => {
@@ -180,20 +201,30 @@ impl BiasReport {
     }
 }
 
-/// The effects of all terms that differ between pairs. `None` where no finite ones fit best, or for too few groups.
-fn effects(shown: &[&Shown], beside_people: bool) -> Option<Vec<(Term, Effect)>> {
-    let terms = terms(shown, beside_people);
-    let observation = |(index, shown): (usize, &&Shown)| Observation {
-        features: terms.iter().map(|(_, values)| values[index]).collect(),
-        target: shown.points,
-        weight: 1.0,
+/// The effects of all terms that differ between pairs, and whether they are those of probabilities. `None` where no
+/// finite ones fit best, or for too few groups.
+fn effects(shown: &[&Shown], beside_people: bool) -> Option<(Vec<(Term, Effect)>, bool)> {
+    let soft = shown.iter().all(|shown| shown.probabilities.is_some());
+    let sides = |shown: &Shown| shown.probabilities.filter(|_| soft).unwrap_or_else(|| shown.wins());
+    // Ties say nothing of what moves the judge: a term that only they differ in would be a column of nothing.
+    let shown: Vec<&Shown> =
+        shown.iter().copied().filter(|shown| sides(shown).iter().sum::<f64>() > 0.0).collect();
+    let terms = terms(&shown, beside_people);
+    let observation = |(index, shown): (usize, &&Shown)| {
+        let [first, second] = sides(shown);
+        Observation {
+            features: terms.iter().map(|(_, values)| values[index]).collect(),
+            target: first / (first + second),
+            weight: first + second,
+        }
     };
     let observations: Vec<Observation> = shown.iter().enumerate().map(observation).collect();
     let clusters: Vec<usize> = shown.iter().map(|shown| shown.group).collect();
     let groups = clusters.iter().collect::<BTreeSet<_>>().len();
     let fit = logistic(&observations, Some(&clusters)).filter(|_| groups > terms.len())?;
     let counts = (groups, shown.len() / 2);
-    Some(terms.iter().enumerate().map(|(index, (term, _))| (*term, effect_of(&fit, index, counts))).collect())
+    let effect = |(index, (term, _)): (usize, &(Term, Vec<f64>))| (*term, effect_of(&fit, index, counts));
+    Some((terms.iter().enumerate().map(effect).collect(), soft))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,11 +273,14 @@ fn both_orders(pair: &JudgedPair<'_>, judge: Option<&str>) -> Vec<Shown> {
     let own = own(&pair.a) - own(&pair.b);
     let people = pair.people.map(|points| points - 0.5);
     let shown = |verdict: &crate::OrderVerdict| {
-        let side = if verdict.order == Order::AsGiven { 1.0 } else { -1.0 };
         let points_a = verdict.preference.points_a()?;
+        let of_sides = verdict.probabilities();
+        let given = verdict.order == Order::AsGiven;
+        let side = if given { 1.0 } else { -1.0 };
         Some(Shown {
             group: pair.group,
-            points: if verdict.order == Order::AsGiven { points_a } else { 1.0 - points_a },
+            points: if given { points_a } else { 1.0 - points_a },
+            probabilities: of_sides.map(|[a, b]| if given { [a, b] } else { [b, a] }),
             length: side * length,
             marks: side * marks,
             own: side * own,
@@ -254,18 +288,6 @@ fn both_orders(pair: &JudgedPair<'_>, judge: Option<&str>) -> Vec<Shown> {
         })
     };
     pair.comparison.orders.iter().filter_map(shown).collect()
-}
-
-/// Headings, list items, bold text and fenced code: what Chatbot Arena's style control counts.
-#[must_use]
-pub fn formatting_marks(text: &str) -> usize {
-    let begins = |line: &str| {
-        let line = line.trim_start();
-        let numbered = line.split_once(". ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
-        line.starts_with('#') || line.starts_with("- ") || line.starts_with("* ") || numbered
-    };
-    let lines = text.lines().filter(|line| begins(line)).count();
-    lines + text.matches("**").count() / 2 + text.matches("```").count() / 2
 }
 
 /// Names that models of one family go by besides the family's own.

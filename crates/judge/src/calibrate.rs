@@ -1,7 +1,10 @@
 //! A judge against people: how far it can be believed, and what people would have said of what they did not label.
+//!
+//! Several answers to one document share how hard it is: agreement and means have intervals over documents. Kappa and the
+//! share of Rogan and Gladen have those of their papers, over items as if each were a document of its own.
 
 use evalign_stats::{
-    Binning, Kappa, calibration, cohen_kappa, mean, prediction_powered_mean, rogan_gladen, t_interval,
+    Binning, Kappa, calibration, clustered_difference, cohen_kappa, prediction_powered_mean, rogan_gladen,
     wilson_interval,
 };
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,8 @@ pub struct LabelledPair {
     pub judge: Preference,
     /// The judge's probability that A is better.
     pub probability_a: Option<f64>,
+    /// Items of one group share noise: they are about one document.
+    pub group: usize,
 }
 
 /// An answer with a judge's score and perhaps people's. Both on one scale.
@@ -28,6 +33,8 @@ pub struct LabelledPair {
 pub struct LabelledScore {
     pub people: Option<f64>,
     pub judge: Option<f64>,
+    /// As in [`LabelledPair`].
+    pub group: usize,
 }
 
 /// One bin of a reliability diagram.
@@ -81,8 +88,10 @@ impl JudgeCalibration {
             .collect();
         let verdicts: Vec<(Preference, Preference)> =
             labelled.iter().map(|(people, item)| ((*people).clone(), item.judge.clone())).collect();
-        let untied: Vec<&(Preference, Preference)> =
-            verdicts.iter().filter(|(p, j)| *p != Preference::Tie && *j != Preference::Tie).collect();
+        let agrees = |(people, item): &(&Preference, &LabelledPair)| (**people == item.judge, item.group);
+        let tied = |(people, item): &(&Preference, &LabelledPair)| {
+            **people == Preference::Tie || item.judge == Preference::Tie
+        };
         let judged = |item: &LabelledPair| item.probability_a.or(item.judge.points_a());
         let sure: Vec<(f64, bool)> = labelled
             .iter()
@@ -94,6 +103,7 @@ impl JudgeCalibration {
             .map(|item| LabelledScore {
                 people: item.people.as_ref().and_then(Preference::points_a),
                 judge: judged(item),
+                group: item.group,
             })
             .collect();
         // Of people's verdicts without ties: whether A wins. The judge's ties say no, on all items alike.
@@ -106,12 +116,10 @@ impl JudgeCalibration {
                 (people.map(a_wins), a_wins(&item.judge))
             })
             .collect();
-        let agreeing = verdicts.iter().filter(|(p, j)| p == j).count();
-        let agreeing_untied = untied.iter().filter(|(p, j)| p == j).count();
         Self {
             unscored: (items.len() - decided.len()) as u64,
-            agreement: share(agreeing, verdicts.len()),
-            agreement_without_ties: share(agreeing_untied, untied.len()),
+            agreement: share(labelled.iter().map(agrees)),
+            agreement_without_ties: share(labelled.iter().filter(|item| !tied(item)).map(agrees)),
             kappa: cohen_kappa(&verdicts, LEVEL).map(|kappa| kappa_effect(&kappa, verdicts.len())),
             rogan_gladen: if binary { corrected_share(&calls) } else { None },
             ..Self::of_means(&points).with_reliability(&sure)
@@ -122,16 +130,18 @@ impl JudgeCalibration {
     /// agreement is asked for.
     #[must_use]
     pub fn of_scores(items: &[LabelledScore], levels: [f64; 2]) -> Self {
+        let decided = items.iter().filter(|item| item.people.is_some() && item.judge.is_some());
+        let groups = decided.map(|item| item.group);
         let both: Vec<(f64, f64)> = items.iter().filter_map(|item| item.people.zip(item.judge)).collect();
         let rounded: Vec<(i64, i64)> =
             both.iter().map(|(people, judge)| (people.round() as i64, judge.round() as i64)).collect();
-        let same = rounded.iter().filter(|(people, judge)| people == judge).count();
+        let same = rounded.iter().map(|(people, judge)| people == judge).zip(groups);
         let binary = both.iter().all(|(people, _)| *people == levels[0] || *people == levels[1]);
         let middle = (levels[0] + levels[1]) / 2.0;
         let width = levels[1] - levels[0];
         let report = Self {
             unscored: items.iter().filter(|item| item.judge.is_none()).count() as u64,
-            agreement: share(same, both.len()),
+            agreement: share(same),
             kappa: cohen_kappa(&rounded, LEVEL).map(|kappa| kappa_effect(&kappa, both.len())),
             ..Self::of_means(items)
         };
@@ -148,27 +158,38 @@ impl JudgeCalibration {
     }
 
     fn of_means(items: &[LabelledScore]) -> Self {
-        let labelled: Vec<(f64, f64)> = items.iter().filter_map(|item| item.people.zip(item.judge)).collect();
-        let unlabelled: Vec<f64> =
-            items.iter().filter(|item| item.people.is_none()).filter_map(|item| item.judge).collect();
-        let all: Vec<f64> = items.iter().filter_map(|item| item.judge).collect();
-        let people: Vec<f64> = labelled.iter().map(|(people, _)| *people).collect();
-        let own = mean_effect(&people);
-        let powered = prediction_powered_mean(&labelled, &unlabelled, LEVEL).map(|c| Effect {
-            value: c.value,
-            ci95: c.interval,
-            n: all.len() as u64,
-        });
+        let mut labelled = (Vec::new(), Vec::new());
+        let mut unlabelled = (Vec::new(), Vec::new());
+        for item in items {
+            match (item.people, item.judge) {
+                (Some(people), Some(judge)) => {
+                    labelled.0.push((people, judge));
+                    labelled.1.push(item.group);
+                }
+                (None, Some(judge)) => {
+                    unlabelled.0.push(judge);
+                    unlabelled.1.push(item.group);
+                }
+                (_, None) => {}
+            }
+        }
+        let people = labelled.0.iter().map(|(people, _)| *people).zip(labelled.1.iter().copied());
+        let own = mean_effect(people);
+        let all = items.iter().filter_map(|item| Some((item.judge?, item.group)));
+        let clusters = [labelled.1.as_slice(), unlabelled.1.as_slice()];
+        let powered = prediction_powered_mean(&labelled.0, &unlabelled.0, Some(clusters), LEVEL);
+        let n = (labelled.0.len() + unlabelled.0.len()) as u64;
+        let powered = powered.map(|found| Effect { value: found.value, ci95: found.interval, n });
         Self {
-            labelled: labelled.len() as u64,
-            unlabelled: unlabelled.len() as u64,
+            labelled: labelled.0.len() as u64,
+            unlabelled: unlabelled.0.len() as u64,
             unscored: 0,
             agreement: None,
             agreement_without_ties: None,
             kappa: None,
             calibration_error: None,
             reliability: Vec::new(),
-            judged_mean: mean_effect(&all),
+            judged_mean: mean_effect(all),
             corrected_mean: powered.or(own),
             rogan_gladen: None,
         }
@@ -199,13 +220,18 @@ fn corrected_share(calls: &[(Option<bool>, bool)]) -> Option<Effect> {
     Some(Effect { value: found.value, ci95: found.interval, n })
 }
 
-fn mean_effect(values: &[f64]) -> Option<Effect> {
-    Some(Effect { value: mean(values)?, ci95: t_interval(values, LEVEL)?, n: values.len() as u64 })
+/// The mean of values and their groups.
+fn mean_effect(values: impl Iterator<Item = (f64, usize)>) -> Option<Effect> {
+    let (values, groups): (Vec<f64>, Vec<usize>) = values.unzip();
+    let found = clustered_difference(&values, &groups, LEVEL)?;
+    Some(Effect { value: found.value, ci95: found.interval, n: values.len() as u64 })
 }
 
-fn share(count: usize, n: usize) -> Option<Effect> {
-    let ci95 = wilson_interval(count as u64, n as u64, LEVEL)?;
-    Some(Effect { value: count as f64 / n as f64, ci95, n: n as u64 })
+/// The share of items that are so, by group.
+fn share(items: impl Iterator<Item = (bool, usize)>) -> Option<Effect> {
+    let (values, groups): (Vec<f64>, Vec<usize>) =
+        items.map(|(is_so, group)| (f64::from(u8::from(is_so)), group)).unzip();
+    Effect::share_in_groups(&values, &groups)
 }
 
 fn kappa_effect(kappa: &Kappa, n: usize) -> Effect {
@@ -219,7 +245,21 @@ mod tests {
     use Preference::{A, B, Tie};
 
     fn pair(people: Option<Preference>, judge: Preference, probability_a: f64) -> LabelledPair {
-        LabelledPair { people, judge, probability_a: Some(probability_a) }
+        LabelledPair { people, judge, probability_a: Some(probability_a), group: 0 }
+    }
+
+    /// Every item a group of its own.
+    fn apart<T>(mut items: Vec<T>, group: impl Fn(&mut T) -> &mut usize) -> Vec<T> {
+        items.iter_mut().enumerate().for_each(|(number, item)| *group(item) = number);
+        items
+    }
+
+    fn scores_apart(items: &[LabelledScore]) -> Vec<LabelledScore> {
+        apart(items.to_vec(), |item| &mut item.group)
+    }
+
+    fn pairs_apart(items: &[LabelledPair]) -> Vec<LabelledPair> {
+        apart(items.to_vec(), |item| &mut item.group)
     }
 
     #[test]
@@ -234,7 +274,7 @@ mod tests {
             pair(None, B, 0.3),
             pair(Some(A), Preference::Unscored { reason: Unscored::Abstained }, 0.5),
         ];
-        let report = JudgeCalibration::of_pairs(&items);
+        let report = JudgeCalibration::of_pairs(&pairs_apart(&items));
         assert_eq!((report.labelled, report.unlabelled, report.unscored), (5, 2, 1));
         assert_eq!(report.agreement.unwrap().value, 0.4);
         let untied = report.agreement_without_ties.unwrap();
@@ -248,10 +288,15 @@ mod tests {
     fn a_lenient_judge_is_corrected_towards_people() {
         // The judge gives everything half a level too much.
         let score = |i: u32| f64::from(i % 5) + 1.0;
-        let mut items: Vec<LabelledScore> =
-            (0..40).map(|i| LabelledScore { people: Some(score(i)), judge: Some(score(i) + 0.5) }).collect();
-        items.extend((0..200).map(|i| LabelledScore { people: None, judge: Some(score(i * 7) + 0.5) }));
-        let report = JudgeCalibration::of_scores(&items, [1.0, 5.0]);
+        let mut items: Vec<LabelledScore> = (0..40)
+            .map(|i| LabelledScore { people: Some(score(i)), judge: Some(score(i) + 0.5), group: 0 })
+            .collect();
+        items.extend((0..200).map(|i| LabelledScore {
+            people: None,
+            judge: Some(score(i * 7) + 0.5),
+            group: 0,
+        }));
+        let report = JudgeCalibration::of_scores(&scores_apart(&items), [1.0, 5.0]);
         assert!((report.judged_mean.unwrap().value - 3.5).abs() < 1e-9);
         assert!((report.corrected_mean.unwrap().value - 3.0).abs() < 1e-9);
         assert_eq!(report.rogan_gladen, None);
@@ -262,20 +307,23 @@ mod tests {
         let item = |people: bool, judge: bool| LabelledScore {
             people: Some(f64::from(u8::from(people))),
             judge: Some(f64::from(u8::from(judge))),
+            group: 0,
         };
         let mut items = vec![item(true, true); 9];
         items.push(item(true, false));
         items.extend(vec![item(false, false); 8]);
         items.extend(vec![item(false, true); 2]);
-        let report = JudgeCalibration::of_scores(&items, [0.0, 1.0]);
+        let report = JudgeCalibration::of_scores(&scores_apart(&items), [0.0, 1.0]);
         // 11 of 20 called positive: (0.55 + 0.8 - 1) / 0.7.
         assert!((report.rogan_gladen.unwrap().value - 0.5).abs() < 1e-12);
         assert_eq!(report.agreement.unwrap().value, 0.85);
         // Others than the labelled ones: 60 of 100 called positive, (0.6 + 0.8 - 1) / 0.7.
-        items.extend(
-            (0..100).map(|i| LabelledScore { people: None, judge: Some(f64::from(u8::from(i < 60))) }),
-        );
-        let found = JudgeCalibration::of_scores(&items, [0.0, 1.0]).rogan_gladen.unwrap();
+        items.extend((0..100).map(|i| LabelledScore {
+            people: None,
+            judge: Some(f64::from(u8::from(i < 60))),
+            group: 0,
+        }));
+        let found = JudgeCalibration::of_scores(&scores_apart(&items), [0.0, 1.0]).rogan_gladen.unwrap();
         assert!((found.value - 0.4 / 0.7).abs() < 1e-12 && found.n == 100, "{found:?}");
     }
 
@@ -285,6 +333,7 @@ mod tests {
             people,
             judge,
             probability_a: None,
+            group: 0,
         };
         let mut items = vec![said(Some(A), A); 9];
         items.push(said(Some(A), Tie));
@@ -292,10 +341,10 @@ mod tests {
         items.extend(vec![said(Some(B), Tie); 3]);
         items.extend(vec![said(Some(B), A); 2]);
         items.extend((0..100).map(|i| said(None, if i < 60 { A } else { Tie })));
-        let found = JudgeCalibration::of_pairs(&items).rogan_gladen.unwrap();
+        let found = JudgeCalibration::of_pairs(&pairs_apart(&items)).rogan_gladen.unwrap();
         assert!((found.value - 0.4 / 0.7).abs() < 1e-12 && found.n == 100, "{found:?}");
         items.push(said(Some(Tie), A));
-        assert_eq!(JudgeCalibration::of_pairs(&items).rogan_gladen, None);
+        assert_eq!(JudgeCalibration::of_pairs(&pairs_apart(&items)).rogan_gladen, None);
     }
 
     /// A judge that was right about all of five labels may still err.
@@ -305,18 +354,45 @@ mod tests {
             people,
             judge,
             probability_a: None,
+            group: 0,
         };
         let mut items = vec![said(Some(A), A); 3];
         items.extend(vec![said(Some(B), B); 2]);
         items.extend((0..1000).map(|i| said(None, if i % 2 == 0 { A } else { B })));
-        let found = JudgeCalibration::of_pairs(&items).rogan_gladen.unwrap();
+        let found = JudgeCalibration::of_pairs(&pairs_apart(&items)).rogan_gladen.unwrap();
         assert!(found.value == 0.5 && found.ci95[1] - found.ci95[0] > 0.5, "{found:?}");
     }
 
     #[test]
     fn without_labels_nothing_is_claimed() {
-        let report =
-            JudgeCalibration::of_scores(&[LabelledScore { people: None, judge: Some(3.0) }], [1.0, 5.0]);
+        let report = JudgeCalibration::of_scores(
+            &[LabelledScore { people: None, judge: Some(3.0), group: 0 }],
+            [1.0, 5.0],
+        );
         assert_eq!((report.agreement, report.kappa, report.corrected_mean), (None, None, None));
+    }
+
+    /// Ten answers to each document that say the same say it once.
+    #[test]
+    fn repeats_of_a_document_make_nothing_surer() {
+        let item = |i: usize| LabelledScore {
+            people: i.is_multiple_of(2).then_some(f64::from(u8::from(i.is_multiple_of(3)))),
+            judge: Some(f64::from(u8::from(i % 5 < 3))),
+            group: i,
+        };
+        let once: Vec<LabelledScore> = (0..90).map(item).collect();
+        let often: Vec<LabelledScore> = once.iter().flat_map(|item| [*item; 10]).collect();
+        let (once, often) =
+            (JudgeCalibration::of_scores(&once, [0.0, 1.0]), JudgeCalibration::of_scores(&often, [0.0, 1.0]));
+        for (one, ten) in [
+            (once.judged_mean, often.judged_mean),
+            (once.corrected_mean, often.corrected_mean),
+            (once.agreement, often.agreement),
+        ] {
+            let (one, ten) = (one.unwrap(), ten.unwrap());
+            let width = |effect: Effect| effect.ci95[1] - effect.ci95[0];
+            assert!((one.value - ten.value).abs() < 1e-2 && ten.n == 10 * one.n);
+            assert!((width(ten) / width(one) - 1.0).abs() < 0.02, "{one:?} {ten:?}");
+        }
     }
 }

@@ -15,13 +15,7 @@ use serde_json::json;
 use crate::constitution::Principle;
 use crate::error::JudgeError;
 use crate::fence::Fence;
-use crate::prompts::{compile, render};
-
-macro_rules! templates {
-    ($($name:literal),+ $(,)?) => {
-        &[$(($name, include_str!(concat!("../../../prompts/", $name)))),+]
-    };
-}
+use crate::prompts::{compile, for_model, render, templates};
 
 const TEMPLATES: &[(&str, &str)] =
     templates!["critique/critique.j2", "critique/revision.j2", "critique/system.j2"];
@@ -76,7 +70,7 @@ impl Critic {
     /// The request for a first answer.
     #[must_use]
     pub fn answer_request(&self, key: SampleKey, prompt: &Prompt) -> Request {
-        self.request(key, self.for_model(prompt.clone()))
+        self.request(key, for_model(prompt.clone(), self.chat))
     }
 
     /// The request for a critique.
@@ -125,41 +119,12 @@ impl Critic {
             message(Role::System, render(&self.templates, "critique/system.j2", &values)?),
             message(Role::User, render(&self.templates, template, &values)?),
         ]);
-        Ok(self.request(key, self.for_model(prompt)))
+        Ok(self.request(key, for_model(prompt, self.chat)))
     }
 
     fn request(&self, key: SampleKey, prompt: Prompt) -> Request {
         let params = GenerateParams { seed: sample_seed(self.params.seed, &key), ..self.params.clone() };
         Request { key, kind: RequestKind::Generate { prompt, params } }
-    }
-
-    fn for_model(&self, prompt: Prompt) -> Prompt {
-        match prompt {
-            Prompt::Chat(messages) if !self.chat => Prompt::Text(as_text(&Prompt::Chat(messages)) + "\n\n"),
-            prompt => prompt,
-        }
-    }
-}
-
-/// A prompt as one text: what a judge is shown, and what stands in a data block.
-#[must_use]
-pub fn as_text(prompt: &Prompt) -> String {
-    match prompt {
-        Prompt::Text(text) => text.clone(),
-        Prompt::Chat(messages) => match messages.as_slice() {
-            [only] => only.content.clone(),
-            several => {
-                let line = |message: &Message| {
-                    let who = match message.role {
-                        Role::System => "System",
-                        Role::User => "User",
-                        Role::Assistant => "Assistant",
-                    };
-                    format!("{who}: {}", message.content)
-                };
-                several.iter().map(line).collect::<Vec<_>>().join("\n\n")
-            }
-        },
     }
 }
 
@@ -174,6 +139,7 @@ pub fn spoken<'a>(text: &'a str, heading: &str) -> &'a str {
 mod tests {
     use super::*;
     use crate::constitution::Constitution;
+    use crate::prompts::as_text;
 
     fn critic() -> Critic {
         Critic::new(&[], GenerateParams::default(), vec!["<mine>".to_owned()], true).unwrap()

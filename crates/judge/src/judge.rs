@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use evalign_core::{
-    Digest, GenerateParams, Prompt, Request, RequestKind, Response, ResponseFormat, SampleKey, sample_seed,
+    Digest, GenerateParams, Request, RequestKind, Response, ResponseFormat, SampleKey, sample_seed,
 };
 use evalign_model::{ErrorKind, Model, ModelError};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::error::JudgeError;
 use crate::fence::Fence;
 use crate::insist::Insisting;
-use crate::prompts::Prompts;
+use crate::prompts::{Prompts, for_model};
 use crate::rubric::{Rubric, Shown};
 use crate::verdict::{Unscored, Verdict};
 
@@ -127,7 +127,7 @@ impl Judge {
     #[must_use]
     pub fn digest(&self) -> Digest {
         let options = &self.options;
-        Digest::of_json(&json!({
+        let mut asked = json!({
             "version": JUDGE_VERSION,
             "rubric": self.rubric.digest(),
             "prompts": self.prompts.digest(),
@@ -135,7 +135,16 @@ impl Judge {
             "explanation_tokens": options.explanation_tokens,
             "retries": options.retries,
             "constrained": options.constrained,
-        }))
+        });
+        if !self.is_chat() {
+            // Once without the names of the roles.
+            asked["roles"] = json!("named");
+        }
+        Digest::of_json(&asked)
+    }
+
+    fn is_chat(&self) -> bool {
+        self.model.capabilities().chat
     }
 
     #[must_use]
@@ -171,7 +180,8 @@ impl Judge {
             response_format: Some(format.clone()),
             ..self.options.params(format)
         };
-        Ok(Request { key, kind: RequestKind::Generate { prompt: self.for_model(prompt), params } })
+        let prompt = for_model(prompt, self.is_chat());
+        Ok(Request { key, kind: RequestKind::Generate { prompt, params } })
     }
 
     fn shown<'a>(
@@ -187,17 +197,6 @@ impl Judge {
                 format!("rubric `{}` judges with a {name}, and this material has none", self.rubric.name),
                 "give every row one, or choose another rubric",
             )),
-        }
-    }
-
-    /// A model without a chat template reads the messages one after the other.
-    fn for_model(&self, prompt: Prompt) -> Prompt {
-        match prompt {
-            Prompt::Chat(messages) if !self.model.capabilities().chat => {
-                let texts: Vec<String> = messages.into_iter().map(|message| message.content).collect();
-                Prompt::Text(texts.join("\n\n") + "\n\n")
-            }
-            prompt => prompt,
         }
     }
 

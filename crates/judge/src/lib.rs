@@ -32,15 +32,14 @@ mod pairwise;
 mod pointwise;
 mod prompts;
 mod rubric;
+mod style;
 mod verdict;
 
-pub use arena::{ArenaBattle, ArenaReport, HeadToHead, Standing};
-pub use bias::{
-    BiasReport, BiasTally, JudgedAnswer, JudgedPair, family_of, family_of_name, formatting_marks,
-};
+pub use arena::{ArenaBattle, ArenaReport, HeadToHead, Standing, StyleControl};
+pub use bias::{BiasReport, BiasTally, JudgedAnswer, JudgedPair, family_of, family_of_name};
 pub use calibrate::{JudgeCalibration, LabelledPair, LabelledScore, ReliabilityBin};
 pub use constitution::{Constitution, Principle};
-pub use critique::{Critic, Reviewed, as_text, spoken};
+pub use critique::{Critic, Reviewed, spoken};
 pub use effect::Effect;
 pub use error::JudgeError;
 pub use fence::Fence;
@@ -56,6 +55,7 @@ pub use minhash::NearDuplicates;
 pub use pairs::{Strategy, balanced_by_length, is_held_out, select};
 pub use pairwise::{Comparison, Order, OrderVerdict, Pair, Preference};
 pub use pointwise::{CriterionScore, Judged, score_all};
-pub use prompts::Prompts;
+pub use prompts::{Prompts, as_text};
 pub use rubric::{ABSTAIN, Criterion, Rubric, Scale, Shown};
+pub use style::{Style, formatting_marks};
 pub use verdict::{Choice, Unscored, Verdict};

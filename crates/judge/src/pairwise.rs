@@ -64,11 +64,23 @@ pub struct OrderVerdict {
     /// P(A is better) + P(tie) / 2 among A, B and tie. Absent where the model gives no probabilities.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub probability_a: Option<f64>,
+    /// P(tie) among the same.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub probability_tie: Option<f64>,
     /// Entropy over the labels, in nats. Absent as above.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub entropy: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub explanation: Option<String>,
+}
+
+impl OrderVerdict {
+    /// P(A is better) and P(B is better), ties aside: they add up to 1 - P(tie).
+    pub(crate) fn probabilities(&self) -> Option<[f64; 2]> {
+        let (a, tie) = (self.probability_a?, self.probability_tie?);
+        let of_a = (a - tie / 2.0).max(0.0);
+        Some([of_a, (1.0 - tie - of_a).max(0.0)])
+    }
 }
 
 /// The verdict on a pair. A side wins only where it wins in both orders; two different verdicts, or a tie in
@@ -147,6 +159,7 @@ pub(crate) fn order_verdict(order: Order, verdict: Result<Verdict, Unscored>) ->
         order,
         preference: Preference::Unscored { reason },
         probability_a: None,
+        probability_tie: None,
         entropy: None,
         explanation: None,
     };
@@ -164,17 +177,19 @@ pub(crate) fn order_verdict(order: Order, verdict: Result<Verdict, Unscored>) ->
     };
     // In the order of the form: A, B, C and perhaps N.
     let probabilities = choice.probabilities.as_deref();
-    let first = probabilities.and_then(|p| {
+    let decided = probabilities.and_then(|p| {
         let (first, second, tie) = (*p.first()?, *p.get(1)?, *p.get(2)?);
         let decided = first + second + tie;
-        (decided > 0.0).then(|| (first + tie / 2.0) / decided)
+        (decided > 0.0).then(|| ((first + tie / 2.0) / decided, tie / decided))
     });
+    let (first, probability_tie) = decided.unzip();
     let (preference, probability_a) = match order {
         Order::AsGiven => (shown, first),
         Order::Swapped => (shown.swapped(), first.map(|p| 1.0 - p)),
     };
     let entropy = probabilities.map(entropy_nats);
-    OrderVerdict { order, preference, probability_a, entropy, explanation: verdict.explanation }
+    let explanation = verdict.explanation;
+    OrderVerdict { order, preference, probability_a, probability_tie, entropy, explanation }
 }
 
 /// -sum p ln p.
@@ -222,6 +237,10 @@ mod tests {
         let second = said(Order::Swapped, "A", Some(vec![0.5, 0.3, 0.0, 0.2]));
         assert!((first.probability_a.unwrap() - 0.7).abs() < 1e-12);
         assert!((second.probability_a.unwrap() - 0.375).abs() < 1e-12);
+        for (verdict, expected) in [(&first, [0.6, 0.2]), (&second, [0.375, 0.625])] {
+            let apart = verdict.probabilities().unwrap();
+            assert!(apart.iter().zip(expected).all(|(p, e)| (p - e).abs() < 1e-12), "{apart:?}");
+        }
         assert!((Comparison::of([first, second]).probability_a.unwrap() - 0.5375).abs() < 1e-12);
         assert_eq!(both("A", "B").probability_a, None);
     }

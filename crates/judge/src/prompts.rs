@@ -10,11 +10,13 @@ use crate::error::JudgeError;
 use crate::fence::Fence;
 use crate::rubric::{Criterion, Rubric};
 
+/// Files of `prompts/`, each with its name.
 macro_rules! templates {
     ($($name:literal),+ $(,)?) => {
         &[$(($name, include_str!(concat!("../../../prompts/", $name)))),+]
     };
 }
+pub(crate) use templates;
 
 /// The templates that ship inside the binary.
 const TEMPLATES: &[(&str, &str)] = templates![
@@ -116,6 +118,36 @@ pub(crate) fn render(
 ) -> Result<String, JudgeError> {
     let template = templates.get_template(name).map_err(|error| failed(name, &error))?;
     template.render(values).map_err(|error| failed(name, &error))
+}
+
+/// A prompt as a model takes it: one without a chat template is given a conversation as one text.
+pub(crate) fn for_model(prompt: Prompt, chat: bool) -> Prompt {
+    match prompt {
+        Prompt::Chat(messages) if !chat => Prompt::Text(as_text(&Prompt::Chat(messages)) + "\n\n"),
+        prompt => prompt,
+    }
+}
+
+/// A prompt as one text: what a judge is shown, and what stands in a data block.
+#[must_use]
+pub fn as_text(prompt: &Prompt) -> String {
+    match prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Chat(messages) => match messages.as_slice() {
+            [only] => only.content.clone(),
+            several => {
+                let line = |message: &Message| {
+                    let who = match message.role {
+                        Role::System => "System",
+                        Role::User => "User",
+                        Role::Assistant => "Assistant",
+                    };
+                    format!("{who}: {}", message.content)
+                };
+                several.iter().map(line).collect::<Vec<_>>().join("\n\n")
+            }
+        },
+    }
 }
 
 /// What templates see of a rubric.

@@ -13,9 +13,10 @@ use crate::JudgeError;
 /// A file that cannot be read, or holds no rows.
 pub fn check_file(
     path: &Path,
+    limits: &Limits,
     found: &mut dyn FnMut(&'static str, Finding) -> ControlFlow<()>,
 ) -> Result<Option<(LintReport, &'static str)>, JudgeError> {
-    let rows = numbered_rows(path, &Limits::default())?;
+    let rows = numbered_rows(path, limits)?;
     let unit = rows.unit();
     let mut linter = Linter::default();
     let mut flow = ControlFlow::Continue(());
@@ -59,11 +60,12 @@ pub struct Converted {
 /// A file that cannot be read or written, or of which no row can be written in the layout.
 pub fn convert_file(
     path: &Path,
+    limits: &Limits,
     target: &Path,
     (layout, style, kind): (Layout, Style, FileKind),
     faulty: &mut dyn FnMut(&'static str, u64, &Finding),
 ) -> Result<Converted, JudgeError> {
-    let rows = numbered_rows(path, &Limits::default())?;
+    let rows = numbered_rows(path, limits)?;
     let mut file = PreferenceWriter::create(target, kind, layout, style)?;
     let mut converted = Converted { unit: rows.unit(), ..Converted::default() };
     let unit = converted.unit;
