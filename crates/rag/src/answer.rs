@@ -3,15 +3,18 @@
 //! ```text
 //! question -> hits -> statements, weighed -> enough? -no-> abstained
 //!     without a model: the best statements, as they stand
-//!     with one:        packed chunks -> model -> claims -> each held against the statements
+//!     with one:        packed chunks -> model -> claims -> each held against the statements, told as soon as it is
+//!                      complete and stands in them
 //! every quote verified against the document's text, or not shown
 //! ```
 //!
 //! Documents are data. A statement that gives orders to its reader is reported and never quoted as an answer.
 
+mod aloud;
 mod generated;
 mod holds;
 
+use generated::Writing;
 pub(crate) use generated::{ask, ask_in_form, defused};
 
 use std::sync::Arc;
@@ -23,7 +26,7 @@ use serde::Serialize;
 use crate::abstain::DEFAULT_THRESHOLD;
 use crate::citation::{Citation, Sources};
 use crate::evidence::{Evidence, weigh};
-use crate::ingest::shown;
+use crate::ingest::{check_presence, shown};
 use crate::injection::gives_orders;
 use crate::{
     Chunk, Embedder, Expansion, Filter, Hit, QueryPlan, RagError, Reranker, Scope, SearchOptions, Searcher,
@@ -96,6 +99,26 @@ pub struct Answer {
     pub hits: Vec<Hit>,
 }
 
+impl Answer {
+    /// Nothing is known yet.
+    fn open(question: &str, threshold: f64, notes: Vec<String>) -> Self {
+        Self {
+            question: question.to_owned(),
+            text: None,
+            abstained: None,
+            claims: Vec::new(),
+            confidence: 0.0,
+            threshold,
+            warnings: Vec::new(),
+            notes,
+            hits: Vec::new(),
+        }
+    }
+}
+
+/// Hears of claims that the sources support while the model still writes.
+pub type Hear<'a> = dyn FnMut(&Claim) + Send + 'a;
+
 /// Answers questions from one tenant's part of an index.
 pub struct Answerer<'a> {
     pub state: &'a Store,
@@ -118,29 +141,44 @@ impl std::fmt::Debug for Answerer<'_> {
 impl Answerer<'_> {
     /// # Errors
     /// [`RagError::Invalid`] for expansions without a model; what the store, the embedder or the model report. Not
-    /// knowing is no error.
+    /// knowing is no error, and neither is a question that holds nothing to look for ([`QueryPlan::check`] refuses it
+    /// beforehand): one of them must not end an evaluation.
     pub async fn answer(&self, question: &str, options: &AnswerOptions) -> Result<Answer, RagError> {
+        self.answer_aloud(question, options, &mut |_| {}).await
+    }
+
+    /// As [`Self::answer`], and tells each claim of a text that is being written once it is complete and its quote
+    /// verified. What is returned decides: a model that takes back at the end what it wrote answers nothing.
+    ///
+    /// # Errors
+    /// As [`Self::answer`].
+    pub async fn answer_aloud(
+        &self,
+        question: &str,
+        options: &AnswerOptions,
+        hear: &mut Hear<'_>,
+    ) -> Result<Answer, RagError> {
         let scope = Scope::of(self.tenant).visible(shown()).filter(options.filter.clone());
         let searcher = Searcher::new(self.vectors, Some(self.embedder));
         let (plan, notes) = self.plan(question, &options.expansions).await?;
+        let mut answer = Answer::open(question, options.threshold, notes);
+        if let Some((lack, _)) = plan.lack(options.search.mode) {
+            answer.abstained = Some(format!("the question {lack}"));
+            return Ok(answer);
+        }
         let hits = searcher.search(self.index, &scope, &plan, &options.search).await?;
+        if hits.is_empty() {
+            check_presence(self.state, self.vectors, (self.index, self.tenant)).await?;
+        }
         let (hits, chunks) = self.reranked(question, hits).await?;
         let mut sources = Sources::new(self.state, self.index, self.tenant);
         let (orders, evidence): (Vec<Evidence>, Vec<Evidence>) = weigh(question, &chunks, self.embedder)
             .await?
             .into_iter()
             .partition(|evidence| gives_orders(&evidence.citation.quote));
-        let mut answer = Answer {
-            question: question.to_owned(),
-            text: None,
-            abstained: None,
-            claims: Vec::new(),
-            confidence: evidence.first().map_or(0.0, |best| best.score),
-            threshold: options.threshold,
-            warnings: warnings(orders, &mut sources)?,
-            notes,
-            hits,
-        };
+        answer.confidence = evidence.first().map_or(0.0, |best| best.score);
+        answer.warnings = warnings(orders, &mut sources)?;
+        answer.hits = hits;
         if answer.confidence < options.threshold {
             answer.abstained = Some(match evidence.is_empty() {
                 true => "nothing was found".to_owned(),
@@ -151,7 +189,9 @@ impl Answerer<'_> {
         match &self.model {
             None => self.quote(&mut answer, evidence, &mut sources)?,
             Some(model) => {
-                self.generate(model, &mut answer, &chunks, &evidence, options, &mut sources).await?;
+                let evidence = &evidence;
+                let writing = Writing { chunks: &chunks, evidence, options, sources: &mut sources, hear };
+                self.generate(model, &mut answer, writing).await?;
             }
         }
         Ok(answer)

@@ -14,6 +14,7 @@ pub(crate) use evaluate::reorder;
 pub use evaluate::{BeirAnswer, BeirEvaluation, BeirMeasured, BeirReport, BeirSeconds, PerQuery};
 
 use crate::RagError;
+use crate::chunker::{ChunkSettings, Strategy};
 use crate::metrics::Judgements;
 use qrels::judgements;
 
@@ -100,6 +101,12 @@ fn packed(path: PathBuf) -> PathBuf {
 }
 
 impl BeirCollection {
+    /// How its documents are cut, which have no structure of their own.
+    #[must_use]
+    pub fn chunks(max_tokens: usize, overlap_tokens: usize) -> ChunkSettings {
+        ChunkSettings { strategy: Strategy::Recursive, max_tokens, overlap_tokens, prefix: false }
+    }
+
     /// SHA-256 of everything that decides a metric: texts, their order, judgements.
     #[must_use]
     pub fn digest(&self) -> Digest {

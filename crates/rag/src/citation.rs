@@ -14,7 +14,7 @@ pub struct Citation {
     pub document: DocumentId,
     /// Digest of the document's bytes.
     pub revision: Digest,
-    /// Of the quote within the document's text, end exclusive.
+    /// Of the quote within the document's text, end exclusive. That is the file only where `file_start_byte` is given.
     pub start_byte: u64,
     pub end_byte: u64,
     /// Of the quote within the file, where the text is a part of the file's bytes.

@@ -1,8 +1,13 @@
+mod probe;
+
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use evalign_core::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::RagError;
+pub use probe::Probe;
 
 /// Whether a text asks or answers: some models want another prefix for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,6 +41,10 @@ pub struct EmbedderIdentity {
     /// Special tokens included. Longer texts are cut by [`Embedder::embed`]; callers that must not lose
     /// text ask [`Embedder::count_tokens`] first.
     pub max_tokens: usize,
+    /// What the model behind a name on a server makes of a known text. Absent where there is a digest of the weights, and
+    /// in indexes that were made before this was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
 }
 
 impl EmbedderIdentity {
@@ -48,10 +57,21 @@ impl EmbedderIdentity {
             (None, None) => self.name == other.name,
             (Some(_), None) | (None, Some(_)) => false,
         };
+        let same_model = match (&self.probe, &other.probe) {
+            (Some(a), Some(b)) => a.is_same_model(b),
+            _ => true,
+        };
         same_weights
+            && same_model
             && (self.dimension, self.pooling, self.max_tokens)
                 == (other.dimension, other.pooling, other.max_tokens)
             && (&self.query_prefix, &self.passage_prefix) == (&other.query_prefix, &other.passage_prefix)
+    }
+
+    /// The same without what a server computes anew each time.
+    #[must_use]
+    pub fn without_probe(&self) -> Self {
+        Self { probe: None, ..self.clone() }
     }
 
     /// The embedder of an index, by its settings.
@@ -70,6 +90,20 @@ impl EmbedderIdentity {
         if self.is_same_space(&recorded) {
             return Ok(());
         }
+        if let (Some(is), Some(was)) = (&self.probe, &recorded.probe)
+            && self.is_same_space(&recorded.without_probe())
+        {
+            return Err(RagError::index(
+                index,
+                format!(
+                    "the model behind {} is another one than when it was made: the same text has another vector now \
+                     (cosine {:.3})",
+                    self.name,
+                    is.cosine(was)
+                ),
+                "let the server have the model of then, or index the documents into another index",
+            ));
+        }
         let shown = |identity: &Self| {
             let digest = identity.digest.as_ref().map_or("without a digest", Digest::short);
             format!("{} ({digest}, {} numbers)", identity.name, identity.dimension)
@@ -79,6 +113,46 @@ impl EmbedderIdentity {
             format!("it was made with the embedder {}, not {}", shown(&recorded), shown(self)),
             "leave out `--embedder`, or index the documents into another index",
         ))
+    }
+}
+
+/// The embedder for an index, under the identity that the index records: a server computes the same vector a little
+/// otherwise each time, and what is kept is found by the vector of then.
+///
+/// # Errors
+/// As [`EmbedderIdentity::check_against`].
+pub fn as_recorded(
+    embedder: Arc<dyn Embedder>,
+    index: &str,
+    settings: &serde_json::Value,
+) -> Result<Arc<dyn Embedder>, RagError> {
+    let identity = embedder.identity();
+    identity.check_against(index, settings)?;
+    let recorded = EmbedderIdentity::recorded(index, settings)?;
+    if identity.probe == recorded.probe {
+        return Ok(embedder);
+    }
+    let identity = EmbedderIdentity { probe: recorded.probe, ..identity.clone() };
+    Ok(Arc::new(AsRecorded { inner: embedder, identity }))
+}
+
+struct AsRecorded {
+    inner: Arc<dyn Embedder>,
+    identity: EmbedderIdentity,
+}
+
+#[async_trait]
+impl Embedder for AsRecorded {
+    fn identity(&self) -> &EmbedderIdentity {
+        &self.identity
+    }
+
+    async fn embed(&self, texts: &[String], role: TextRole) -> Result<Vec<Vec<f32>>, RagError> {
+        self.inner.embed(texts, role).await
+    }
+
+    fn count_tokens(&self, text: &str) -> usize {
+        self.inner.count_tokens(text)
     }
 }
 
@@ -112,7 +186,45 @@ mod tests {
             query_prefix: String::new(),
             passage_prefix: String::new(),
             max_tokens: 256,
+            probe: None,
         }
+    }
+
+    struct Fixed(EmbedderIdentity);
+
+    #[async_trait]
+    impl Embedder for Fixed {
+        fn identity(&self) -> &EmbedderIdentity {
+            &self.0
+        }
+
+        async fn embed(&self, texts: &[String], _: TextRole) -> Result<Vec<Vec<f32>>, RagError> {
+            Ok(vec![vec![1.0]; texts.len()])
+        }
+
+        fn count_tokens(&self, text: &str) -> usize {
+            text.len()
+        }
+    }
+
+    #[test]
+    fn an_index_keeps_the_probe_that_it_was_made_with() {
+        let on_server = |vector: &[f32]| EmbedderIdentity {
+            probe: Some(Probe::of(vector)),
+            ..identity("openai/a", None)
+        };
+        let was = on_server(&[0.6, 0.8]);
+        let opened = |identity: EmbedderIdentity, recorded: &EmbedderIdentity| {
+            as_recorded(Arc::new(Fixed(identity)), "i", &json!({"embedder": recorded}))
+        };
+        let (rounded, changed) = (on_server(&[0.6001, 0.7999]), on_server(&[0.8, 0.6]));
+        assert_ne!(rounded, was);
+        assert_eq!(*opened(rounded.clone(), &was).ok().unwrap().identity(), was);
+        let error = opened(changed, &was).err().unwrap().to_string();
+        assert!(error.contains("the model behind openai/a is another one"), "{error}");
+        // An index of before probes were recorded.
+        let without = was.without_probe();
+        assert_eq!(*opened(rounded, &without).ok().unwrap().identity(), without);
     }
 
     #[test]

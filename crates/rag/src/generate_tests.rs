@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::answer::{ask_in_form, defused};
 use crate::citation::Sources;
 use crate::evidence::cite;
-use crate::ingest::shown;
+use crate::ingest::{check_presence, shown};
 use crate::injection::orders_in;
 use crate::quality::{GoldPlace, GoldQuestion};
 use crate::{Chunk, RagError, Scope, VectorStore, With};
@@ -82,6 +82,9 @@ impl TestSource<'_> {
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<GeneratedTests, RagError> {
         let mut chunks = self.chunks().await?;
+        if chunks.is_empty() {
+            check_presence(self.state, self.vectors, (self.index, self.tenant)).await?;
+        }
         chunks.sort_by_cached_key(|chunk| Digest::of_json(&json!([seed, chunk.id.to_string()])));
         let mut sources = Sources::new(self.state, self.index, self.tenant);
         let mut made = GeneratedTests::default();

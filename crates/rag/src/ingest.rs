@@ -12,10 +12,11 @@
 //! version at every moment.
 
 mod batch;
+mod presence;
 mod report;
 mod weights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ use crate::{
     CollectionSpec, Condition, Embedder, EmbedderIdentity, FieldKind, Filter, RagError, Scope, VectorStore,
 };
 use batch::Batch;
+pub use presence::check_presence;
 pub use report::{IngestFailure, IngestNote, IngestReport};
 use weights::TenantStatistics;
 
@@ -130,12 +132,32 @@ impl<'a> Ingest<'a> {
             request,
             statistics: self.statistics(request)?,
             known: &known,
+            absent: BTreeSet::new(),
             report: &mut report,
         };
         run.all(&sources).await?;
-        run.finish(&sources).await?;
+        let gone = if request.delete_missing { run.gone(&sources) } else { Vec::new() };
+        run.note_absent(&sources, &gone);
+        run.finish(gone).await?;
         drop(pages);
         report.seconds = started.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// Removes documents of the tenant from the index by their names, and tells which were there. Doing it again after a
+    /// crash goes on where it stopped.
+    ///
+    /// # Errors
+    /// A store or embedder that fails.
+    pub async fn remove(&self, request: &IngestRequest, names: &[String]) -> Result<IngestReport, RagError> {
+        let known = self.known(request)?;
+        let mut report = IngestReport::of(&Sources::default());
+        let statistics = self.statistics(request)?;
+        let absent = BTreeSet::new();
+        let mut run = Run { ingest: self, request, statistics, known: &known, absent, report: &mut report };
+        // A run that died may have hidden what is recorded: `finish` takes away what is hidden.
+        run.show_recorded().await?;
+        run.finish(names.iter().filter(|name| known.contains_key(*name)).cloned().collect()).await?;
         Ok(report)
     }
 
@@ -211,6 +233,8 @@ struct Run<'r, 'a> {
     request: &'r IngestRequest,
     statistics: TenantStatistics,
     known: &'r BTreeMap<String, IndexedDocument>,
+    /// Recorded, and not in this store.
+    absent: BTreeSet<String>,
     report: &'r mut IngestReport,
 }
 
@@ -226,6 +250,7 @@ impl Run<'_, '_> {
 
     async fn all(&mut self, sources: &Sources) -> Result<(), RagError> {
         self.show_recorded().await?;
+        self.absent = self.absent().await?;
         let originals = originals(sources);
         let mut batch = Batch::default();
         for (done, (name, file)) in sources.files.iter().enumerate() {
@@ -267,30 +292,30 @@ impl Run<'_, '_> {
             let message = format!("`{name}` is indexed from {other}");
             let hint = "give absolute paths, or use an index for each of them".to_owned();
             let error = RagError::File { path: file.path.clone(), message, hint: Some(hint) };
-            return self.report.fail(name, &error);
+            return self.report.fail(name, error);
         }
+        let is_here = known.is_some() && !self.absent.contains(name);
         let is_recorded = !self.statistics.unrecorded.contains(name);
-        if known.is_some_and(|known| known.version == version) && is_recorded {
+        if known.is_some_and(|known| known.version == version) && is_here && is_recorded {
             self.report.unchanged += 1;
             return;
         }
         match batch::prepare(self, (name, file), &version, original) {
             Ok(document) => {
                 self.report.notes.extend(document.notes.iter().cloned());
-                match known {
-                    Some(_) => self.report.updated += 1,
-                    None => self.report.added += 1,
+                match is_here {
+                    true => self.report.updated += 1,
+                    false => self.report.added += 1,
                 }
                 batch.push(document);
             }
-            Err(error) => self.report.fail(name, &error),
+            Err(error) => self.report.fail(name, error),
         }
     }
 
     /// What is gone is deleted, and with it everything hidden; nothing before this deletes anything.
-    async fn finish(&mut self, sources: &Sources) -> Result<(), RagError> {
+    async fn finish(&mut self, gone: Vec<String>) -> Result<(), RagError> {
         let (index, vectors) = (self.request.index.as_str(), self.ingest.vectors);
-        let gone = if self.request.delete_missing { self.gone(sources) } else { Vec::new() };
         for name in &gone {
             let document = self.scope().filter(Filter::equals("document", name.as_str()));
             vectors.delete(index, &document).await?;
@@ -340,9 +365,16 @@ impl Run<'_, '_> {
         Ok(self.ingest.state.commit_documents(index, &self.request.tenant, commit)?)
     }
 
+    /// What this store lacks and this run was not given.
+    fn note_absent(&mut self, sources: &Sources, gone: &[String]) {
+        let given = |name: &String| sources.files.contains_key(name) || gone.contains(name);
+        self.report.absent = self.absent.iter().filter(|name| !given(name)).cloned().collect();
+    }
+
     /// Documents found through the same inputs before and not now. One that could not be read is not gone, and
     /// neither is what lies below a directory that could not be read.
     fn gone(&self, sources: &Sources) -> Vec<String> {
+        let unread = || sources.failed.iter().map(|(name, _)| name).chain(&sources.dangling);
         let under = |document: &IndexedDocument| {
             let below = |path: &str| sources.roots.iter().any(|root| is_at_or_below(path, root));
             // Found through another name of the same place, and no longer there.
@@ -353,7 +385,7 @@ impl Run<'_, '_> {
             .values()
             .filter(|document| under(document) && !sources.files.contains_key(&document.document))
             .map(|document| document.document.clone())
-            .filter(|name| !sources.failed.iter().any(|(failed, _)| is_at_or_below(name, failed)))
+            .filter(|name| !unread().any(|unread| is_at_or_below(name, unread)))
             .collect()
     }
 }

@@ -59,7 +59,7 @@ pub use chunk::{Chunk, DocumentId, STAGED_FIELD};
 pub use citation::Citation;
 pub use diff::{MetricDifference, difference};
 pub use edge::EdgeStore;
-pub use embedder::{Embedder, EmbedderIdentity, Pooling, TextRole};
+pub use embedder::{Embedder, EmbedderIdentity, Pooling, Probe, TextRole, as_recorded};
 pub use error::{RagError, StoreFault};
 pub use evidence::Evidence;
 pub use filter::{Bounds, Condition, Filter};

@@ -131,7 +131,7 @@ impl DocumentKind {
 /// Reads a document. `path` is where its bytes are on this machine, `pdf_reader` who reads it if it is a PDF.
 ///
 /// # Errors
-/// [`RagError::File`] or [`RagError::Row`] for what cannot be read as its kind: encrypted, broken, too large.
+/// [`RagError::File`] or [`RagError::Row`] for what cannot be read as its kind: encrypted, broken, too large, no text.
 pub fn load(
     path: &Path,
     bytes: &[u8],
@@ -149,9 +149,9 @@ pub fn load(
         | DocumentKind::Rust
         | DocumentKind::Python
         | DocumentKind::Javascript
-        | DocumentKind::Go => Ok(plain::load(bytes, kind)),
-        DocumentKind::Markdown => Ok(plain::load_markdown(bytes)),
-        DocumentKind::Html => html::load(path, &plain::load(bytes, kind)),
+        | DocumentKind::Go => plain::load(path, bytes, kind),
+        DocumentKind::Markdown => plain::load_markdown(path, bytes),
+        DocumentKind::Html => html::load(path, &plain::load(path, bytes, kind)?),
         DocumentKind::Pdf => pdf::load(path, bytes, pdf_reader),
         DocumentKind::Docx => docx::load(path, bytes),
         DocumentKind::Csv | DocumentKind::Jsonl => rows::load(path, kind),

@@ -136,8 +136,8 @@ impl<'a> Searcher<'a> {
     /// The best hits with their payload.
     ///
     /// # Errors
-    /// [`RagError::Invalid`] for a mode that needs an embedder where there is none; what the store and the
-    /// embedder report.
+    /// [`RagError::Invalid`] for a query without words, a mode that needs an embedder where there is none; what the
+    /// store and the embedder report.
     pub async fn search(
         &self,
         collection: &str,
@@ -145,6 +145,7 @@ impl<'a> Searcher<'a> {
         plan: &QueryPlan,
         options: &SearchOptions,
     ) -> Result<Vec<Hit>, RagError> {
+        plan.check(options.mode)?;
         let legs = plan.legs(options.mode);
         let mut fused = self.rank(collection, scope, plan, options).await?;
         match options.mmr {

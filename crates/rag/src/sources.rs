@@ -36,6 +36,12 @@ pub(crate) struct Sources {
     pub(crate) skipped: Vec<String>,
     /// What could not be read, with the reason.
     pub(crate) failed: Vec<(String, String)>,
+    /// Links that were not followed, with the reason.
+    pub(crate) not_followed: Vec<(String, String)>,
+    /// Those of them that lead nowhere: what they led to may come back.
+    pub(crate) dangling: Vec<String>,
+    /// What the inputs name, free of links: none is followed to anything that does not lie below one of these.
+    bounds: Vec<PathBuf>,
 }
 
 /// Most time for each step of the way to a page.
@@ -88,15 +94,17 @@ impl Sources {
     /// # Errors
     /// [`RagError::Invalid`] for an input that names nothing, or a pattern that is none.
     pub(crate) fn find(inputs: &[String]) -> Result<Self, RagError> {
-        let mut sources = Self::default();
-        for input in inputs.iter().filter(|input| !is_address(input)) {
+        let inputs = || inputs.iter().filter(|input| !is_address(input));
+        let bounds = inputs().filter_map(|input| named_place(input).canonicalize().ok()).collect();
+        let mut sources = Self { bounds, ..Self::default() };
+        for input in inputs() {
             let path = Path::new(input);
             if path.is_dir() {
                 sources.walk(input, path, None);
             } else if path.is_file() {
                 let root = sources.root(path);
                 sources.add(path, root, true);
-            } else if input.contains(['*', '?', '[', '{']) {
+            } else if input.contains(WILDCARDS) {
                 sources.walk_pattern(input)?;
             } else {
                 return Err(RagError::invalid(
@@ -138,12 +146,10 @@ impl Sources {
         };
         let plain = pattern.strip_prefix("./").unwrap_or(pattern);
         let glob = GlobBuilder::new(plain).literal_separator(true).build().map_err(invalid)?;
-        let meta = plain.find(['*', '?', '[', '{']).unwrap_or(0);
-        let base = plain[..meta].rfind('/').map_or("", |slash| &plain[..=slash]);
-        let base = if base.is_empty() { "." } else { base };
-        let before = self.files.len() + self.failed.len() + self.skipped.len();
-        self.walk(pattern, Path::new(base), Some(&glob.compile_matcher()));
-        if self.files.len() + self.failed.len() + self.skipped.len() == before {
+        let seen = |sources: &Self| sources.files.len() + sources.failed.len() + sources.skipped.len();
+        let before = seen(self);
+        self.walk(pattern, named_place(plain), Some(&glob.compile_matcher()));
+        if seen(self) == before {
             return Err(RagError::invalid(
                 format!("pattern `{pattern}`"),
                 "no file fits it",
@@ -155,27 +161,50 @@ impl Sources {
 
     fn walk(&mut self, input: &str, base: &Path, pattern: Option<&GlobMatcher>) {
         let root = self.root(Path::new(input));
-        // Links are followed; one that leads to a directory above itself is reported and not followed.
+        let fits = |path: &Path| pattern.is_none_or(|pattern| pattern.is_match(path));
         let walk = WalkDir::new(base).follow_links(true).sort_by_file_name();
-        for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry)) {
-            match entry {
-                Ok(entry) if entry.file_type().is_file() => {
-                    let path = entry.path().strip_prefix(".").unwrap_or(entry.path());
-                    if pattern.is_none_or(|pattern| pattern.is_match(path)) {
-                        self.add(path, root.clone(), false);
-                    }
-                }
-                Ok(_) => {}
+        let mut walk = walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry));
+        while let Some(entry) = walk.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
                 Err(error) => {
-                    let name = error.path().map(|path| name_of(path.strip_prefix(".").unwrap_or(path)));
-                    let name = name.unwrap_or_default();
-                    let reason = match error.loop_ancestor() {
-                        Some(ancestor) => format!("a link back to {}, not followed", ancestor.display()),
-                        None => error.to_string(),
-                    };
-                    self.failed.push((name, reason));
+                    self.not_walked(&error);
+                    continue;
                 }
+            };
+            let path = entry.path().strip_prefix(".").unwrap_or(entry.path());
+            let is_directory = entry.file_type().is_dir();
+            if entry.depth() > 0 && entry.path_is_symlink() && !self.is_within_bounds(entry.path()) {
+                if is_directory || fits(path) {
+                    let reason = "a link out of what was to be read, not followed, and what was indexed through it \
+                                  before is deleted: name its target to read it";
+                    self.not_followed.push((name_of(path), reason.to_owned()));
+                }
+                if is_directory {
+                    walk.skip_current_dir();
+                }
+            } else if entry.file_type().is_file() && fits(path) {
+                self.add(path, root.clone(), false);
             }
+        }
+    }
+
+    fn is_within_bounds(&self, link: &Path) -> bool {
+        let target = link.canonicalize();
+        target.is_ok_and(|target| self.bounds.iter().any(|bound| target.starts_with(bound)))
+    }
+
+    fn not_walked(&mut self, error: &walkdir::Error) {
+        let path = error.path().unwrap_or(Path::new(""));
+        let name = name_of(path.strip_prefix(".").unwrap_or(path));
+        if let Some(ancestor) = error.loop_ancestor() {
+            let reason = format!("a link back to {}, not followed", ancestor.display());
+            self.not_followed.push((name, reason));
+        } else if path.is_symlink() && !path.exists() {
+            self.dangling.push(name.clone());
+            self.not_followed.push((name, "a link that leads nowhere".to_owned()));
+        } else {
+            self.failed.push((name, error.to_string()));
         }
     }
 
@@ -195,6 +224,20 @@ impl Sources {
             Err(error) => self.failed.push((name, error.to_string())),
         }
     }
+}
+
+/// What begins the part of a pattern that is not the same for all that fits it.
+const WILDCARDS: [char; 4] = ['*', '?', '[', '{'];
+
+/// The file or directory that an input names; of a pattern the directory that everything that fits it lies in.
+fn named_place(input: &str) -> &Path {
+    let plain = input.strip_prefix("./").unwrap_or(input);
+    if Path::new(input).exists() || !input.contains(WILDCARDS) {
+        return Path::new(input);
+    }
+    let wild = plain.find(WILDCARDS).unwrap_or(0);
+    let base = plain[..wild].rfind('/').map_or("", |slash| &plain[..=slash]);
+    Path::new(if base.is_empty() { "." } else { base })
 }
 
 /// By what the server says, else by the address.

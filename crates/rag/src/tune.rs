@@ -72,7 +72,12 @@ impl TuneRequest<'_> {
         (steps * (self.chunkings.len() + 1)) as u64
     }
 
-    fn check(&self, collection: &BeirCollection, embedder: &dyn Embedder) -> Result<(), RagError> {
+    /// What would be refused, before anything is done.
+    ///
+    /// # Errors
+    /// [`RagError::Invalid`] for a metric that is none, chunks that the embedder would cut, or where either half has no
+    /// query.
+    pub fn check(&self, collection: &BeirCollection, embedder: &dyn Embedder) -> Result<(), RagError> {
         if RetrievalMetrics::default().get(self.metric).is_none() {
             return Err(RagError::invalid(
                 format!("metric `{}`", self.metric),
@@ -96,8 +101,7 @@ impl TuneRequest<'_> {
 /// Sweeps over a collection, which is written to the store and removed from it.
 ///
 /// # Errors
-/// [`RagError::Invalid`] for a metric that is none, chunks that the embedder would cut, or where either half has no
-/// query; what the store, the embedder and the reranker report.
+/// As [`TuneRequest::check`]; what the store, the embedder and the reranker report.
 pub async fn tune(
     collection: &BeirCollection,
     (store, embedder): (&dyn VectorStore, &dyn Embedder),

@@ -3,55 +3,54 @@
 use std::sync::Arc;
 
 use evalign_core::{
-    Digest, GenerateParams, Message, Output, Prompt, Request, RequestKind, ResponseFormat, Role, SampleKey,
+    Digest, GenerateParams, Message, Output, Prompt, Request, RequestKind, Response, ResponseFormat, Role,
+    SampleKey,
 };
-use evalign_model::Model;
+use evalign_model::{Model, ModelError, Update};
 use minijinja::{Environment, context};
 
-use super::holds::holds;
-use super::{Answer, AnswerOptions, Answerer, Claim};
-use crate::citation::{Citation, Sources};
+use super::aloud::Claims;
+use super::{Answer, AnswerOptions, Answerer, Hear};
+use crate::citation::Sources;
 use crate::evidence::Evidence;
 use crate::pack::pack;
-use crate::sentences::sentences;
-use crate::{Chunk, RagError, TextRole};
+use crate::{Chunk, RagError};
 
 /// What the model is told to say where the sources do not answer.
 const REFUSAL: &str = "The sources do not say.";
-/// A claim is supported by a statement that is at least so similar, and [`holds`] what the claim names.
-const SUPPORT_SIMILARITY: f64 = 0.6;
 
 const SYSTEM: &str = include_str!("../../../../prompts/rag/system.j2");
 const QUESTION: &str = include_str!("../../../../prompts/rag/question.j2");
+
+/// What a model writes from, and who hears it.
+pub(super) struct Writing<'w, 's> {
+    pub(super) chunks: &'w [Chunk],
+    pub(super) evidence: &'w [Evidence],
+    pub(super) options: &'w AnswerOptions,
+    pub(super) sources: &'w mut Sources<'s>,
+    pub(super) hear: &'w mut Hear<'w>,
+}
 
 impl Answerer<'_> {
     pub(super) async fn generate(
         &self,
         model: &Arc<dyn Model>,
         answer: &mut Answer,
-        chunks: &[Chunk],
-        evidence: &[Evidence],
-        options: &AnswerOptions,
-        sources: &mut Sources<'_>,
+        writing: Writing<'_, '_>,
     ) -> Result<(), RagError> {
+        let Writing { chunks, evidence, options, sources, hear } = writing;
         let count = |text: &str| self.embedder.count_tokens(text);
         let packed = pack(chunks, evidence, options.context_tokens, &count);
         let shown: Vec<&Chunk> = packed.iter().map(|index| &chunks[*index]).collect();
         let prompt = prompt(&answer.question, &shown, &model.special_tokens())?;
-        let text = ask(model, prompt, options.max_answer_tokens).await?;
-        if text.is_empty() || text.to_lowercase().contains(&REFUSAL.to_lowercase()) {
+        let usable = evidence.iter().filter(|evidence| packed.contains(&evidence.chunk)).collect();
+        let mut claims = Claims::new(self.embedder, usable, sources);
+        let text = write_aloud(model, prompt, options.max_answer_tokens, &mut claims, hear).await?;
+        if text.is_empty() || refuses(&text) {
             answer.abstained = Some("the model did not find the answer in the sources".to_owned());
             return Ok(());
         }
-        let usable: Vec<&Evidence> =
-            evidence.iter().filter(|evidence| packed.contains(&evidence.chunk)).collect();
-        for range in sentences(&text, false) {
-            let claim = without_marks(&text[range]);
-            if !claim.is_empty() {
-                let citations = self.support(&claim, &usable, sources).await?;
-                answer.claims.push(Claim { supported: !citations.is_empty(), text: claim, citations });
-            }
-        }
+        answer.claims = claims.of(&text).await?;
         // What the sources do not say is told apart, and is no part of the answer.
         let supported: Vec<&str> =
             answer.claims.iter().filter(|claim| claim.supported).map(|claim| claim.text.as_str()).collect();
@@ -63,31 +62,11 @@ impl Answerer<'_> {
         }
         Ok(())
     }
+}
 
-    /// The statement a claim rests on: the most similar one that [`holds`] what it names.
-    async fn support(
-        &self,
-        claim: &str,
-        evidence: &[&Evidence],
-        sources: &mut Sources<'_>,
-    ) -> Result<Vec<Citation>, RagError> {
-        let mut texts = vec![claim.to_owned()];
-        texts.extend(evidence.iter().map(|evidence| evidence.citation.quote.clone()));
-        let vectors = self.embedder.embed(&texts, TextRole::Passage).await?;
-        let Some((of_claim, of_evidence)) = vectors.split_first() else { return Ok(Vec::new()) };
-        let mut best: Option<(f64, &Evidence)> = None;
-        for (evidence, vector) in evidence.iter().zip(of_evidence) {
-            let similarity: f64 =
-                of_claim.iter().zip(vector).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-            let nearer = similarity >= SUPPORT_SIMILARITY && best.is_none_or(|(best, _)| similarity > best);
-            let Citation { quote, section, .. } = &evidence.citation;
-            if nearer && holds(quote, section, claim) {
-                best = Some((similarity, evidence));
-            }
-        }
-        let Some((_, evidence)) = best else { return Ok(Vec::new()) };
-        Ok(sources.verified(evidence.citation.clone())?.into_iter().collect())
-    }
+/// Whether a model says that it found nothing.
+pub(super) fn refuses(text: &str) -> bool {
+    text.to_lowercase().contains(&REFUSAL.to_lowercase())
 }
 
 fn prompt(question: &str, chunks: &[&Chunk], special: &[String]) -> Result<Prompt, RagError> {
@@ -131,6 +110,36 @@ pub(crate) async fn ask_in_form(
 }
 
 async fn write(model: &Arc<dyn Model>, prompt: Prompt, params: GenerateParams) -> Result<String, RagError> {
+    match model.submit(vec![request(model, prompt, params)]).next().await {
+        Some((_, response)) => written(response),
+        None => Ok(String::new()),
+    }
+}
+
+/// As [`ask`]; claims are checked, and heard, as soon as they are complete.
+async fn write_aloud(
+    model: &Arc<dyn Model>,
+    prompt: Prompt,
+    max_tokens: u32,
+    claims: &mut Claims<'_, '_>,
+    hear: &mut Hear<'_>,
+) -> Result<String, RagError> {
+    let params = GenerateParams { max_tokens, ..GenerateParams::default() };
+    let mut replies = model.submit_streamed(vec![request(model, prompt, params)]);
+    let mut text = String::new();
+    loop {
+        match replies.next_update().await {
+            Some(Update::Piece(_, piece)) => {
+                text.push_str(&piece.text);
+                claims.tell_complete(&text, hear).await?;
+            }
+            Some(Update::Answer((_, response))) => return written(response),
+            None => return Ok(String::new()),
+        }
+    }
+}
+
+fn request(model: &Arc<dyn Model>, prompt: Prompt, params: GenerateParams) -> Request {
     let prompt = match prompt {
         // A model without a chat template reads the messages one after the other.
         Prompt::Chat(messages) if !model.capabilities().chat => {
@@ -140,18 +149,18 @@ async fn write(model: &Arc<dyn Model>, prompt: Prompt, params: GenerateParams) -
         prompt => prompt,
     };
     let key = SampleKey { task: "rag".to_owned(), doc: 0, repeat: 0 };
-    let mut replies = model.submit(vec![Request { key, kind: RequestKind::Generate { prompt, params } }]);
-    match replies.next().await {
-        Some((_, response)) => match response?.output {
-            Output::Text { text, .. } => Ok(text.trim().to_owned()),
-            _ => Ok(String::new()),
-        },
-        None => Ok(String::new()),
+    Request { key, kind: RequestKind::Generate { prompt, params } }
+}
+
+fn written(response: Result<Response, ModelError>) -> Result<String, RagError> {
+    match response?.output {
+        Output::Text { text, .. } => Ok(text.trim().to_owned()),
+        _ => Ok(String::new()),
     }
 }
 
 /// The claim without the marks of the sources the model named.
-fn without_marks(claim: &str) -> String {
+pub(super) fn without_marks(claim: &str) -> String {
     let mut text = String::with_capacity(claim.len());
     let mut rest = claim;
     while let Some(start) = rest.find('[') {

@@ -1,6 +1,8 @@
 //! Answers on XQuAD (English): do the quotes hold the answer, are they where they say, and are questions whose
 //! paragraph is not there left alone.
 
+mod aloud;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,8 +58,13 @@ async fn indexed(
         let name = format!("{}.txt", row["_id"].as_str().unwrap());
         fs_err::write(docs.join(name), row["text"].as_str().unwrap()).unwrap();
     }
+    index("xquad", &docs, state, vectors, embedder).await;
+}
+
+/// Writes a directory into an index.
+async fn index(name: &str, docs: &Path, state: &Store, vectors: &EdgeStore, embedder: &Arc<dyn Embedder>) {
     let request = IngestRequest {
-        index: "xquad".to_owned(),
+        index: name.to_owned(),
         tenant: "t".to_owned(),
         inputs: vec![docs.display().to_string()],
         named: Vec::new(),

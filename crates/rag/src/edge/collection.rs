@@ -313,7 +313,7 @@ pub(super) fn broken(name: &str, error: &dyn std::fmt::Display) -> RagError {
     }
 }
 
-fn fault(name: &str, error: &qe::OperationError) -> RagError {
+pub(super) fn fault(name: &str, error: &qe::OperationError) -> RagError {
     let kind = match error {
         qe::OperationError::WrongVectorDimension { .. }
         | qe::OperationError::VectorNameNotExists { .. }

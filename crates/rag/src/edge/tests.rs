@@ -2,6 +2,44 @@ use std::time::Duration;
 
 use super::*;
 
+fn point(id: u128, tenant: &str, terms: &[u32]) -> Point {
+    Point {
+        id: Uuid::from_u128(id),
+        tenant: tenant.to_owned(),
+        dense: Some(vec![1.0, 0.0]),
+        sparse: SparseVector { indices: terms.to_vec(), values: vec![1.0; terms.len()] },
+        payload: Map::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_term_is_worth_the_same_however_it_was_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EdgeStore::new(directory.path().to_owned());
+    let spec = CollectionSpec { dimension: Some(2), indexed_fields: Vec::new(), scalar_quantisation: false };
+    store.ensure("a", &spec).await.unwrap();
+    // Term t is in every t-th point of a tenant that has 2000, more than are read together, and in all of another's.
+    let terms = |id: u128| (1..40).filter(|term| id.is_multiple_of(u128::from(*term))).collect::<Vec<u32>>();
+    let own = (1..=2000).map(|id| point(id, "own", &terms(id)));
+    let others = (3001..3500).map(|id| point(id, "other", &(1..40).collect::<Vec<_>>()));
+    store.upsert("a", own.chain(others).collect()).await.unwrap();
+    let collection = store.collection("a").unwrap();
+    let corpus = convert::filter(&Scope::of("own").corpus()).unwrap();
+    let worth = |terms: std::ops::Range<u32>| {
+        let query = qe::SparseVector { values: vec![1.0; terms.len()], indices: terms.collect() };
+        collection.weigh(SPARSE, query, Some(&corpus)).unwrap().values
+    };
+    let expected =
+        |points: f64, with_term: f64| (1.0 + (points - with_term + 0.5) / (with_term + 0.5)).ln() as f32;
+    let all: Vec<f32> =
+        (3..90).map(|term| expected(2000.0, if term < 40 { (2000 / term).into() } else { 0.0 })).collect();
+    assert_eq!(worth(3..7), all[..4], "one by one");
+    assert_eq!(worth(3..90), all, "all together");
+    assert_eq!(worth(3..90), all, "remembered");
+    store.upsert("a", vec![point(4000, "own", &[3])]).await.unwrap();
+    assert_eq!(worth(3..4), [expected(2001.0, 667.0)], "after a write");
+}
+
 #[tokio::test]
 async fn a_collection_that_takes_long_to_load_holds_up_nobody_else() {
     let directory = tempfile::tempdir().unwrap();
@@ -29,14 +67,7 @@ async fn what_cannot_be_flushed_any_more_closes_without_a_panic() {
     let store = EdgeStore::new(directory.path().to_owned());
     let spec = CollectionSpec { dimension: Some(2), indexed_fields: Vec::new(), scalar_quantisation: false };
     store.ensure("a", &spec).await.unwrap();
-    let point = Point {
-        id: Uuid::from_u128(1),
-        tenant: "a".to_owned(),
-        dense: Some(vec![1.0, 0.0]),
-        sparse: SparseVector { indices: vec![1], values: vec![1.0] },
-        payload: Map::new(),
-    };
-    store.upsert("a", vec![point]).await.unwrap();
+    store.upsert("a", vec![point(1, "a", &[1])]).await.unwrap();
     // A search that is under way holds it for longer than the store and than its files are there.
     let searched = store.collection("a").unwrap();
     std::fs::remove_dir_all(directory.path()).unwrap();

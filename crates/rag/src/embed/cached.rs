@@ -27,7 +27,7 @@ impl CachedEmbedder {
 }
 
 /// What the vector of a text is kept under: everything that decides it. Without a digest of the weights the name stands
-/// for them.
+/// for them, and what a server makes of its probe beside both.
 pub(crate) fn vector_key(identity: &EmbedderIdentity, text: &str, role: TextRole) -> Digest {
     let model = match &identity.digest {
         Some(digest) => digest.as_str(),
@@ -37,7 +37,11 @@ pub(crate) fn vector_key(identity: &EmbedderIdentity, text: &str, role: TextRole
         TextRole::Query => &identity.query_prefix,
         TextRole::Passage => &identity.passage_prefix,
     };
-    Digest::of_json(&json!([model, identity.pooling, identity.max_tokens, prefix, text]))
+    let mut key = json!([model, identity.pooling, identity.max_tokens, prefix, text]);
+    if let (Some(probe), Some(parts)) = (&identity.probe, key.as_array_mut()) {
+        parts.push(json!(probe));
+    }
+    Digest::of_json(&key)
 }
 
 #[async_trait]

@@ -39,6 +39,7 @@ impl LocalEmbedder {
             query_prefix: prefixes.query,
             passage_prefix: prefixes.passage,
             max_tokens: loaded.max_tokens,
+            probe: None,
         };
         Ok(Self { encoder: Arc::new(encoder), identity })
     }

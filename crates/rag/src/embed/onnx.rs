@@ -233,6 +233,7 @@ fn identity(name: &str, files: &OnnxFiles, how: Use, dimension: usize) -> Result
         query_prefix: prefixes.query,
         passage_prefix: prefixes.passage,
         max_tokens: how.max_tokens,
+        probe: None,
     })
 }
 

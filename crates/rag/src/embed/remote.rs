@@ -4,7 +4,7 @@ use evalign_model::{Needs, OpenAi, OpenAiOptions};
 
 use super::EmbedOptions;
 use super::prefixes::Prefixes;
-use crate::{Embedder, EmbedderIdentity, Pooling, RagError, TextRole};
+use crate::{Embedder, EmbedderIdentity, Pooling, Probe, RagError, TextRole};
 
 /// Texts in one request: below the smallest limit in use (96, Cohere's).
 const TEXTS_PER_REQUEST: usize = 64;
@@ -22,7 +22,7 @@ pub struct RemoteEmbedder {
 }
 
 impl RemoteEmbedder {
-    /// Connects, and embeds one word to learn the length of the vectors.
+    /// Connects, and embeds one text to learn what the vectors are like.
     ///
     /// # Errors
     /// No address, no such server or model, or a key that is refused.
@@ -31,17 +31,19 @@ impl RemoteEmbedder {
         let needs = Needs { chat: false, completion: false, log_likelihood: false, generate: Vec::new() };
         let openai = OpenAiOptions { needs, ..options.openai.clone() };
         let server = OpenAi::connect(&reference, &openai).await?;
-        let probe = server.embed(&["probe".to_owned()], None).await?;
+        let probe = server.embed(&[Probe::TEXT.to_owned()], None).await?;
+        let probe = probe.vectors.into_iter().next().unwrap_or_default();
         let prefixes = Prefixes::of_name(name);
         let identity = EmbedderIdentity {
             name: format!("openai/{name}"),
-            // The weights are not known: the server and the model's name on it stand for them.
+            // The weights are not known: the server, the model's name on it and what it makes of the probe stand for them.
             digest: Some(server.identity().weights),
-            dimension: probe.vectors.first().map_or(0, Vec::len),
+            dimension: probe.len(),
             pooling: Pooling::Unknown,
             query_prefix: prefixes.query,
             passage_prefix: prefixes.passage,
             max_tokens: MAX_TOKENS,
+            probe: Some(Probe::of(&probe)),
         };
         Ok(Self { server, identity })
     }

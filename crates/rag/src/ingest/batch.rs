@@ -152,8 +152,11 @@ fn notes(name: &str, loaded: &LoadedText) -> Vec<IngestNote> {
     if let Some(first) = orders.first() {
         let quote: String = loaded.text[first.start..].chars().take(SHOWN_CHARACTERS).collect();
         let text = format!(
-            "{} places address whoever reads it as a machine, first at byte {}: `{}`",
-            orders.len(),
+            "{} whoever reads it as a machine, first at byte {}: `{}`",
+            match orders.len() {
+                1 => "a place addresses".to_owned(),
+                several => format!("{several} places address"),
+            },
             first.start,
             quote.split_whitespace().collect::<Vec<_>>().join(" ")
         );

@@ -1,9 +1,10 @@
+use evalign_data::DataError;
 use serde::Serialize;
 
 use crate::RagError;
 use crate::sources::Sources;
 
-/// What became of every document of a run.
+/// What became of every document of a run. One that is recorded, and whose chunks are not in this store, is added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct IngestReport {
     pub added: usize,
@@ -13,6 +14,9 @@ pub struct IngestReport {
     pub failed: Vec<IngestFailure>,
     /// Documents with the bytes of another one, and that one.
     pub duplicates: Vec<(String, String)>,
+    /// Documents of other inputs that are recorded, and not in this store.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<String>,
     /// Files that hold no text.
     pub skipped: Vec<String>,
     pub notes: Vec<IngestNote>,
@@ -59,18 +63,30 @@ impl IngestReport {
             reason: reason.clone(),
             hint: None,
         };
+        let link = |(document, reason): &(String, String)| IngestNote {
+            document: document.clone(),
+            note: reason.clone(),
+            suspicious: false,
+        };
         Self {
             failed: sources.failed.iter().map(failure).collect(),
+            notes: sources.not_followed.iter().map(link).collect(),
             skipped: sources.skipped.clone(),
             ..Self::default()
         }
     }
 
-    pub(super) fn fail(&mut self, document: &str, error: &RagError) {
+    /// Under the name that the document was given, wherever its bytes lie.
+    pub(super) fn fail(&mut self, document: &str, mut error: RagError) {
+        if let RagError::File { path, .. }
+        | RagError::Data(DataError::File { path, .. } | DataError::Row { path, .. }) = &mut error
+        {
+            *path = document.into();
+        }
         self.failed.push(IngestFailure {
             document: document.to_owned(),
             reason: error.to_string(),
-            hint: evalign_core::Hint::hint(error),
+            hint: evalign_core::Hint::hint(&error),
         });
     }
 }

@@ -18,6 +18,8 @@ use crate::{
     TextRole, With, drop_unused_vectors,
 };
 
+mod places;
+
 /// Vectors that depend on the text alone.
 struct Hashing(EmbedderIdentity);
 
@@ -31,6 +33,7 @@ impl Hashing {
             query_prefix: String::new(),
             passage_prefix: String::new(),
             max_tokens: 128,
+            probe: None,
         })
     }
 }
@@ -426,18 +429,21 @@ async fn what_cannot_be_read_is_reported_and_its_last_version_stays() {
     let docs = bench.directory.path().join("docs");
     std::os::unix::fs::symlink(&docs, docs.join("loop")).unwrap();
     let report = bench.run(&vectors).await.unwrap();
-    assert_eq!((report.added, report.skipped.len(), report.failed.len()), (1, 1, 1));
-    assert!(report.failed[0].reason.contains("link"), "{:?}", report.failed);
+    assert_eq!((report.added, report.skipped.len(), report.failed.len()), (1, 1, 0));
+    assert!(report.notes[0].note.contains("a link back to"), "{:?}", report.notes);
     let before = bench.content(&vectors).await;
     bench.write("t.jsonl", "{broken");
     let report = bench.run(&vectors).await.unwrap();
-    assert_eq!((report.updated, report.deleted.len(), report.failed.len()), (0, 0, 2));
+    assert_eq!((report.updated, report.deleted.len(), report.failed.len()), (0, 0, 1));
+    // Under the name that it was given.
+    assert!(report.failed[0].reason.starts_with(&report.failed[0].document), "{:?}", report.failed);
     assert_eq!(bench.content(&vectors).await, before);
     // What a link leads to may come back.
     fs_err::remove_file(docs.join("t.jsonl")).unwrap();
     std::os::unix::fs::symlink("nowhere", docs.join("t.jsonl")).unwrap();
     let report = bench.run(&vectors).await.unwrap();
-    assert_eq!((report.deleted.len(), report.failed.len()), (0, 2), "{:?}", report.failed);
+    assert_eq!((report.deleted.len(), report.failed.len()), (0, 0), "{:?}", report.failed);
+    assert!(report.notes.iter().any(|note| note.note == "a link that leads nowhere"), "{:?}", report.notes);
     assert_eq!(bench.content(&vectors).await, before);
 }
 

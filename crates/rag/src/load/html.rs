@@ -62,10 +62,14 @@ const BLOCKS: &[&str] = &[
 /// page's own style sheets hides.
 ///
 /// # Errors
-/// [`RagError::File`] for a page that nests so deep that reading it takes minutes.
+/// [`RagError::File`] for a page that nests so deep that reading it takes long.
 pub(super) fn load(path: &Path, source: &LoadedText) -> Result<LoadedText, RagError> {
     if nesting::steps(&source.text) > nesting::MOST_STEPS {
-        return Err(RagError::file(path, "its elements lie too deep in each other to be read"));
+        return Err(RagError::File {
+            path: path.to_owned(),
+            message: "its elements lie too deep in each other to be read".to_owned(),
+            hint: Some("save it from a browser as text, and index that".to_owned()),
+        });
     }
     let page = Html::parse_document(&source.text);
     let (hidden, left_out) = style::hidden_by_rules(&page, &sheets(&page));

@@ -1,11 +1,42 @@
 use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
+use std::path::Path;
+
 use super::{DocumentKind, Heading, LoadedText};
+use crate::RagError;
 
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// Of text, at most one character in so many is none.
+const CHARACTERS_PER_UNREAD: usize = 3;
+
 /// Text as it is, without its byte order mark. What is not UTF-8 is read with replacement characters.
-pub(super) fn load(bytes: &[u8], kind: DocumentKind) -> LoadedText {
+///
+/// # Errors
+/// [`RagError::File`] where that is most of it: an encoding that is not known, or no text at all.
+pub(super) fn load(path: &Path, bytes: &[u8], kind: DocumentKind) -> Result<LoadedText, RagError> {
+    let loaded = decoded(bytes, kind);
+    let (mut unread, mut characters) = (0usize, 0usize);
+    for char in loaded.text.chars() {
+        characters += 1;
+        unread += usize::from(char == char::REPLACEMENT_CHARACTER || char.is_control() && !is_layout(char));
+    }
+    if unread * CHARACTERS_PER_UNREAD > characters {
+        return Err(RagError::File {
+            path: path.to_owned(),
+            message: format!("not text: {unread} of its {characters} characters could not be read"),
+            hint: Some("if it is text, save it as UTF-8".to_owned()),
+        });
+    }
+    Ok(loaded)
+}
+
+/// Control characters that are found in text: white space, and what begins the colour of a log's line.
+fn is_layout(char: char) -> bool {
+    char.is_whitespace() || char == '\x1b'
+}
+
+fn decoded(bytes: &[u8], kind: DocumentKind) -> LoadedText {
     if let Some((text, unread)) = utf16(bytes) {
         let mut loaded = LoadedText::new(text, kind, None);
         loaded.notes.push(match unread {
@@ -52,8 +83,11 @@ fn utf16(bytes: &[u8]) -> Option<(String, usize)> {
 }
 
 /// Markdown stays as it is written; its headings are found.
-pub(super) fn load_markdown(bytes: &[u8]) -> LoadedText {
-    let mut loaded = load(bytes, DocumentKind::Markdown);
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn load_markdown(path: &Path, bytes: &[u8]) -> Result<LoadedText, RagError> {
+    let mut loaded = load(path, bytes, DocumentKind::Markdown)?;
     let options = Options::ENABLE_YAML_STYLE_METADATA_BLOCKS | Options::ENABLE_TABLES;
     let mut open: Option<Heading> = None;
     for (event, range) in Parser::new_ext(&loaded.text, options).into_offset_iter() {
@@ -71,7 +105,7 @@ pub(super) fn load_markdown(bytes: &[u8]) -> LoadedText {
         }
     }
     loaded.title = loaded.headings.first().map(|heading| heading.title.clone());
-    loaded
+    Ok(loaded)
 }
 
 fn depth(level: HeadingLevel) -> u8 {

@@ -73,11 +73,30 @@ fn a_mark_at_the_start_is_no_text() {
     let loaded = of(&utf16, DocumentKind::Text).unwrap();
     assert_eq!((loaded.text.as_str(), loaded.source_start), ("grün", None));
     // Half a unit at its end, and half of a pair: both are seen and told.
-    for bytes in [&b"\xff\xfea"[..], b"\xfe\xff\xd8\x00"] {
+    for bytes in [&b"\xff\xfeo\0u\0t\0a"[..], b"\xfe\xff\0o\0u\0t\xd8\x00"] {
         let loaded = of(bytes, DocumentKind::Text).unwrap();
-        assert_eq!(loaded.text, "\u{fffd}");
+        assert_eq!(loaded.text, "out\u{fffd}");
         assert_eq!(loaded.notes, ["read as UTF-16: 1 characters could not be read"]);
     }
+}
+
+#[test]
+fn what_is_mostly_no_text_is_none_whatever_its_name() {
+    let random: Vec<u8> = (0..20_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    // Cyrillic in Windows-1251.
+    let elsewhere = b"\xcf\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0";
+    for bytes in [&random[..], &[0; 5000], elsewhere] {
+        for kind in [DocumentKind::Text, DocumentKind::Markdown, DocumentKind::Html, DocumentKind::Rust] {
+            let error = of(bytes, kind).unwrap_err();
+            assert!(error.to_string().contains("not text"), "{error}");
+            assert!(evalign_core::Hint::hint(&error).is_some());
+        }
+    }
+    for text in ["\t\r\n\n", "\x1b[31mred\x1b[0m", "caf\u{fffd}"] {
+        assert_eq!(of(text.as_bytes(), DocumentKind::Text).unwrap().text, text);
+    }
+    let loaded = of(b"Caf\xe9 cr\xe8me", DocumentKind::Text).unwrap();
+    assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
 }
 
 #[test]
@@ -89,7 +108,7 @@ fn hidden_text_of_a_page_is_not_read_however_deep() {
     let text = plain(&loaded.text);
     assert!(text.contains("seen b also seen kept apart"), "{text}");
     assert!(loaded.text.contains("kept  apart"));
-    let deep = format!("{}deep down{}", "<div>".repeat(50_000), "</div>".repeat(10));
+    let deep = format!("{}deep down{}", "<div>".repeat(10_000), "</div>".repeat(10));
     assert_eq!(of(deep.as_bytes(), DocumentKind::Html).unwrap().text.trim(), "deep down");
 }
 
@@ -100,8 +119,12 @@ fn a_page_made_to_be_slow_is_read_in_time_or_refused() {
     let page = format!("<style>{rules}</style>{}<p class=b1>last", "<p class=b0>seen".repeat(20_000));
     let loaded = of(page.as_bytes(), DocumentKind::Html).unwrap();
     assert!(loaded.text.contains("last") && loaded.notes[0].contains("style rules"), "{:?}", loaded.notes);
-    let error = of("<div>".repeat(1_000_000).as_bytes(), DocumentKind::Html).unwrap_err();
-    assert!(error.to_string().contains("too deep"), "{error}");
+    let formatting: String = (0..5_000).map(|at| format!("<b id={at}>")).collect();
+    for page in ["<div>".repeat(50_000), format!("<p>{formatting}{}", "</p>a<p>b".repeat(50_000))] {
+        let error = of(page.as_bytes(), DocumentKind::Html).unwrap_err();
+        assert!(error.to_string().contains("too deep"), "{error}");
+        assert!(evalign_core::Hint::hint(&error).is_some());
+    }
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
     let first = "<style>@charset 'utf-8'; @import 'a.css'; .x{display:none}</style><p class=x>hidden<p>seen";
     assert_eq!(of(first.as_bytes(), DocumentKind::Html).unwrap().text.trim(), "seen");

@@ -34,6 +34,33 @@ impl QueryPlan {
         Self { words: vec![question.to_owned()], vectors: vec![vector] }
     }
 
+    /// Refuses what cannot be looked for: there every order of the hits would be as good as any other.
+    ///
+    /// # Errors
+    /// [`RagError::Invalid`] for a plan without a letter or digit, and one for words alone that has only such words as
+    /// stand everywhere.
+    pub fn check(&self, mode: SearchMode) -> Result<(), RagError> {
+        match self.lack(mode) {
+            None => Ok(()),
+            Some((message, hint)) => Err(RagError::invalid("the query", message, hint)),
+        }
+    }
+
+    /// Why there is nothing to look for, and what helps.
+    pub(crate) fn lack(&self, mode: SearchMode) -> Option<(&'static str, &'static str)> {
+        let texts = self.words.iter().chain(self.vectors.iter().map(|vector| &vector.text));
+        let is_empty = !texts.flat_map(|text| text.chars()).any(char::is_alphanumeric);
+        let analyzer = Analyzer::english();
+        let is_common = || self.words.iter().all(|text| analyzer.query(text).indices.is_empty());
+        if is_empty {
+            Some(("holds no word", "say what to look for"))
+        } else if mode == SearchMode::Bm25 && is_common() {
+            Some(("holds only words that are too common to be looked for", "use others, or `--mode dense`"))
+        } else {
+            None
+        }
+    }
+
     /// The legs in the order in which they are asked: their kind and which query of that kind.
     pub(super) fn legs(&self, mode: SearchMode) -> Vec<(LegKind, usize)> {
         let words = (0..self.words.len()).map(|query| (LegKind::Bm25, query));

@@ -16,6 +16,7 @@ impl Angles {
             query_prefix: String::new(),
             passage_prefix: String::new(),
             max_tokens: 100,
+            probe: None,
         })
     }
 }
@@ -94,7 +95,27 @@ async fn a_single_leg_keeps_its_scores() {
     assert!((hits[0].score - 1.0).abs() < 1e-6);
     let words = SearchOptions { mode: SearchMode::Bm25, ..SearchOptions::default() };
     assert_eq!(texts(&search(&TEXTS, "shock", &words).await), ["flow shock 1.5"]);
-    assert!(search(&TEXTS, "the of", &words).await.is_empty());
+    assert!(search(&TEXTS, "of Mars", &words).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_query_without_words_is_refused() {
+    let (_keep, store) = indexed(&TEXTS).await;
+    let embedder = Angles::new();
+    let searcher = Searcher::new(&store, Some(&embedder));
+    for (query, mode, is_refused) in [
+        ("", SearchMode::Hybrid, true),
+        (" \t?! ", SearchMode::Dense, true),
+        ("the of", SearchMode::Bm25, true),
+        ("the of", SearchMode::Hybrid, false),
+        ("7", SearchMode::Bm25, false),
+    ] {
+        let options = SearchOptions { mode, ..SearchOptions::default() };
+        let found = searcher.search("c", &Scope::of("t"), &QueryPlan::of(query), &options).await;
+        assert_eq!(found.is_err(), is_refused, "{query:?}");
+        let has_hint = |error: &RagError| evalign_core::Hint::hint(error).is_some();
+        assert!(found.err().as_ref().is_none_or(has_hint), "{query:?}");
+    }
 }
 
 #[tokio::test]

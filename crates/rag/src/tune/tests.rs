@@ -25,6 +25,7 @@ impl Words {
             query_prefix: String::new(),
             passage_prefix: String::new(),
             max_tokens: 24,
+            probe: None,
         })
     }
 }
