@@ -29,6 +29,8 @@ pub enum AlarmKind {
     /// The evaluation split's reward accuracy falls.
     AccuracyFalling,
     GradientSpike,
+    /// There is a loss and no gradient: weights of a ruined model, or pairs of equal sides.
+    NoGradient,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,12 @@ impl Memory {
             let message =
                 || format!("gradient norm {norm:.3}, {:.0} times the usual {median:.3}", norm / median);
             alarms.extend(self.switch(AlarmKind::GradientSpike, spike, update, message));
+            let dead = norm == 0.0 && metrics.get("loss").is_some_and(|loss| loss != 0.0);
+            let message = || {
+                "the gradient is zero, nothing is learnt any more: if the learning rate was too high, the weights are ruined"
+                    .to_owned()
+            };
+            alarms.extend(self.switch(AlarmKind::NoGradient, dead, update, message));
             self.norms.push(norm);
             let surplus = self.norms.len().saturating_sub(NORMS);
             self.norms.drain(..surplus);
@@ -167,6 +175,16 @@ mod tests {
         }
         let alarms = memory.logged(20, &metrics(&[("grad_norm", 30.0)]));
         assert_eq!(alarms[0].kind, AlarmKind::GradientSpike);
+    }
+
+    /// A hinge without a loss has none either, and has learnt.
+    #[test]
+    fn a_loss_without_a_gradient_is_told() {
+        let mut memory = Memory::default();
+        let at = |loss, norm| metrics(&[("loss", loss), ("grad_norm", norm)]);
+        assert_eq!(memory.logged(1, &at(0.7, 1e-9)), []);
+        assert_eq!(memory.logged(2, &at(0.0, 0.0)), []);
+        assert_eq!(memory.logged(3, &at(0.7, 0.0))[0].kind, AlarmKind::NoGradient);
     }
 
     #[test]

@@ -4,9 +4,7 @@
 //! As in TRL (transformers' `Trainer`), an epoch is cut into micro-batches of `batch_size` items, those into
 //! updates of `accumulation` micro-batches; the last of each may be short, and nothing spans two epochs.
 
-mod random;
-
-use random::{MersenneTwister, SplitMix};
+use crate::random::{MersenneTwister, SplitMix};
 
 /// In which order an epoch goes through the items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

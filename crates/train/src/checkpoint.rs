@@ -5,6 +5,7 @@ mod tensors;
 
 use std::path::{Path, PathBuf};
 
+use evalign_lm::adapter::TEMPLATE_FILE;
 use serde::{Deserialize, Serialize};
 
 pub use tensors::{read_tensors, write_tensors};
@@ -226,14 +227,22 @@ fn fill(
     sync_directory(directory)
 }
 
-/// Writes weights and what belongs beside them into a directory, each file complete or absent.
+/// Writes weights and what belongs beside them into a directory, each file complete or absent. The chat template of an
+/// earlier run goes where this one has none of its own.
 ///
 /// # Errors
 /// A file cannot be written.
 pub(crate) fn write_learner(directory: &Path, learner: &dyn Learner) -> Result<(), TrainError> {
     write_tensors(&directory.join(learner.weights_name()), learner.parameters())?;
-    for (name, contents) in learner.companions()? {
-        write_synced(&directory.join(name), &contents)?;
+    let companions = learner.companions()?;
+    for (name, contents) in &companions {
+        write_synced(&directory.join(name), contents)?;
+    }
+    if companions.iter().all(|(name, _)| name != TEMPLATE_FILE) {
+        match fs_err::remove_file(directory.join(TEMPLATE_FILE)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
     }
     sync_directory(directory)
 }

@@ -91,7 +91,21 @@ pub fn conduct(
     }
     report(place.out, &facts, &texts, &mut |note| told(&Event::Note(note), &last));
     let tokens_per_second = measured.1 as f64 / f64::max(measured.0, 1e-9);
-    Ok(Conducted { ending: Some(ending?), last, tokens_per_second })
+    let ending = ending.map_err(|error| explained(error, job, sources))?;
+    Ok(Conducted { ending: Some(ending), last, tokens_per_second })
+}
+
+/// Before any update, a loss that is no number may be the model's own fault: its weight is named then.
+fn explained(error: TrainError, job: &Job, sources: &Sources) -> TrainError {
+    let at_start = matches!(error, TrainError::NotFinite { update: 1, kept: None, .. });
+    if at_start && let Ok(Some(name)) = job.policy.model().broken_weight() {
+        return TrainError::File {
+            path: sources.model.clone(),
+            problem: format!("the tensor `{name}` holds values that are not numbers"),
+            hint: "fetch or save the model again".to_owned(),
+        };
+    }
+    error
 }
 
 /// One session at a time writes into a directory; released when the file is closed.
@@ -153,12 +167,12 @@ fn facts(job: &Job, sources: &Sources) -> Facts {
     vec![
         fact("model", sources.model_name.clone()),
         fact("data", format!("{} (sha256 {})", sources.rows.name(), sources.rows.digest().short())),
-        fact("loss", format!("{:?}", job.config.objective)),
+        fact("loss", job.config.objective.to_string()),
         fact(
             "adapter",
             match (&sources.adapter, &job.config.lora) {
                 (Some(adapter), _) => format!("goes on from {}", adapter.display()),
-                (None, Some(lora)) => format!("{lora:?}"),
+                (None, Some(lora)) => lora.to_string(),
                 (None, None) => "none: all weights".to_owned(),
             },
         ),

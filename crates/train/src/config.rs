@@ -133,7 +133,8 @@ impl TrainConfig {
             },
             accumulation_steps: said.gradient_accumulation_steps.unwrap_or(1) as usize,
             epochs: said.num_train_epochs.unwrap_or(3.0),
-            max_steps: said.max_steps.and_then(|steps| u64::try_from(steps).ok()),
+            // transformers: what is not positive says nothing.
+            max_steps: said.max_steps.and_then(|steps| u64::try_from(steps).ok()).filter(|steps| *steps > 0),
             learning_rate: said.learning_rate.unwrap_or(match (kind, purpose) {
                 (TrainKind::Sft, _) => 2e-5,
                 (TrainKind::Reward, _) => 1e-4,

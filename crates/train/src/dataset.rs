@@ -17,7 +17,7 @@ pub use preview::preview;
 
 use crate::{Item, Sequence, TrainError};
 use example::{Example, Misfit};
-use tokenise::{Cut, Failed, Tokeniser};
+use tokenise::{Cut, Failed, PromptEnd, Tokeniser};
 
 /// What the items are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub struct Report {
     pub cut: Vec<u64>,
     /// The completion was made to begin before the end of the prompt, where tokens merged over the boundary.
     pub boundary_moved: Vec<u64>,
+    /// The completion was made to begin where the chat template renders the prompt alone and the whole conversation
+    /// differently.
+    pub rendered_apart: Vec<u64>,
     /// A completion without text: it is trained as the end-of-text token alone.
     pub empty: Vec<u64>,
     /// Both sides of the pair are the same tokens: nothing can be learnt from it.
@@ -213,14 +216,14 @@ impl Prepared {
         let whole = text.ids.clone();
         shorten(&mut text, options);
         if !text.trained.contains(&true) {
-            self.report.too_long.push(row);
+            note(&mut self.report.too_long, row);
             return;
         }
         let last = text.ids.iter().zip(&text.trained).rfind(|(_, trained)| **trained).map(|(id, _)| *id);
         if text.ids.len() < whole.len() {
-            self.report.cut.push(row);
+            note(&mut self.report.cut, row);
         } else if !last.is_some_and(|id| ends(tokeniser.tokenizer, id)) {
-            self.report.unended.push(row);
+            note(&mut self.report.unended, row);
         }
         let beyond = match desirable {
             Some(_) if !options.keep_end => whole[text.ids.len()..].to_vec(),
@@ -232,7 +235,7 @@ impl Prepared {
     /// A reward model's pair: scores are read at the end, so nothing may be cut.
     fn add_scored(&mut self, row: u64, item: Item, options: &DatasetOptions) {
         if options.max_length.is_some_and(|limit| item.longest() > limit) {
-            self.report.too_long.push(row);
+            note(&mut self.report.too_long, row);
             return;
         }
         self.push(row, item);
@@ -246,22 +249,22 @@ impl Prepared {
         tokeniser: &Tokeniser<'_>,
         options: &DatasetOptions,
     ) -> Result<(), Failed> {
-        let prompt_ids = tokeniser.prompt(prompt)?;
-        let chosen = tokeniser.whole(Some(prompt), chosen)?;
-        let rejected = tokeniser.whole(Some(prompt), rejected)?;
-        let cut = tokenise::cut(&prompt_ids, &[&chosen, &rejected]);
+        let ids = |side| tokeniser.whole(Some(prompt), side);
+        let (chosen_ids, rejected_ids) = (ids(chosen)?, ids(rejected)?);
+        let sides = [(chosen, &chosen_ids[..]), (rejected, &rejected_ids)];
+        let cut = tokeniser.cut(prompt, &sides)?;
         if fills(cut.prompt_tokens, options) {
-            self.report.too_long.push(row);
+            note(&mut self.report.too_long, row);
             return Ok(());
         }
         self.note_cut(row, &cut);
-        let mut sides = [chosen, rejected].map(|ids| Sequence::new(ids, cut.prompt_tokens));
+        let mut sides = [chosen_ids, rejected_ids].map(|ids| Sequence::new(ids, cut.prompt_tokens));
         let before: usize = sides.iter().map(|side| side.ids.len()).sum();
         for side in &mut sides {
             shorten(side, options);
         }
         if sides.iter().map(|side| side.ids.len()).sum::<usize>() < before {
-            self.report.cut.push(row);
+            note(&mut self.report.cut, row);
         }
         let [chosen, rejected] = sides;
         self.push(row, Item::Pair { chosen, rejected, margin, label });
@@ -278,7 +281,7 @@ impl Prepared {
     ) -> Result<(), Failed> {
         let (text, cut) = tokeniser.completion(prompt, completion, true)?;
         if fills(cut.prompt_tokens, options) {
-            self.report.too_long.push(row);
+            note(&mut self.report.too_long, row);
             return Ok(());
         }
         self.note_cut(row, &cut);
@@ -290,15 +293,17 @@ impl Prepared {
         if let Item::Pair { chosen, rejected, .. } = &item
             && chosen.ids == rejected.ids
         {
-            self.report.identical.push(row);
+            note(&mut self.report.identical, row);
         }
         self.rows.push(row);
         self.items.push(item);
     }
 
     fn note_cut(&mut self, row: u64, cut: &Cut) {
-        if cut.moved && self.report.boundary_moved.last() != Some(&row) {
-            self.report.boundary_moved.push(row);
+        match cut.end {
+            PromptEnd::Kept => {}
+            PromptEnd::Merged => note(&mut self.report.boundary_moved, row),
+            PromptEnd::RenderedApart => note(&mut self.report.rendered_apart, row),
         }
     }
 
@@ -313,8 +318,15 @@ impl Prepared {
             Example::Preference { chosen, rejected, .. } => empty(chosen) || empty(rejected),
         };
         if says_nothing {
-            self.report.empty.push(row);
+            note(&mut self.report.empty, row);
         }
+    }
+}
+
+/// Rows come in order, and a row's two sides may have the same to report.
+fn note(rows: &mut Vec<u64>, row: u64) {
+    if rows.last() != Some(&row) {
+        rows.push(row);
     }
 }
 

@@ -51,8 +51,7 @@ impl Hint for TrainError {
             | Self::Unsupported { hint, .. }
             | Self::Memory { hint, .. } => Some(hint.clone()),
             Self::NotFinite { update: 1, kept: None, .. } => Some(
-                "lower `--learning-rate`; if that does not help, the model's own weights hold values that are not numbers: \
-                 fetch or save them again"
+                "lower `--learning-rate`; if no update was made yet, hold the weights in f32 (`--dtype f32`)"
                     .to_owned(),
             ),
             Self::NotFinite { kept, .. } => Some(match kept {

@@ -1,6 +1,7 @@
 //! A run put together: model, data, what is trained, and the plan, before the first update.
 
 mod memory;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -8,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use evalign_core::{Digest, Dtype};
 use evalign_data::Dataset;
-use evalign_lm::adapter::Adapter;
+use evalign_lm::adapter::{Adapter, TEMPLATE_FILE};
 use evalign_lm::training::{MemoryPlan, Recompute};
 use evalign_lm::{ChatTemplate, LanguageModel, LoadOptions};
 use memory::{fit, largest_batches};
 use serde_json::{Value, json};
+use template::own_template;
 
 use crate::{
     Batching, Checkpoints, Interval, Item, Method, Policy, PolicyOptions, Prepared, ReferenceStore, Sequence,
@@ -79,13 +81,11 @@ impl Job {
         (recompute, memory_bytes): (RecomputeChoice, Option<u64>),
     ) -> Result<Self, TrainError> {
         let model = LanguageModel::load(&sources.model, load)?;
-        let template = match &sources.chat_template {
-            Some(path) => Some(read_template(path, &model)?),
-            None => model.chat_template().cloned(),
-        };
+        let adapter = sources.adapter.as_deref().map(Adapter::read).transpose()?;
+        let own = own_template(sources, adapter.as_ref(), &model, load)?;
+        let template = own.as_ref().map(|(_, template)| template).or(model.chat_template()).cloned();
         let (data, evaluation) = items(&config, sources, &model, template.as_ref())?;
         check_stopping(&config, evaluation.is_some())?;
-        let adapter = sources.adapter.as_deref().map(Adapter::read).transpose()?;
         let reference = sources.reference.as_deref().filter(|_| config.objective.needs_reference());
         let reference_model = reference.map(|path| LanguageModel::load(path, load)).transpose()?;
         let identity =
@@ -102,7 +102,7 @@ impl Job {
             (None, Some(lora)) => Method::Lora(lora.clone()),
             (None, None) => Method::Full,
         };
-        let options = policy_options(&config, sources, &model, method)?;
+        let options = policy_options(&config, sources, &model, (method, own.map(|(source, _)| source)))?;
         let mut policy = Policy::new(model, PolicyOptions { reference: reference_model, ..options })?;
         let batching = Batching {
             order: config.order,
@@ -259,9 +259,17 @@ fn policy_options(
     config: &TrainConfig,
     sources: &Sources,
     model: &LanguageModel,
-    method: Method,
+    (method, own_template): (Method, Option<String>),
 ) -> Result<PolicyOptions, TrainError> {
     let context = model.identity().context_length;
+    let mut description = match &method {
+        Method::Full => evalign_lm::export::description(&sources.model, model)?,
+        Method::Lora(_) | Method::Adapter(_) => Vec::new(),
+    };
+    if let Some(source) = own_template {
+        description.retain(|(name, _)| name != TEMPLATE_FILE);
+        description.push((TEMPLATE_FILE.to_owned(), source.into_bytes()));
+    }
     Ok(PolicyOptions {
         seed: config.seed,
         pad_token: model.pad_token().filter(|_| config.compat_trl),
@@ -270,23 +278,8 @@ fn policy_options(
         max_length: Some(config.dataset.max_length.unwrap_or(usize::MAX).min(context)),
         disable_dropout: config.disable_dropout,
         data: Some(sources.rows.digest().clone()),
-        description: match &method {
-            Method::Full => evalign_lm::export::description(&sources.model, model)?,
-            Method::Lora(_) | Method::Adapter(_) => Vec::new(),
-        },
+        description,
         ..PolicyOptions::new(method, config.objective.clone(), &sources.model_name)
-    })
-}
-
-fn read_template(path: &Path, model: &LanguageModel) -> Result<ChatTemplate, TrainError> {
-    let source = fs_err::read_to_string(path)?;
-    let tokenizer = model.tokenizer();
-    ChatTemplate::parse(&source, tokenizer.bos_text(), tokenizer.eos_text()).map_err(|error| {
-        TrainError::File {
-            path: path.to_owned(),
-            problem: error.to_string(),
-            hint: "it has to be a Jinja template of a conversation".to_owned(),
-        }
     })
 }
 

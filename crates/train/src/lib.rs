@@ -31,6 +31,7 @@ mod metrics;
 mod monitor;
 mod optimizer;
 mod policy;
+mod random;
 mod reward_accuracy;
 mod schedule;
 mod trainer;
@@ -43,6 +44,8 @@ pub use conduct::{Conducted, Place, conduct};
 pub use config::{Interval, Names, ScheduleArguments, Settings, TrainConfig, TrainKind};
 pub use dataset::{DatasetOptions, Prepared, Purpose, Report, prepare, preview};
 pub use error::TrainError;
+// Who trains an adapter may want it in the model.
+pub use evalign_lm::export::{Merged, MergedForm, merge};
 pub use item::{Item, MicroBatch, Sequence};
 pub use job::{Job, RecomputeChoice, Sources};
 pub use learner::{Answer, Gradients, Learner, Observed, Parameter, ReferenceLogps, Scale, SequenceObserved};
@@ -52,7 +55,7 @@ pub use metrics::Metrics;
 pub use monitor::{Facts, Line, Monitor, SampledText, charts, last_values, read_metrics, write_report};
 pub use optimizer::{AdamW, AdamWOptions, clip, gradient_norm};
 pub use policy::{Method, Policy, PolicyOptions};
-pub use reward_accuracy::{RewardAccuracy, reward_accuracy};
+pub use reward_accuracy::{RewardAccuracy, RewardScore, ScoreOptions, reward_accuracy, score_rewards};
 pub use schedule::{Decay, Schedule, ScheduleKind};
 pub use trainer::{
     Accumulation, EarlyStopping, Ending, Event, ReferenceStore, Start, Trainer, TrainerOptions,

@@ -1,5 +1,7 @@
 //! Low-rank adapters: what is asked for, and PEFT's files both ways.
 
+use std::fmt;
+
 /// What kind of adapter is trained (Hu et al. 2021, arXiv 2106.09685).
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraOptions {
@@ -26,5 +28,17 @@ impl Default for LoraOptions {
             rslora: false,
             dora: false,
         }
+    }
+}
+
+impl fmt::Display for LoraOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { r, alpha, dropout, target_modules, rslora, dora } = self;
+        write!(f, "rank {r}, alpha {alpha}, on {}", target_modules.join(", "))?;
+        if *dropout > 0.0 {
+            write!(f, ", dropout {dropout}")?;
+        }
+        f.write_str(if *rslora { ", rank-stabilised" } else { "" })?;
+        f.write_str(if *dora { ", weight-decomposed" } else { "" })
     }
 }

@@ -6,6 +6,7 @@
 //! experimental `orpo` and `cpo`), which names the papers; what is ours says so. Each is written once, over
 //! dual numbers, so that no derivative is derived by hand.
 
+mod display;
 mod dual;
 mod kto;
 mod pair;

@@ -162,16 +162,16 @@ fn lengths(metrics: &mut Metrics, name: &str, side: &[&SequenceObserved]) {
     metrics.set(&format!("lengths/{name}"), mean(side.iter().map(|s| s.labels as f64)));
 }
 
-/// Ours: how far the policy is from its reference on chosen answers: the mean over their labels of `exp(d) - 1 - d` with
-/// `d = reference - policy` (Schulman 2020, "Approximating KL divergence", k3). Labels are the data's, not samples of
-/// the policy, so it bounds nothing; it is 0 at the start and grows. Rejected answers are left out: what is pushed far
-/// down makes the exponential say nothing.
+/// Ours: how far the policy is from its reference on chosen answers: the mean over their labels of `d² / 2` with
+/// `d = reference - policy` (Schulman 2020, "Approximating KL divergence", k2). Labels are the data's, not samples of
+/// the policy, so it bounds nothing; it is 0 at the start and grows. His k3, `exp(d) - 1 - d`, is not taken: a single
+/// label that is pushed far down makes its exponential the whole figure.
 fn divergence(metrics: &mut Metrics, chosen: &[&SequenceObserved]) {
     let labels = chosen.iter().flat_map(|sequence| {
         let both = sequence.logp_of_label.iter().zip(&sequence.reference_of_label);
         both.map(|(policy, reference)| f64::from(reference - policy))
     });
-    let (sum, count) = labels.fold((0.0, 0usize), |(sum, count), d| (sum + d.exp_m1() - d, count + 1));
+    let (sum, count) = labels.fold((0.0, 0usize), |(sum, count), d| (sum + d * d / 2.0, count + 1));
     if count > 0 {
         metrics.set("kl", sum / count as f64);
     }

@@ -9,14 +9,15 @@ mod trees;
 use std::collections::BTreeMap;
 
 use evalign_core::Digest;
-use evalign_lm::LanguageModel;
 use evalign_lm::adapter::{self, Adapter, AdapterBase, AdapterConfig, AdapterTask, Targets};
 use evalign_lm::training::{
     AdapterWeights, Dropout, GradientBuffers, LabelStatistics, Lesson, MemoryPlan, Module, Reading, Readout,
     Recompute, TokenTree, TrainingSpace, WeightId,
 };
+use evalign_lm::{LanguageModel, reward_of};
 
 use crate::loss::LabelLogps;
+use crate::random::mix;
 use crate::{
     Answer, Gradients, Learner, LoraOptions, MicroBatch, Objective, Observed, Parameter, ReferenceLogps,
     Scale, Sequence, TrainError,
@@ -55,8 +56,8 @@ pub struct PolicyOptions {
     pub max_length: Option<usize>,
     /// Of what is trained on, for the adapter's files.
     pub data: Option<Digest>,
-    /// What lies beside the weights where all of them are trained, so that they can be loaded: names and contents of
-    /// files.
+    /// What lies beside the weights, names and contents of files: everything that a model has where all weights are
+    /// trained; of an adapter, a chat template that is not the model's own.
     pub description: Vec<(String, Vec<u8>)>,
 }
 
@@ -197,7 +198,7 @@ impl Policy {
         match self.model.read(&lesson, &mut TrainingSpace::default())? {
             Reading::Hidden(hidden) => {
                 let own = self.model.reward_head().filter(|_| !adapted);
-                Ok(dot(&hidden, own.unwrap_or(self.head_weights())))
+                Ok(reward_of(&hidden, own.unwrap_or(self.head_weights())))
             }
             Reading::Labels(_) | Reading::Logits(_) => Ok(f32::NAN),
         }
@@ -260,12 +261,7 @@ impl Policy {
     fn judge_rewards(&self, batch: &MicroBatch, layout: &Layout, hidden: &[f32], scale: Scale) -> Judged {
         let weights = self.head_weights();
         let rows = hidden.chunks_exact(weights.len().max(1));
-        let rewards: Vec<f32> = rows
-            .clone()
-            .map(|row| {
-                row.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32
-            })
-            .collect();
+        let rewards: Vec<f32> = rows.clone().map(|row| reward_of(row, weights)).collect();
         let slope = self.objective.reward_slope(batch, &rewards, scale);
         let mut head = vec![0.0f32; weights.len()];
         let mut slopes = Vec::with_capacity(hidden.len());
@@ -308,10 +304,6 @@ impl Policy {
             data: self.data.clone(),
         }
     }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>() as f32
 }
 
 /// What a loss says of a reading.
@@ -363,10 +355,12 @@ impl Learner for Policy {
         let Some(config) = &self.config else { return Ok(self.description.clone()) };
         let base = serde_json::to_vec_pretty(&self.adapter_base())
             .map_err(|error| TrainError::Io(std::io::Error::other(error)))?;
-        Ok(vec![
+        let mut files = vec![
             (adapter::CONFIG_FILE.to_owned(), config.to_json().into_bytes()),
             (adapter::BASE_FILE.to_owned(), base),
-        ])
+        ];
+        files.extend(self.description.iter().cloned());
+        Ok(files)
     }
 
     fn parameters_changed(&mut self) -> Result<(), TrainError> {
@@ -386,7 +380,7 @@ impl Learner for Policy {
         let row_keys = self.dropout_keys(batch, &layout);
         let dropout = (self.dropout > 0.0).then(|| Dropout {
             rate: self.dropout,
-            key: start::mix(self.seed ^ start::mix(update)),
+            key: mix(self.seed ^ mix(update)),
             row_keys: &row_keys,
         });
         let mut space = std::mem::take(&mut self.space);

@@ -1,12 +1,16 @@
 //! A reward model as a benchmark: how often does it prefer what people (or a rule) chose?
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use evalign_lm::{LanguageModel, pooled_index};
+use evalign_core::Dtype;
+use evalign_data::Dataset;
+use evalign_lm::{LanguageModel, LoadOptions, pooled_index};
 use evalign_stats::wilson_interval;
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::{Item, Prepared, TrainError};
+use crate::{DatasetOptions, Item, Prepared, Purpose, TrainError, prepare};
 
 /// Level of all intervals.
 const LEVEL: f64 = 0.95;
@@ -54,6 +58,62 @@ impl Tally {
             margin: self.margin / self.pairs as f64,
         }
     }
+}
+
+/// How a reward model is scored on a file of pairs.
+#[derive(Clone, Debug)]
+pub struct ScoreOptions<'a> {
+    /// Column that names a pair's category.
+    pub category: &'a str,
+    /// Tokens; longer pairs are left out.
+    pub max_length: usize,
+    /// TRL's rules of tokenisation, and rewards read at the last token that is not the padding token.
+    pub compat_trl: bool,
+}
+
+/// How often a reward model prefers what was chosen, over the pairs of a file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RewardScore {
+    /// Pairs that are too long.
+    pub left_out: usize,
+    pub results: Vec<RewardAccuracy>,
+}
+
+/// Scores the reward model in a directory, or the one that an adapter makes of a model, in f32.
+///
+/// # Errors
+/// A model that cannot be loaded or has no reward head, rows that are no pairs.
+pub fn score_rewards(
+    model: &Path,
+    adapter: Option<&Path>,
+    dataset: &Dataset,
+    options: &ScoreOptions<'_>,
+) -> Result<RewardScore, TrainError> {
+    let load = LoadOptions {
+        adapter: adapter.map(Path::to_owned),
+        dtype: Some(Dtype::F32),
+        ..LoadOptions::default()
+    };
+    let model = LanguageModel::load(model, &load)?;
+    let read = DatasetOptions {
+        purpose: Purpose::Reward,
+        max_length: Some(options.max_length),
+        keep_end: false,
+        completion_only: None,
+        assistant_only: false,
+        text_field: "text".to_owned(),
+        soft_labels: false,
+        compat_trl: options.compat_trl,
+    };
+    let data = prepare(dataset, model.tokenizer(), model.chat_template(), &read)?;
+    let pad = if options.compat_trl { model.pad_token() } else { model.reward_pad() };
+    let category = |row: u64| match dataset.get(row).ok()?.get(options.category)? {
+        Value::String(name) => Some(name.clone()),
+        Value::Null => None,
+        other => Some(other.to_string()),
+    };
+    let results = reward_accuracy(&model, &data, pad, &category)?;
+    Ok(RewardScore { left_out: data.report.too_long.len(), results })
 }
 
 /// Accuracies over all pairs, then by category in order of their names. `category_of` names the category of a row of the

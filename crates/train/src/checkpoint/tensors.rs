@@ -1,7 +1,6 @@
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::path::Path;
 
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::{Parameter, TrainError};
@@ -11,26 +10,14 @@ use crate::{Parameter, TrainError};
 /// # Errors
 /// The file cannot be written.
 pub fn write_tensors(path: &Path, parameters: &[Parameter]) -> Result<(), TrainError> {
-    let fail = |problem: String| TrainError::File {
+    let named: Vec<(String, Vec<usize>)> =
+        parameters.iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone())).collect();
+    let values = |index: usize| Ok::<_, std::io::Error>(Cow::Borrowed(parameters[index].data.as_slice()));
+    evalign_lm::write_tensors(path, &named, values).map_err(|error| TrainError::File {
         path: path.to_owned(),
-        problem,
+        problem: error.to_string(),
         hint: "check that there is room and that the directory can be written".to_owned(),
-    };
-    let partial = path.with_added_extension("partial");
-    let views = parameters
-        .iter()
-        .map(|parameter| {
-            let bytes = bytemuck::cast_slice(&parameter.data);
-            let view = TensorView::new(Dtype::F32, parameter.shape.clone(), bytes);
-            view.map(|view| (parameter.name.as_str(), view)).map_err(|error| fail(error.to_string()))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    // What reads these files expects to be told that they were written by torch's rules.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), &partial)
-        .map_err(|error| fail(error.to_string()))?;
-    fs_err::File::open(&partial)?.sync_all()?;
-    Ok(fs_err::rename(&partial, path)?)
+    })
 }
 
 /// Reads each parameter's values from the tensor `prefix + name`.

@@ -1,5 +1,41 @@
+use Allowed::{Below1, From0, Positive, Share};
+
 use super::{Settings, wrong};
 use crate::TrainError;
+
+/// What a number may be.
+#[derive(Clone, Copy, Debug)]
+enum Allowed {
+    Positive,
+    From0,
+    Below1,
+    /// From 0 to this.
+    Share(f64),
+}
+
+impl Allowed {
+    /// The largest number of updates or epochs that can be counted on with.
+    const MOST: f64 = 1e12;
+
+    fn contains(self, value: f64) -> bool {
+        match self {
+            Positive => value > 0.0 && value <= Self::MOST,
+            // Learning rates that explode are told when they do.
+            From0 => value >= 0.0 && value.is_finite(),
+            Below1 => (0.0..1.0).contains(&value),
+            Share(most) => (0.0..=most).contains(&value),
+        }
+    }
+
+    fn hint(self) -> String {
+        match self {
+            Positive => "give a number above 0".to_owned(),
+            From0 => "give 0 or a positive number".to_owned(),
+            Below1 => "give a number from 0 to below 1".to_owned(),
+            Share(most) => format!("give a number from 0 to {most}"),
+        }
+    }
+}
 
 /// Numbers that make no sense, before they are used.
 pub(super) fn check_ranges(said: &Settings) -> Result<(), TrainError> {
@@ -15,30 +51,26 @@ pub(super) fn check_ranges(said: &Settings) -> Result<(), TrainError> {
         }
     }
     let numbers = [
-        ("learning_rate", said.learning_rate, 0.0, f64::MAX),
-        ("num_train_epochs", said.num_train_epochs, f64::MIN_POSITIVE, 1e6),
-        ("logging_steps", said.logging_steps, f64::MIN_POSITIVE, 1e12),
-        ("eval_steps", said.eval_steps, f64::MIN_POSITIVE, 1e12),
-        ("save_steps", said.save_steps, f64::MIN_POSITIVE, 1e12),
-        ("warmup_ratio", said.warmup_ratio, 0.0, 1.0),
-        ("warmup_steps", said.warmup_steps, 0.0, 1e12),
-        ("weight_decay", said.weight_decay, 0.0, f64::MAX),
-        ("adam_beta1", said.adam_beta1, 0.0, 1.0 - f64::EPSILON),
-        ("adam_beta2", said.adam_beta2, 0.0, 1.0 - f64::EPSILON),
-        ("adam_epsilon", said.adam_epsilon, 0.0, f64::MAX),
-        ("max_grad_norm", said.max_grad_norm, 0.0, f64::MAX),
-        ("eval_fraction", said.eval_fraction, 0.0, 0.9),
-        ("beta", said.beta.map(f64::from), f64::MIN_POSITIVE, f64::MAX),
-        ("lora_dropout", said.lora_dropout.map(f64::from), 0.0, 0.99),
-        ("lora_alpha", said.lora_alpha.map(f64::from), 0.0, f64::MAX),
+        ("learning_rate", said.learning_rate, From0),
+        ("num_train_epochs", said.num_train_epochs, Positive),
+        ("logging_steps", said.logging_steps, Positive),
+        ("eval_steps", said.eval_steps, Positive),
+        ("save_steps", said.save_steps, Positive),
+        ("warmup_ratio", said.warmup_ratio, Share(1.0)),
+        ("warmup_steps", said.warmup_steps, From0),
+        ("weight_decay", said.weight_decay, From0),
+        ("adam_beta1", said.adam_beta1, Below1),
+        ("adam_beta2", said.adam_beta2, Below1),
+        ("adam_epsilon", said.adam_epsilon, From0),
+        ("max_grad_norm", said.max_grad_norm, From0),
+        ("eval_fraction", said.eval_fraction, Share(0.9)),
+        ("beta", said.beta.map(f64::from), Positive),
+        ("lora_dropout", said.lora_dropout.map(f64::from), Below1),
+        ("lora_alpha", said.lora_alpha.map(f64::from), Positive),
     ];
-    for (name, value, least, most) in numbers {
-        if let Some(value) = value.filter(|value| !(least..=most).contains(value)) {
-            return Err(wrong(
-                name,
-                format!("{value} makes no sense"),
-                format!("it lies between {least} and {most}"),
-            ));
+    for (name, value, allowed) in numbers {
+        if let Some(value) = value.filter(|value| !allowed.contains(*value)) {
+            return Err(wrong(name, format!("{value} makes no sense"), allowed.hint()));
         }
     }
     for (name, steps) in [

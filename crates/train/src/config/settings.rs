@@ -1,5 +1,7 @@
 //! What can be set, under TRL's names: in a YAML file and, with the same names, by flags, which win.
 
+mod foreign;
+
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -83,7 +85,7 @@ settings! {
     num_train_epochs: f64,
     max_steps: i64,
     logging_steps: f64,
-    eval_strategy: String,
+    #[serde(alias = "evaluation_strategy")] eval_strategy: String,
     eval_on_start: bool,
     eval_steps: f64,
     save_strategy: String,
@@ -133,57 +135,6 @@ settings! {
     use_dora: bool,
 }
 
-/// Other names of TRL's, which say nothing here: why.
-const WITHOUT_EFFECT: [(&str, &str); 38] = [
-    ("attn_implementation", "there is one"),
-    ("average_tokens_across_devices", "there is one device"),
-    ("bf16", "`dtype` says it"),
-    ("data_seed", "`seed` says it"),
-    ("dataloader_drop_last", "short batches are kept"),
-    ("dataloader_num_workers", "rows are tokenised beforehand"),
-    ("dataloader_pin_memory", "rows are tokenised beforehand"),
-    ("dataset_num_proc", "rows are tokenised beforehand"),
-    ("dataset_train_split", "a dataset's `train` split is read; `data` may name a file"),
-    ("ddp_timeout", "there is one device"),
-    ("do_eval", "`eval_data` says it"),
-    ("do_train", "that is the command"),
-    ("fp16", "`dtype` says it"),
-    ("gradient_checkpointing", "`recompute` says it"),
-    ("gradient_checkpointing_kwargs", "`recompute` says it"),
-    ("hub_model_id", "nothing is uploaded"),
-    ("hub_strategy", "nothing is uploaded"),
-    ("log_level", "`-v` says it"),
-    ("logging_dir", "event files lie in the output directory"),
-    ("logging_first_step", "`logging_steps` says it"),
-    ("logging_strategy", "`logging_steps` says it"),
-    ("lora_task_type", "the command says it"),
-    ("model_revision", "`model` says it: `local/ORG/REPO@REVISION`"),
-    ("overwrite_output_dir", "`--fresh` says it"),
-    ("pad_to_multiple_of", "nothing is ever padded"),
-    ("padding_free", "nothing is ever padded"),
-    ("precompute_ref_batch_size", "batches are those of training"),
-    ("push_to_hub", "nothing is uploaded"),
-    ("remove_unused_columns", "columns that are not used are not read"),
-    ("report_to", "every report is always written"),
-    ("run_name", "the output directory is its name"),
-    ("save_only_model", "checkpoints can always be gone on with"),
-    ("save_safetensors", "there is no other format"),
-    ("tf32", "`dtype` says it"),
-    ("torch_compile", "there is nothing to compile"),
-    ("trust_remote_code", "no remote code is ever run"),
-    ("use_cpu", "`device` says it"),
-    ("use_liger_kernel", "there is one implementation"),
-];
-
-/// Names of TRL's for what is not there: switched off they say nothing.
-const NOT_THERE: [(&str, &str); 5] = [
-    ("load_in_4bit", "train on a quantised GGUF base instead: `--dtype q`"),
-    ("load_in_8bit", "train on a quantised GGUF base instead: `--dtype q`"),
-    ("packing", "leave it out: texts are never padded, so there is nothing to gain"),
-    ("sync_ref_model", "leave it out: the reference stays what it is"),
-    ("bnb_4bit_use_double_quant", "train on a quantised GGUF base instead: `--dtype q`"),
-];
-
 impl Settings {
     /// Reads a YAML file. Second: what it says without effect.
     ///
@@ -208,36 +159,22 @@ impl Settings {
                 fail("config", problem, "write `name: value` lines".to_owned())
             })?,
         };
-        let mut notes = Vec::new();
-        for (name, why) in WITHOUT_EFFECT {
-            if values.remove(name).is_some() {
-                notes.push(format!("`{name}` in {} has no effect: {why}", path.display()));
-            }
-        }
-        for (name, hint) in NOT_THERE {
-            match values.remove(name) {
-                None | Some(Value::Null | Value::Bool(false)) => {}
-                Some(_) => return Err(fail(name, "is not there".to_owned(), hint.to_owned())),
-            }
-        }
-        check_optimizer(&mut values).map_err(|problem| {
-            fail(
-                "optim",
-                problem,
-                "leave it out, or write `adamw_torch`: AdamW is the one there is".to_owned(),
-            )
-        })?;
-        // TRL's way to say that nothing is cut.
-        if let Some(length) = values.get_mut("max_length").filter(|length| length.is_null()) {
-            *length = u32::MAX.into();
-        }
         let line_of = |name: &str| {
             let at = text.lines().position(|line| line.trim_start().starts_with(&format!("{name}:")));
             at.map(|at| format!("line {}: ", at + 1)).unwrap_or_default()
         };
+        let foreign = foreign::take_out(&mut values).map_err(|refused| {
+            let problem = format!("{}{}", line_of(refused.name), refused.problem);
+            fail(refused.name, problem, refused.hint.to_owned())
+        })?;
+        let note = |(name, why)| format!("`{name}` in {} has no effect: {why}", path.display());
+        // TRL's way to say that nothing is cut.
+        if let Some(length) = values.get_mut("max_length").filter(|length| length.is_null()) {
+            *length = u32::MAX.into();
+        }
         let settings = Self::from_values(values)
             .map_err(|(name, problem, hint)| fail(&name, format!("{}{problem}", line_of(&name)), hint))?;
-        Ok((settings, notes))
+        Ok((settings, foreign.into_iter().map(note).collect()))
     }
 
     /// Of a trainer's recorded arguments: those that are settings here, and say something. Second: the names of the others
@@ -250,10 +187,7 @@ impl Settings {
             .into_iter()
             .filter(|(_, value)| !value.is_null())
             .partition(|(name, _)| KNOWN.contains(&name.as_str()));
-        let means_nothing =
-            |name: &str| name == "optim" || WITHOUT_EFFECT.iter().any(|(known, _)| *known == name);
-        let unread =
-            others.into_iter().filter(|(name, value)| *value != Value::Bool(false) && !means_nothing(name));
+        let unread = others.into_iter().filter(|(name, value)| foreign::may_mean_something(name, value));
         let unread = unread.map(|(name, _)| name).collect();
         Self::from_values(known)
             .map(|settings| (settings, unread))
@@ -310,14 +244,5 @@ impl Settings {
                 "say each setting once, under one of its names".to_owned(),
             )
         })
-    }
-}
-
-/// AdamW by transformers' names is what there is.
-fn check_optimizer(values: &mut Map<String, Value>) -> Result<(), String> {
-    match values.remove("optim") {
-        None => Ok(()),
-        Some(Value::String(name)) if name.starts_with("adamw_torch") => Ok(()),
-        Some(other) => Err(format!("{other} is not there")),
     }
 }

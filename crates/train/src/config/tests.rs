@@ -97,3 +97,50 @@ fn nonsense_is_refused() {
     assert!(with(&|said| (said.use_peft, said.adapter) = (Some(false), Some("x".to_owned()))).is_err());
     assert!(with(&|said| (said.warmup_steps, said.warmup_ratio) = (Some(3.0), Some(0.1))).is_err());
 }
+
+#[test]
+fn what_a_number_may_be_is_said_in_words() {
+    for (text, hint) in [
+        ("beta: 0\n", "above 0"),
+        ("num_train_epochs: -1\n", "above 0"),
+        ("adam_beta1: 1.0\n", "below 1"),
+        ("weight_decay: -0.1\n", "0 or a positive number"),
+        ("eval_fraction: 2\n", "from 0 to 0.9"),
+    ] {
+        let (said, _) = read(text).unwrap();
+        let TrainError::Config { hint: found, .. } = TrainConfig::resolve(TrainKind::Dpo, &said).unwrap_err()
+        else {
+            panic!("{text}")
+        };
+        assert!(found.contains(hint), "{text}: {found}");
+    }
+}
+
+/// transformers: -1 (the default) and 0 leave it to the epochs.
+#[test]
+fn no_updates_at_most_are_no_limit() {
+    let updates =
+        |text: &str| TrainConfig::resolve(TrainKind::Sft, &read(text).unwrap().0).unwrap().updates(10);
+    assert_eq!((updates("max_steps: 0\n"), updates("max_steps: -1\n")), (30, 30));
+    assert_eq!(updates("max_steps: 7\n"), 7);
+}
+
+#[test]
+fn names_of_trl_are_known_and_what_is_not_there_is_refused() {
+    let defaults = "deepspeed: null\nfsdp: []\neval_delay: 0\nload_in_4bit: false\nlabel_smoothing_factor: 0.0\n\
+                    model_init_kwargs: {}\npad_token: null\nlora_modules_to_save: [score]\noptim: adamw_torch_fused\n\
+                    dataset_test_split: test\nresume_from_checkpoint: true\nevaluation_strategy: steps\n";
+    let (said, notes) = read(defaults).unwrap();
+    assert_eq!(said.eval_strategy.as_deref(), Some("steps"));
+    assert_eq!(notes.len(), 4, "{notes:?}");
+    for (text, name) in [
+        ("eval_delay: 100\n", "eval_delay"),
+        ("seed: 1\npacking: true\n", "packing"),
+        ("lora_modules_to_save: [embed_tokens]\n", "lora_modules_to_save"),
+        ("model_init_kwargs: {torch_dtype: bfloat16}\n", "model_init_kwargs"),
+    ] {
+        let TrainError::Config { setting, problem, .. } = read(text).unwrap_err() else { panic!("{text}") };
+        assert_eq!(setting, name);
+        assert!(problem.starts_with("line "), "{problem}");
+    }
+}

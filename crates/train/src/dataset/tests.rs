@@ -122,3 +122,29 @@ fn conversations_have_trls_ids_and_masks() {
         }
     }
 }
+
+/// A prompt that a template renders in another way where an answer follows is told apart from tokens that merge; a row is
+/// told once, whatever its two sides have.
+#[test]
+fn prompts_that_are_rendered_apart_are_reported() {
+    let Some(shared) = evalign_testkit::shared("templates that do not render beginnings") else { return };
+    let tokenizer = Tokenizer::from_directory(&shared.join("golden/trl/models/tiny-llama")).unwrap();
+    let report = |source: &str, purpose| {
+        let template = ChatTemplate::parse(source, tokenizer.bos_text(), tokenizer.eos_text()).unwrap();
+        let turn = |role: &str, text: &str| serde_json::json!([{"role": role, "content": text}]);
+        let said = |text: &str| turn("assistant", &text.repeat(30));
+        let row = serde_json::json!({"prompt": turn("user", "hi"), "chosen": said("yes "), "rejected": said("no ")});
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("rows.jsonl");
+        fs_err::write(&file, format!("{row}\n")).unwrap();
+        prepare(&dataset(&file), &tokenizer, Some(&template), &options(purpose)).unwrap().report
+    };
+    let counts = "{{ messages|length }}:{% for m in messages %}{{ m.content }}{% endfor %}";
+    let plain = "{% for m in messages %}{{ m.content }}:{% endfor %}";
+    for purpose in [Purpose::Preference, Purpose::Unpaired] {
+        let apart = report(counts, purpose);
+        assert_eq!((apart.rendered_apart, apart.boundary_moved), (vec![0], vec![]), "{purpose:?}");
+        assert_eq!(apart.cut, [0], "{purpose:?}");
+        assert_eq!(report(plain, purpose).rendered_apart, [0u64; 0], "{purpose:?}");
+    }
+}

@@ -28,8 +28,17 @@ pub(super) struct Tokeniser<'a> {
 pub(super) struct Cut {
     /// Tokens of the prompt that all texts start with.
     pub(super) prompt_tokens: usize,
-    /// The tokenised prompt did not end there: the boundary was moved.
-    pub(super) moved: bool,
+    pub(super) end: PromptEnd,
+}
+
+/// Whether the tokenised prompt ends where the completion begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PromptEnd {
+    Kept,
+    /// Its last tokens merge with the completion's first.
+    Merged,
+    /// The chat template does not render it as the beginning of the whole conversation.
+    RenderedApart,
 }
 
 /// Why a text could not be tokenised.
@@ -106,6 +115,32 @@ impl Tokeniser<'_> {
                 self.tokenizer.encode(&text, false)?
             }
         })
+    }
+
+    /// Where the ids of whole texts part from those of their prompt; each with its completion.
+    pub(super) fn cut(&self, prompt: &Prompt, wholes: &[(&Prompt, &[u32])]) -> Result<Cut, Failed> {
+        let ids = self.prompt(prompt)?;
+        let prompt_tokens = common_tokens(&ids, &wholes.iter().map(|(_, whole)| *whole).collect::<Vec<_>>());
+        if prompt_tokens == ids.len() {
+            return Ok(Cut { prompt_tokens, end: PromptEnd::Kept });
+        }
+        for (completion, _) in wholes {
+            if !self.renders_beginning(prompt, completion)? {
+                return Ok(Cut { prompt_tokens, end: PromptEnd::RenderedApart });
+            }
+        }
+        Ok(Cut { prompt_tokens, end: PromptEnd::Merged })
+    }
+
+    /// Strings begin with what they begin with; of conversations the template decides.
+    fn renders_beginning(&self, prompt: &Prompt, completion: &Prompt) -> Result<bool, Failed> {
+        match (prompt, joined(Some(prompt), completion)) {
+            (Prompt::Chat(beginning), Prompt::Chat(whole)) => {
+                let template = self.template()?;
+                Ok(template.render(&whole, false)?.starts_with(&template.render(beginning, true)?))
+            }
+            _ => Ok(true),
+        }
     }
 
     /// Ids of a whole conversation, and of each whether the assistant says it.
@@ -188,7 +223,7 @@ impl Tokeniser<'_> {
         completion_only: bool,
     ) -> Result<(Sequence, Cut), Failed> {
         let whole = self.whole(Some(prompt), completion)?;
-        let cut = cut(&self.prompt(prompt)?, &[&whole]);
+        let cut = self.cut(prompt, &[(completion, &whole)])?;
         let mut sequence = Sequence::new(whole, if completion_only { cut.prompt_tokens } else { 0 });
         if self.assistant_only
             && let Prompt::Chat(messages) = joined(Some(prompt), completion)
@@ -203,10 +238,9 @@ impl Tokeniser<'_> {
 }
 
 /// Where texts part from their tokenised prompt: the smallest of the common prefixes.
-pub(super) fn cut(prompt: &[u32], wholes: &[&[u32]]) -> Cut {
+pub(super) fn common_tokens(prompt: &[u32], wholes: &[&[u32]]) -> usize {
     let common = |whole: &&[u32]| prompt.iter().zip(*whole).take_while(|(one, other)| one == other).count();
-    let prompt_tokens = wholes.iter().map(common).min().unwrap_or(0);
-    Cut { prompt_tokens, moved: prompt_tokens < prompt.len() }
+    wholes.iter().map(common).min().unwrap_or(0)
 }
 
 fn joined(prompt: Option<&Prompt>, completion: &Prompt) -> Prompt {

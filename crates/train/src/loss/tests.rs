@@ -215,3 +215,16 @@ fn values_are_trls() {
         assert!((found - case.loss).abs() < limit, "{:?}: {found}, not {}", config.objective, case.loss);
     }
 }
+
+#[test]
+fn objectives_are_written_in_the_words_of_their_settings() {
+    let terms = vec![
+        PairTerm { loss: PairLoss::Sigmoid, weight: 1.0 },
+        PairTerm { loss: PairLoss::Sft, weight: 0.5 },
+    ];
+    let preference = Preference { terms, label_smoothing: 0.2, ..Preference::default() };
+    let text = Objective::Preference(preference).to_string();
+    assert_eq!(text, "sigmoid + 0.5 sft, beta 0.1, label_smoothing 0.2");
+    assert_eq!(Objective::Kto(Kto::default()).to_string(), "kto, beta 0.1, weights 1 : 1");
+    assert_eq!(Objective::Sft(SftLoss::Nll).to_string(), "nll");
+}

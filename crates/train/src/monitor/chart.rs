@@ -44,28 +44,7 @@ pub(super) fn chart(title: &str, all: &[Series]) -> String {
          aria-label=\"{}\">",
         escape(&spoken(title, all))
     );
-    for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
-        let value = y_bounds.0 + share * (y_bounds.1 - y_bounds.0);
-        let at = y(value);
-        // Writing into a string cannot fail.
-        let _ = write!(
-            svg,
-            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"currentColor\" \
-             stroke-opacity=\"0.15\"/>\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            WIDTH - RIGHT,
-            LEFT - 6.0,
-            at + 4.0,
-            short(value)
-        );
-        let value = x_bounds.0 + share * (x_bounds.1 - x_bounds.0);
-        let _ = write!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{value:.0}</text>",
-            x(value),
-            HEIGHT - 10.0
-        );
-    }
+    svg += &scales((x_bounds, &x), (y_bounds, &y));
     for (index, series) in all.iter().enumerate() {
         let line: Vec<String> =
             series.points.iter().map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1))).collect();
@@ -94,6 +73,38 @@ pub(super) fn chart(title: &str, all: &[Series]) -> String {
         );
     }
     svg + "</svg>"
+}
+
+/// The marks of both axes, and lines across at the values of the second; each with its bounds and where a value lies.
+fn scales(
+    (x_bounds, x): ((f64, f64), &dyn Fn(f64) -> f64),
+    (y_bounds, y): ((f64, f64), &dyn Fn(f64) -> f64),
+) -> String {
+    let mut svg = String::new();
+    for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
+        let value = y_bounds.0 + share * (y_bounds.1 - y_bounds.0);
+        let at = y(value);
+        // Writing into a string cannot fail.
+        let _ = write!(
+            svg,
+            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"currentColor\" \
+             stroke-opacity=\"0.15\"/>\
+             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            WIDTH - RIGHT,
+            LEFT - 6.0,
+            at + 4.0,
+            short(value)
+        );
+        // Updates are whole: the mark stands where its number belongs.
+        let value = (x_bounds.0 + share * (x_bounds.1 - x_bounds.0)).round().clamp(x_bounds.0, x_bounds.1);
+        let _ = write!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{value:.0}</text>",
+            x(value),
+            HEIGHT - 10.0
+        );
+    }
+    svg
 }
 
 /// What the chart shows, in words: of each line its first and its last value.

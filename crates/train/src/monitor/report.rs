@@ -39,7 +39,7 @@ const CHARTS: [(&str, &[&str]); 10] = [
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#222}\
     .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:1rem}figure{margin:0}\
     figcaption{font-weight:600}table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;\
-    vertical-align:top}pre{white-space:pre-wrap;background:#f6f6f6;padding:.6rem;margin:0}.alarm{color:#b00020}";
+    vertical-align:top}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f6f6;padding:.6rem;margin:0}.alarm{color:#b00020}";
 
 /// Writes `report.html` from `metrics.jsonl` beside it.
 ///

@@ -7,6 +7,7 @@ use evalign_lm::adapter::{Adapter, AdapterConfig, HEAD, PREFIX};
 use evalign_lm::training::{Module, WeightId};
 
 use super::{Method, Policy, PolicyOptions, Reference, adapter_config};
+use crate::random::SplitMix;
 use crate::{LoraOptions, Objective, Parameter, TrainError};
 
 /// Standard deviation of a new reward head (transformers' `initializer_range`).
@@ -93,7 +94,7 @@ impl Start {
         let name = |id: WeightId| format!("{PREFIX}{}", id.name());
         let id = WeightId::LowRankA(layer, module);
         let bound = 1.0 / (inputs as f64).sqrt();
-        let mut numbers = Numbers::new(seed, &id.name());
+        let mut numbers = SplitMix::named(seed, &id.name());
         let a = (0..lora.r * inputs).map(|_| ((2.0 * numbers.uniform() - 1.0) * bound) as f32).collect();
         self.add(id, name(id), vec![lora.r, inputs], a);
         let id = WeightId::LowRankB(layer, module);
@@ -145,7 +146,7 @@ impl Start {
             Method::Lora(_) | Method::Full => None,
         };
         let data = of_adapter.or_else(|| model.reward_head().map(<[f32]>::to_vec)).unwrap_or_else(|| {
-            let mut numbers = Numbers::new(options.seed, HEAD);
+            let mut numbers = SplitMix::named(options.seed, HEAD);
             (0..model.hidden_size()).map(|_| (numbers.normal() * HEAD_DEVIATION) as f32).collect()
         });
         let name = if self.config.is_some() { format!("{PREFIX}{HEAD}") } else { HEAD.to_owned() };
@@ -242,35 +243,4 @@ impl Policy {
     fn low_ranks(&self) -> usize {
         self.places.keys().filter(|id| matches!(id, WeightId::LowRankA(..))).count()
     }
-}
-
-/// Random numbers as a function of a seed and a name, so that neither order nor number of other weights changes them.
-struct Numbers {
-    state: u64,
-}
-
-impl Numbers {
-    fn new(seed: u64, name: &str) -> Self {
-        let state = name.bytes().fold(mix(seed), |state, byte| mix(state ^ u64::from(byte)));
-        Self { state }
-    }
-
-    /// In [0, 1), with 53 bits.
-    fn uniform(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (mix(self.state) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Standard normal (Box and Muller 1958, doi 10.1214/aoms/1177706645).
-    fn normal(&mut self) -> f64 {
-        let (radius, angle) = (self.uniform(), self.uniform());
-        (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
-    }
-}
-
-/// SplitMix64's output function (Steele et al. 2014, doi 10.1145/2660193.2660195).
-pub(super) fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }

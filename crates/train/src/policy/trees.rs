@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use evalign_lm::training::{Label, LabelStatistics, TokenTree};
 
-use super::start::mix;
+use crate::random::mix;
 use crate::{Item, MicroBatch, ReferenceLogps, Sequence, SequenceObserved};
 
 /// A micro-batch as the engine computes it.
