@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::aggregate::{logged_result, run_results};
-use crate::runner::{ActiveRun, Cancel, Steps};
+use crate::runner::{ActiveRun, Cancel, RunOfSteps, Steps};
 use crate::scorer::SCORER_VERSION;
 use crate::{RunError, RunRequest};
 pub use judged::{AnswerJudges, JudgedMetric};
@@ -112,6 +112,12 @@ impl std::fmt::Debug for Answering<'_> {
     }
 }
 
+impl RunOfSteps for Answering<'_> {
+    fn new_run(&self) -> &NewRun {
+        &self.new
+    }
+}
+
 impl<'a> Answering<'a> {
     /// `again`: as a run of its own, even where the same was measured before.
     ///
@@ -138,14 +144,6 @@ impl<'a> Answering<'a> {
         let samples_total = questions.len() as u64;
         let new = NewRun { spec, request: json!(request), samples_total, fork: again };
         Ok(Self { questions, answerer, options, judges, task: task.task, new })
-    }
-
-    /// Creates the run, or finds the one that measured the same, and takes its lease.
-    ///
-    /// # Errors
-    /// As [`ActiveRun::start`].
-    pub fn start(&self, store: &Store, owner: &str) -> Result<ActiveRun, RunError> {
-        ActiveRun::start_phases(&self.new, store, owner)
     }
 
     /// Asks the questions that are not answered yet and keeps the results. On any cancellation what was answered is

@@ -2,20 +2,22 @@
 
 mod cast;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use evalign_core::{Digest, ModelIdentity, Provider, RunResults, RunSpec, ScoringMode};
+use evalign_core::{Digest, ModelIdentity, ModelRef, Provider, RunResults, RunSpec, ScoringMode};
 use evalign_model::{
     Budget, BudgetLimits, Concurrency, DateTime, DeviceSpec, LoadOptions, ModelSettings, OpenAiOptions,
     OverlongPrompt, Price, PriceTable, RetryPolicy,
 };
 use evalign_store::Store;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::pairing::phase_spec;
 use crate::scorer::SCORER_VERSION;
-use crate::{ActiveRun, BenchError, Catalog, RunError, RunRequest, Scoreboard};
+use crate::{ActiveRun, BenchError, Catalog, JudgingReport, RunEnd, RunError, RunRequest, Scoreboard};
 
 pub use cast::{Asked, Cast, verdicts_by};
 
@@ -91,6 +93,20 @@ impl RunRequest {
         })
     }
 
+    /// What a model's tokens cost: what the price table says, nothing where it runs in this process. `None` without a
+    /// table or a price in it.
+    ///
+    /// # Errors
+    /// A price table that cannot be read.
+    pub fn price_of(&self, model: &ModelRef) -> Result<Option<Price>, RunError> {
+        let Some(path) = &self.prices else { return Ok(None) };
+        let table = PriceTable::read(path)?;
+        Ok(match model.provider {
+            Provider::Openai => table.of(&model.name),
+            Provider::Local | Provider::Scripted => Some(Price::FREE),
+        })
+    }
+
     /// Reads the price table. A budget for a model in this process is refused, not ignored.
     ///
     /// # Errors
@@ -98,9 +114,10 @@ impl RunRequest {
     pub fn spending(&self) -> Result<Spending, RunError> {
         let limits =
             BudgetLimits { requests: self.budget_requests, tokens: self.budget_tokens, usd: self.budget_usd };
+        let price = self.price_of(&self.model)?;
         if self.model.provider != Provider::Openai {
             return if limits.is_unlimited() {
-                Ok(Spending::default())
+                Ok(Spending { price, ..Spending::default() })
             } else {
                 Err(BenchError::request(
                     format!("a budget needs a model server, and {} runs here", self.model),
@@ -110,20 +127,46 @@ impl RunRequest {
             };
         }
         let name = &self.model.name;
-        let table = self.prices.as_deref().map(PriceTable::read).transpose()?;
-        let price = table.and_then(|table| table.of(name));
         let is_price_unknown = self.prices.is_some() && price.is_none() && limits.usd.is_none();
         let budget = Some(Arc::new(Budget::new(limits, price, name)?));
         Ok(Spending { price, budget, is_price_unknown })
     }
 }
 
-/// The results of a run whose lease this process holds: aggregated, and kept. Those of a run that was scored
+/// The results of a run as they are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptResults {
+    #[serde(flatten)]
+    pub results: RunResults,
+    /// By task that was judged, what the judges are like.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub judging: BTreeMap<String, JudgingReport>,
+}
+
+impl KeptResults {
+    /// New results of a run whose verdicts are those it had.
+    pub(crate) fn anew(results: RunResults, before: Option<&Value>) -> Result<Self, RunError> {
+        let judging = match before.and_then(|kept| kept.get("judging")) {
+            Some(judging) => BTreeMap::deserialize(judging).map_err(|error| {
+                RunError::malformed(format!("what the judges of run {} are like", results.run_id), error)
+            })?,
+            None => BTreeMap::new(),
+        };
+        Ok(Self { results, judging })
+    }
+}
+
+/// The results of a run whose lease this process holds: aggregated, and kept with what its end says of its judges. Those of a run that was scored
 /// again stand as they are: they may come from other task files than those of its request.
 ///
 /// # Errors
 /// Task files that are no longer those of the run, a failure of the store, a lost lease.
-pub fn conclude(run: &ActiveRun, store: &Store, catalog: &Catalog) -> Result<RunResults, RunError> {
+pub fn conclude(
+    run: &ActiveRun,
+    end: &RunEnd,
+    store: &Store,
+    catalog: &Catalog,
+) -> Result<RunResults, RunError> {
     let stored = store.run(&run.id)?;
     if let (Some(_), Some(kept)) = (&stored.scored_by, &stored.results) {
         let kept: RunResults = serde_json::from_value(kept.clone())
@@ -131,8 +174,9 @@ pub fn conclude(run: &ActiveRun, store: &Store, catalog: &Catalog) -> Result<Run
         return Ok(RunResults { status: stored.status, ..kept });
     }
     let results = Scoreboard::of_run(&stored, catalog, true)?.aggregate(store, &run.id)?;
-    store.save_results(run.lease(), &json!(results))?;
-    Ok(results)
+    let kept = KeptResults { results, judging: end.judging.clone() };
+    store.save_results(run.lease(), &json!(kept))?;
+    Ok(kept.results)
 }
 
 /// The specification of a run whose work is not samples: `name` is what is done, `definition` everything that decides

@@ -11,6 +11,7 @@ mod report;
 mod rows;
 mod run;
 
+pub use chain::CutTexts;
 pub use report::{CritiqueReport, PrincipleCounts};
 pub use rows::{CritiqueFiles, critique_results};
 pub use run::{Critique, CritiqueBound, CritiqueRequest};

@@ -41,20 +41,27 @@ pub struct Imported {
 /// those are not the ones the run was scored by, the results of `run.json` are kept if they count as many
 /// samples as there are.
 ///
+/// `admit`: what of the request that the files tell of is taken over, or why it is not.
+///
 /// # Errors
 /// Files that are missing or do not have the layout (nothing is stored then), samples that were scored by other
 /// rules than those the store has, a failure of the store.
-pub fn import_run(store: &Store, dir: &Path, owner: &str, catalog: &Catalog) -> Result<Imported, RunError> {
+pub fn import_run(
+    store: &Store,
+    dir: &Path,
+    (owner, catalog): (&str, &Catalog),
+    admit: impl FnOnce(Value) -> Result<Value, String>,
+) -> Result<Imported, RunError> {
     let path = dir.join("run.json");
     if !path.exists() {
         let samples = lm_eval::sample_files(dir)?;
         if !samples.is_empty() {
-            return import_log(store, dir, &samples, owner);
+            return import_log(store, dir, &samples, owner, admit);
         }
     }
     let file = read_run_file(&path)?;
-    let new =
-        NewRun { spec: file.spec, request: file.request, samples_total: file.samples_total, fork: false };
+    let request = admit(file.request).map_err(|why| RunError::malformed(path.display(), why))?;
+    let new = NewRun { spec: file.spec, request, samples_total: file.samples_total, fork: false };
     let samples = dir.join("samples.jsonl");
     // Once to the end before anything is stored: an unusable file leaves no run behind.
     let of_steps = new.request.get("procedure").is_some();
@@ -141,10 +148,12 @@ fn import_log(
     dir: &Path,
     samples: &[(String, PathBuf)],
     owner: &str,
+    admit: impl FnOnce(Value) -> Result<Value, String>,
 ) -> Result<Imported, RunError> {
     let log = lm_eval::read(dir, samples)?;
     let samples_total = log.samples_total;
-    let new = NewRun { spec: log.spec, request: json!(log.request), samples_total, fork: false };
+    let request = admit(json!(log.request)).map_err(|why| RunError::malformed(dir.display(), why))?;
+    let new = NewRun { spec: log.spec, request, samples_total, fork: false };
     let mut target = Target::open(store, &new, None, owner)?;
     target.add(log.records.into_values().flatten().map(Ok))?;
     target.finish(|run, _| {

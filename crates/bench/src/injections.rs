@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use evalign_core::{Digest, Estimate, ModelRef, Output, RunStatus, SampleKey, SampleRecord};
 use evalign_judge::{Judge, Material, Order, Pair};
 use evalign_stats::wilson_interval;
-use evalign_store::{NewRun, Store};
+use evalign_store::NewRun;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::pairing::{compare_scores, phase_spec, run_spec, verdict_of};
-use crate::runner::{ActiveRun, Asking, Cancel, Phase, Progress, Steps};
+use crate::runner::{ActiveRun, Asking, Cancel, Phase, Progress, RunOfSteps, Steps};
 use crate::task::embedded_rows;
 use crate::{PlannedSample, RunError, RunRequest};
 
@@ -87,6 +87,12 @@ impl std::fmt::Debug for Injections<'_> {
     }
 }
 
+impl RunOfSteps for Injections<'_> {
+    fn new_run(&self) -> &NewRun {
+        &self.new
+    }
+}
+
 impl<'a> Injections<'a> {
     /// # Errors
     /// A suite that cannot be read.
@@ -113,19 +119,6 @@ impl<'a> Injections<'a> {
             fork: false,
         };
         Ok(Self { judge, items, new })
-    }
-
-    #[must_use]
-    pub fn total_samples(&self) -> u64 {
-        self.new.samples_total
-    }
-
-    /// Creates the run, or finds the one that asked the same, and takes its lease.
-    ///
-    /// # Errors
-    /// As [`ActiveRun::start`].
-    pub fn start(&self, store: &Store, owner: &str) -> Result<ActiveRun, RunError> {
-        ActiveRun::start_phases(&self.new, store, owner)
     }
 
     /// Asks what is not answered yet.

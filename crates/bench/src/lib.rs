@@ -71,10 +71,10 @@ pub use compare::{
     CLUSTER_BY_SUBJECT, Change, ChangeKind, Changes, ChangesQuery, CompareOptions, ComparedRun, Comparison,
     ProtocolDifference, RunComparison, SHOWN_AT, changes, compare,
 };
-pub use conduct::{Asked, Cast, Spending, conclude, job_spec, verdicts_by};
+pub use conduct::{Asked, Cast, KeptResults, Spending, conclude, job_spec, verdicts_by};
 pub use contamination::{Contamination, Corpus, DirtyItem, FEWEST_WORDS, NGRAM_WORDS, SplitResult};
 pub use critique::{
-    Critique, CritiqueBound, CritiqueFiles, CritiqueReport, CritiqueRequest, PrincipleCounts,
+    Critique, CritiqueBound, CritiqueFiles, CritiqueReport, CritiqueRequest, CutTexts, PrincipleCounts,
     critique_results,
 };
 pub use detectable::{Detectable, detectable};
@@ -104,11 +104,12 @@ pub use rescore::{Rescored, rescore};
 pub use resume::check_resume;
 pub use retrieval::{
     RerankRequest, Retrieval, RetrievalReport, RetrievalRequest, RetrievalTools, evaluation_collection,
-    retrieval_metrics, run_of_evaluation, way_of_searching,
+    retrieval_difference, retrieval_metrics, run_of_evaluation, way_of_searching,
 };
 pub use run_error::RunError;
 pub use runner::{
-    ActiveRun, Asking, Cancel, CancelLevel, Phase, Progress, RunEnd, Silent, Snapshot, Steps, StoreCache,
+    ActiveRun, Asking, Cancel, CancelLevel, Phase, Progress, RunEnd, RunOfSteps, Silent, Snapshot, Steps,
+    StoreCache,
 };
 pub use scorer::{SCORER_VERSION, Scorer};
 pub use swaps::{SwapAudit, SwapDifference};

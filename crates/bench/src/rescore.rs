@@ -7,7 +7,7 @@ use evalign_store::{Lease, SampleFilter, Store};
 use serde_json::json;
 
 use crate::judging::is_verdict;
-use crate::{RunError, Scoreboard, Scorer};
+use crate::{BenchError, KeptResults, RunError, Scoreboard, Scorer};
 
 const LEASE_TTL: Duration = Duration::from_secs(60);
 
@@ -28,18 +28,50 @@ pub struct Rescored {
 /// Computes all scores of a run again from its stored answers with the task files as they are now, and
 /// replaces the stored ones, all or none. The run remembers what it was scored by.
 ///
+/// `extractor`: what is told, not what is kept, is the metrics of this one alone.
+///
 /// # Errors
-/// A held lease, a failure of the store, an answer that does not fit its task.
-pub fn rescore(store: &Store, run: &RunId, board: &Scoreboard, owner: &str) -> Result<Rescored, RunError> {
+/// An extractor that no task of the run has, a held lease, a failure of the store, an answer that does not fit its task.
+pub fn rescore(
+    store: &Store,
+    run: &RunId,
+    board: &Scoreboard,
+    extractor: Option<&str>,
+    owner: &str,
+) -> Result<Rescored, RunError> {
+    if let Some(extractor) = extractor {
+        check_extractor(run, board, extractor)?;
+    }
     let lease = store.lease(run, owner, LEASE_TTL)?;
     let scorers = board.leaves.iter().map(|leaf| (leaf.spec.task.as_str(), &leaf.scorer));
-    let spec = store.run(run)?.spec;
-    let rules = board.other_rules(&spec);
+    let stored = store.run(run)?;
+    let rules = board.other_rules(&stored.spec);
     let (samples, changed) = score_again(store, &lease, scorers, rules)?;
-    let results = board.aggregate(store, run)?;
-    store.save_results(&lease, &json!(results))?;
+    let kept = KeptResults::anew(board.aggregate(store, run)?, stored.results.as_ref())?;
+    store.save_results(&lease, &json!(kept))?;
     store.release(lease)?;
+    let mut results = kept.results;
+    if let Some(extractor) = extractor {
+        for result in &mut results.results {
+            result.metrics.retain(|metric| metric.filter == extractor);
+        }
+    }
     Ok(Rescored { samples, changed, other_rules: rules.is_some(), results })
+}
+
+fn check_extractor(run: &RunId, board: &Scoreboard, extractor: &str) -> Result<(), BenchError> {
+    let known = board.filters();
+    if known.contains(extractor) {
+        return Ok(());
+    }
+    let names: Vec<&str> = known.into_iter().collect();
+    Err(BenchError::request(
+        format!("the tasks of {run} have no extractor `{extractor}`"),
+        format!(
+            "they have {}; add one under `filters` in a task file of your own (`--include-path`)",
+            names.join(", ")
+        ),
+    ))
 }
 
 /// Replaces the scores of all samples in one transaction, with `rules` as what they come from (`None`: the

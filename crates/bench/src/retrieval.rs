@@ -14,8 +14,9 @@ use evalign_core::{
 };
 use evalign_rag::chunker::ChunkSettings;
 use evalign_rag::{
-    BeirAnswer, BeirCollection, BeirEvaluation, BeirMeasured, BeirQuery, BeirReport, Embedder, Fusion,
-    PerQuery, Reranker, RetrievalMetrics, SearchMode, SearchOptions, SearchWay, VectorStore,
+    BeirAnswer, BeirCollection, BeirEvaluation, BeirMeasured, BeirQuery, BeirReport, Embedder,
+    EmbedderIdentity, Fusion, MetricDifference, PerQuery, Reranker, RetrievalMetrics, SearchMode,
+    SearchOptions, SearchWay, VectorStore, difference,
 };
 use evalign_store::{NewRun, Store, StoredRun};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 use crate::aggregate::{logged_result, run_results};
 use crate::runner::{ActiveRun, Cancel, Steps};
 use crate::scorer::SCORER_VERSION;
-use crate::{RunError, RunRequest};
+use crate::{BenchError, RunError, RunRequest};
 
 /// Version of what a metric means: goes up when one of them would come out otherwise.
 const VERSION: &str = "1";
@@ -81,6 +82,20 @@ impl RetrievalRequest {
     pub fn way(&self) -> SearchWay {
         let rerank_depth = self.rerank.as_ref().map(|rerank| rerank.depth);
         SearchWay { chunking: self.chunking, options: self.options.clone(), rerank_depth }
+    }
+
+    /// How a collection is searched when that is measured: all vectors are scanned, and a single list is judged to its
+    /// full depth (fused lists are as long as they are).
+    #[must_use]
+    pub fn measured(mut options: SearchOptions) -> SearchOptions {
+        options.exact = true;
+        match options.mode {
+            SearchMode::Hybrid => {}
+            SearchMode::Bm25 | SearchMode::Dense => {
+                options.depth = options.depth.max(RetrievalMetrics::DEPTH);
+            }
+        }
+        options
     }
 
     /// Whether vectors are looked for. Without, an embedder only counts the tokens of chunks.
@@ -190,6 +205,12 @@ impl<'a> Retrieval<'a> {
             evaluation = evaluation.reranked(reranker, rerank.depth);
         }
         Ok(evaluation)
+    }
+
+    /// The run that it is.
+    #[must_use]
+    pub fn new_run(&self) -> &NewRun {
+        &self.new
     }
 
     /// Creates the run, or finds the one that measured the same, and takes its lease. `again`: always as a run of
@@ -346,6 +367,24 @@ pub fn retrieval_metrics(store: &Store, run: &StoredRun) -> Result<(Digest, PerQ
     Ok((task.dataset.clone(), per_query(&samples)?))
 }
 
+/// Every metric of `b` against `a`, query by query.
+///
+/// # Errors
+/// Evaluations of different collections.
+pub fn retrieval_difference(
+    (of_a, a): &(Digest, PerQuery),
+    (of_b, b): &(Digest, PerQuery),
+) -> Result<Vec<MetricDifference>, RunError> {
+    if of_a != of_b {
+        return Err(BenchError::request(
+            "the two evaluations are of different collections",
+            "evaluate both on the same documents, queries and judgements",
+        )
+        .into());
+    }
+    Ok(difference(a, b)?)
+}
+
 fn per_query(records: &[SampleRecord]) -> Result<PerQuery, RunError> {
     let malformed =
         |record: &SampleRecord| RunError::malformed(&record.key, "is no sample of an evaluation of search");
@@ -384,7 +423,9 @@ fn task_spec(request: &RetrievalRequest, collection: &BeirCollection) -> TaskSpe
 /// The way of searching as what answers.
 fn identity_of(request: &RetrievalRequest, tools: RetrievalTools<'_>) -> ModelIdentity {
     let embedder = tools.embedder.map(Embedder::identity);
-    let mut way = json!({ "options": request.options, "embedder": embedder });
+    // What a server makes of a text differs a little each time: an evaluation that is resumed is still the same.
+    let described = embedder.map(EmbedderIdentity::without_probe);
+    let mut way = json!({ "options": request.options, "embedder": described });
     if let Some(chunking) = request.chunking {
         way["chunking"] = json!(chunking);
     }

@@ -7,7 +7,7 @@ use evalign_data::{ColumnEquals, DataError, DataRoots, Dataset, DatasetSpec};
 use serde_json::{Map, Value};
 
 use crate::error::BenchError;
-use crate::task::{EmbeddedRows, RowFilter, TaskDefinition, embedded_rows};
+use crate::task::{EmbeddedRows, RowFilter, TaskDefinition, embedded_rows, is_generated};
 
 /// An opened split.
 #[derive(Clone, Debug)]
@@ -51,6 +51,10 @@ impl RowSource {
         let source = &task.dataset;
         let spec = match (file, directory) {
             (Some(file), None) => return Self::embedded(task, file, source.filter.as_ref()),
+            // Rows that are made need no file: a task of one's own can name them too.
+            (Some(file), Some(directory)) if is_generated(file) && !directory.join(file).exists() => {
+                return Self::embedded(task, file, source.filter.as_ref());
+            }
             (Some(file), Some(directory)) => DatasetSpec {
                 files: Some(inside(task, directory, file)?),
                 split: split.unwrap_or_default().to_owned(),

@@ -5,6 +5,7 @@ mod cancel;
 mod phase;
 mod progress;
 mod session;
+mod steps;
 mod work;
 mod workload;
 
@@ -21,6 +22,7 @@ pub use phase::{Asking, Phase, Steps};
 pub(crate) use phase::{Documents, Said};
 pub use progress::{Progress, Silent, Snapshot};
 pub(crate) use session::no_number;
+pub use steps::RunOfSteps;
 
 use crate::judging::JudgingReport;
 use crate::rescore::score_again;
@@ -113,9 +115,9 @@ impl ActiveRun {
         self.price = price;
     }
 
-    /// Nothing has a price until one is set again: another model's tokens are not the model's.
-    pub(crate) fn take_price(&mut self) -> Option<Price> {
-        self.price.take()
+    /// What the tokens of another model of the run cost that is asked next. Returns the price that was set.
+    pub(crate) fn replace_price(&mut self, price: Option<Price>) -> Option<Price> {
+        std::mem::replace(&mut self.price, price)
     }
 
     /// Where what is spent on the model is counted: stored with the run, earlier sessions included.

@@ -21,4 +21,5 @@ pub(crate) use embedded::{EmbeddedRows, embedded_rows};
 #[cfg(test)]
 pub(crate) use family::compile_check;
 pub use file::{TaskFile, task_schema};
+pub(crate) use generated::is_generated;
 pub use robustness::{OptionsDefinition, Paraphrase};

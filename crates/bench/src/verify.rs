@@ -4,9 +4,11 @@
 mod compare;
 mod reference;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use evalign_core::RunId;
+use evalign_data::Limits;
 use evalign_store::Store;
 use serde::Serialize;
 
@@ -85,11 +87,13 @@ pub struct VerifyOptions {
     pub tolerance: f64,
     /// The task the files belong to; absent: told from their names.
     pub task: Option<String>,
+    /// How far a reference file may unpack, among others.
+    pub limits: Limits,
 }
 
 impl Default for VerifyOptions {
     fn default() -> Self {
-        Self { tolerance: 5e-3, task: None }
+        Self { tolerance: 5e-3, task: None, limits: Limits::default() }
     }
 }
 
@@ -107,7 +111,7 @@ pub fn verify(
 ) -> Result<Verification, RunError> {
     let leaf = leaf_of(board, file, options)?;
     let [start, end] = leaf.spec.docs;
-    let mut items = read_items(file)?;
+    let mut items = read_items(file, &options.limits)?;
     let lines = items.len() as u64;
     items.retain(|item| (start..end).contains(&item.doc));
     let outside = lines - items.len() as u64;
@@ -129,16 +133,15 @@ pub fn verify(
         largest_difference: None,
         divergences: Vec::new(),
     };
-    let mut open: Vec<Option<&ReferenceItem>> = items.iter().map(Some).collect();
+    let mut open: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    for (index, item) in items.iter().enumerate() {
+        open.entry(item.doc).or_default().push(index);
+    }
     let mut results = vec![None; items.len()];
     board.each_document(store, run, leaf, &mut |records, scores| {
-        let doc = records.first().map(|record| record.key.doc);
-        for (index, slot) in open.iter_mut().enumerate() {
-            if slot.is_some_and(|item| Some(item.doc) == doc)
-                && let Some(item) = slot.take()
-            {
-                results[index] = Some(compare(item, records, scores, options.tolerance));
-            }
+        let about = records.first().and_then(|record| open.remove(&record.key.doc));
+        for index in about.into_iter().flatten() {
+            results[index] = Some(compare(&items[index], records, scores, options.tolerance));
         }
         Ok(())
     })?;

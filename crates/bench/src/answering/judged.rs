@@ -1,6 +1,6 @@
 //! What judges say of an answer, claim by claim.
 
-use evalign_core::{Digest, Outcome, Score};
+use evalign_core::{Digest, ModelRef, Outcome, Score};
 use evalign_judge::{Judge, Judged, Material, Unscored, score_all};
 use evalign_rag::Chunk;
 use evalign_rag::answer::{Answer, Claim};
@@ -8,8 +8,8 @@ use evalign_rag::quality::GoldQuestion;
 use serde_json::json;
 
 use super::score;
-use crate::RunError;
 use crate::pairing::outcome_of;
+use crate::{Cast, RunError, RunRequest};
 
 /// Most bytes of passages that a judge is shown: some 2,000 tokens.
 const CONTEXT_BYTES: usize = 8000;
@@ -56,6 +56,21 @@ pub struct AnswerJudges {
     pub correctness: Judge,
     /// By `answer_relevance`.
     pub relevance: Judge,
+}
+
+impl AnswerJudges {
+    /// The rubrics, which a model that judges has parts for.
+    pub const RUBRICS: [&'static str; 3] = ["claim_support", "factual_correctness", "answer_relevance"];
+
+    /// One model, by each of them.
+    ///
+    /// # Errors
+    /// As [`Cast::judge`].
+    pub fn of(cast: &Cast, judge: &ModelRef, request: &RunRequest) -> Result<Self, RunError> {
+        let [support, correctness, relevance] =
+            Self::RUBRICS.map(|rubric| cast.judge(judge, rubric, request));
+        Ok(Self { support: support?, correctness: correctness?, relevance: relevance? })
+    }
 }
 
 /// A verdict as a number from 0 to 1, or why there is none.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use evalign_core::{FinishReason, Output, SampleRecord, Score};
 use evalign_judge::spoken;
+use serde::Serialize;
 
 use crate::RunError;
 use crate::pairing::{Verdicts, read_comparison};
@@ -40,8 +41,51 @@ fn finished<'a>(output: Option<&'a Output>, heading: &str) -> Option<&'a str> {
     Some(spoken(text, heading)).filter(|text| !text.is_empty())
 }
 
+/// The critiques of one round, by prompt. One that met the token limit is used as far as it goes: it is a means, and
+/// nobody is trained on it.
+pub(super) fn critiques(steps: &Steps, round: u32) -> Result<Step, RunError> {
+    let mut found = Step::new();
+    for said in steps.said(&critique_step(round))? {
+        let said = said?;
+        let Some(Output::Text { text, finish: FinishReason::Stop | FinishReason::Length, .. }) = &said.output
+        else {
+            continue;
+        };
+        let text = spoken(text, CRITIQUE);
+        if !text.is_empty() {
+            found.insert(said.key.doc, text.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Texts that met the token limit. Cut answers and revisions end their chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CutTexts {
+    pub answers: u64,
+    pub critiques: u64,
+    pub revisions: u64,
+}
+
+impl CutTexts {
+    pub(super) fn of(steps: &Steps, rounds: u32) -> Result<Self, RunError> {
+        let count = |name: &str| -> Result<u64, RunError> {
+            let mut cut = 0;
+            for said in steps.said(name)? {
+                let ended = said?.output;
+                cut += u64::from(matches!(ended, Some(Output::Text { finish: FinishReason::Length, .. })));
+            }
+            Ok(cut)
+        };
+        let all = |step: fn(u32) -> String| -> Result<u64, RunError> {
+            (1..=rounds).map(|round| count(&step(round))).sum()
+        };
+        Ok(Self { answers: count(ANSWER)?, critiques: all(critique_step)?, revisions: all(revision_step)? })
+    }
+}
+
 pub(super) const NEW_ANSWER: &str = "New answer:";
-pub(super) const CRITIQUE: &str = "Critique:";
+const CRITIQUE: &str = "Critique:";
 
 /// One round of one prompt.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use evalign_judge::{BiasReport, BiasTally, Constitution, JudgedAnswer, JudgedPair};
 use serde::Serialize;
 
-use super::chain::Chain;
+use super::chain::{Chain, CutTexts};
 use crate::refusal::is_refusal;
 
 /// What came of one principle's rounds.
@@ -37,6 +37,7 @@ pub struct CritiqueReport {
     pub prompts: u64,
     /// Prompts with a finished first answer.
     pub answered: u64,
+    pub cut: CutTexts,
     pub revisions: u64,
     /// Verified gains: pairs.
     pub verified: u64,
@@ -55,11 +56,12 @@ pub struct CritiqueReport {
 
 pub(super) fn report(
     chains: &[Chain],
-    prompts: u64,
+    (prompts, cut): (u64, CutTexts),
     constitution: &Constitution,
     seed: u64,
 ) -> CritiqueReport {
-    let mut report = CritiqueReport { prompts, answered: chains.len() as u64, ..CritiqueReport::default() };
+    let mut report =
+        CritiqueReport { prompts, cut, answered: chains.len() as u64, ..CritiqueReport::default() };
     for principle in &constitution.principles {
         report.by_principle.insert(principle.id.clone(), PrincipleCounts::default());
     }

@@ -4,7 +4,7 @@ use evalign_core::{Digest, Prompt};
 use evalign_data::Example;
 use evalign_judge::{Strategy, as_text, is_held_out};
 
-use super::chain::{Chain, Round, chains};
+use super::chain::{Chain, CutTexts, Round, chains};
 use super::report::{CritiqueReport, is_gain, report};
 use super::run::{CritiqueBound, CritiqueRequest};
 use crate::pairing::{
@@ -85,7 +85,8 @@ pub fn critique_results(
             files.imitated.push(BuiltPair { example, origin: origin.row() });
         }
     }
-    Ok((report(&chains, bound.prompts, &bound.constitution, request.run.seed), files))
+    let asked = (bound.prompts, CutTexts::of(steps, request.rounds)?);
+    Ok((report(&chains, asked, &bound.constitution, request.run.seed), files))
 }
 
 fn origin(

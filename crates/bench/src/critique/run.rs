@@ -3,16 +3,18 @@ use std::path::PathBuf;
 use evalign_core::{Digest, GenerateParams, ModelIdentity, ModelRef, Output, RunStatus, SampleKey};
 use evalign_judge::{Constitution, Critic, Judge, Material, Principle, Reviewed};
 use evalign_model::Model;
-use evalign_store::{NewRun, Store};
+use evalign_store::NewRun;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::chain::{ANSWER, CRITIQUE, Chain, NEW_ANSWER, VERIFY, chains, critique_step, revision_step, step};
+use super::chain::{
+    ANSWER, Chain, NEW_ANSWER, VERIFY, chains, critique_step, critiques, revision_step, step,
+};
 use crate::pairing::{
     LoadedPrompt, Side, compare_scores, comparison_askings, digest_of_prompts, load_prompts, phase_spec,
     run_spec,
 };
-use crate::runner::{ActiveRun, Asking, Cancel, Progress, Steps};
+use crate::runner::{ActiveRun, Asking, Cancel, Progress, RunOfSteps, Steps};
 use crate::{BenchError, PlannedSample, RunError, RunRequest};
 
 /// Far more than a chain of revisions gains by: each round asks four times about every prompt.
@@ -70,6 +72,12 @@ pub struct Critique<'a> {
     new: NewRun,
 }
 
+impl RunOfSteps for Critique<'_> {
+    fn new_run(&self) -> &NewRun {
+        &self.new
+    }
+}
+
 impl<'a> Critique<'a> {
     /// Everything that can fail before anything is asked.
     ///
@@ -99,20 +107,6 @@ impl<'a> Critique<'a> {
         });
         let new = new_run(&request, (&constitution, &critic, judge), &prompts, (model, chat));
         Ok(Self { request, constitution, critic, judge, prompts, new })
-    }
-
-    /// Samples when it is complete, should every step of every prompt be asked.
-    #[must_use]
-    pub fn total_samples(&self) -> u64 {
-        self.new.samples_total
-    }
-
-    /// Creates the run, or finds the one that asked the same, and takes its lease.
-    ///
-    /// # Errors
-    /// As [`ActiveRun::start`].
-    pub fn start(&self, store: &Store, owner: &str) -> Result<ActiveRun, RunError> {
-        ActiveRun::start_phases(&self.new, store, owner)
     }
 
     /// Asks what is not answered yet.
@@ -209,7 +203,7 @@ impl<'a> Critique<'a> {
         steps: &Steps,
         round: u32,
     ) -> Result<impl Iterator<Item = Result<Asking, RunError>> + Send + use<'s, 'a>, RunError> {
-        let mut critiques = step(steps, &critique_step(round), CRITIQUE)?;
+        let mut critiques = critiques(steps, round)?;
         let step = revision_step(round);
         Ok(self.reviewed(steps, round)?.into_iter().filter_map(move |(number, prompt, answer, principle)| {
             let critique = critiques.remove(&number)?;
@@ -267,7 +261,9 @@ fn new_run(
 ) -> NewRun {
     let (count, rounds) = (prompts.len() as u64, request.rounds);
     let dataset = digest_of_prompts(prompts);
-    let step = json!({ "critic": critic.digest(), "constitution": constitution.digest() });
+    // Runs of an earlier rule, by which a critique that met the token limit ended its chain, are other runs.
+    let step =
+        json!({ "critic": critic.digest(), "constitution": constitution.digest(), "cut_critiques": "used" });
     let verify = json!({ "judge": judge.digest(), "weights": judge.model().identity().weights });
     let params = request.generation();
     let mut tasks = vec![phase_spec(ANSWER, &step, &dataset, (count, 1), Some(&params))];

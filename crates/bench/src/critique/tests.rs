@@ -1,7 +1,7 @@
 use evalign_core::{Digest, GenerateParams, Prompt, Request, RequestKind, SampleKey, SampleRecord, Usage};
 use evalign_judge::Constitution;
 
-use super::chain::{Chain, Round};
+use super::chain::{Chain, CutTexts, Round};
 use super::report::report;
 use crate::pairing::Verdicts;
 
@@ -55,7 +55,7 @@ fn gains_losses_and_what_undoes_them_are_counted_by_principle() {
         ],
     };
     let empty = Chain { prompt: 6, record: record(), answer: "x".to_owned(), rounds: Vec::new() };
-    let found = report(&[chain, empty], 3, &everyday, 1234);
+    let found = report(&[chain, empty], (3, CutTexts::default()), &everyday, 1234);
     assert_eq!((found.prompts, found.answered, found.revisions, found.verified), (3, 2, 5, 1));
     assert_eq!((found.prompts_with_gain, found.refusals_first, found.refusals_last), (1, 0, 0));
     assert_eq!(found.yield_share, Some(0.2));
@@ -72,5 +72,5 @@ fn gains_losses_and_what_undoes_them_are_counted_by_principle() {
     assert!((bias.flip_rate.as_ref().unwrap().value - 1.0 / 3.0).abs() < 1e-12, "{bias:?}");
     assert_eq!(found.by_principle.len(), 16);
     assert_eq!(found.by_principle.values().map(|counts| counts.used).sum::<u64>(), 5);
-    assert_eq!(report(&[], 0, &everyday, 1).yield_share, None);
+    assert_eq!(report(&[], (0, CutTexts::default()), &everyday, 1).yield_share, None);
 }

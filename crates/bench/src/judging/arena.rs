@@ -4,22 +4,19 @@ use evalign_core::{
     Digest, GenerateParams, ModelRef, Output, Request, RequestKind, RunStatus, SampleKey, SampleRecord,
     sample_seed,
 };
-use evalign_judge::{
-    Aggregation, ArenaReport, BiasReport, Comparison, Judge, JudgedAnswer, JudgedPair, JuryAgreement,
-    Material, family_of,
-};
+use evalign_judge::{Aggregation, ArenaReport, BiasReport, Judge, JuryAgreement, Material};
 use evalign_model::Model;
 use evalign_store::{NewRun, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::file::{definition, stored};
-use super::ratings::{Answers, Fought, Meeting, meetings, verdicts_on};
+use super::file::definition;
+use super::ratings::{Answers, Fought, meetings};
 use crate::pairing::{
     LoadedPrompt, Side, compare_scores, comparison_askings, digest_of_prompts, load_prompts, phase_spec,
     run_spec,
 };
-use crate::runner::{ActiveRun, Asking, Cancel, Progress, Steps};
+use crate::runner::{ActiveRun, Asking, Cancel, Progress, RunOfSteps, Steps};
 use crate::{BenchError, PlannedSample, RunError, RunRequest};
 
 /// The step in which the competitors answer.
@@ -97,6 +94,12 @@ pub(super) fn verdict_step(judge: usize) -> String {
     format!("arena/verdict-{}", judge + 1)
 }
 
+impl RunOfSteps for Arena<'_> {
+    fn new_run(&self) -> &NewRun {
+        &self.new
+    }
+}
+
 impl<'a> Arena<'a> {
     /// Everything that can fail before anything is asked. `models` are the competitors'. Without a judge it is people
     /// who judge ([`super::Votes`]).
@@ -148,19 +151,6 @@ impl<'a> Arena<'a> {
             comparison_askings(judge, (ANSWER, 0, 0), material(&prompts[0]), sides)?;
         }
         Ok(Self { request, judges, prompts, new })
-    }
-
-    #[must_use]
-    pub fn total_samples(&self) -> u64 {
-        self.new.samples_total
-    }
-
-    /// Creates the run, or finds the one that asked the same, and takes its lease.
-    ///
-    /// # Errors
-    /// As [`ActiveRun::start`].
-    pub fn start(&self, store: &Store, owner: &str) -> Result<ActiveRun, RunError> {
-        ActiveRun::start_phases(&self.new, store, owner)
     }
 
     /// Asks competitors and judges what is not answered yet. `models` are those of [`Arena::new`].
@@ -249,45 +239,16 @@ impl<'a> Arena<'a> {
     /// A failure of the store.
     pub fn outcome(&self, store: &Store, steps: &Steps, how: Aggregation) -> Result<ArenaOutcome, RunError> {
         let fought = Fought::read(store, steps, &self.request)?;
-        let meetings = fought.meetings();
-        let mut judges = Vec::new();
-        for (index, judge) in self.judges.iter().enumerate() {
-            let stored = stored(steps, &verdict_step(index))?;
-            let said: Vec<Comparison> =
-                meetings.iter().map(|meeting| verdicts_on(&stored, meeting).comparison()).collect();
-            judges.push(self.bias(judge, &meetings, &said));
-        }
+        let names = self.request.judges.iter().map(ToString::to_string);
         Ok(ArenaOutcome {
             prompts: self.prompts.len() as u64,
             unanswered: (self.prompts.len() * self.request.competitors.len()) as u64 - fought.answers(),
             aggregation: Some(how),
             report: fought.report(&self.request, how),
             votes: fought.votes(),
-            judges,
+            judges: names.zip(fought.biases()).map(|(judge, bias)| ArenaJudge { judge, bias }).collect(),
             jury: fought.agreement(),
         })
-    }
-
-    fn bias(&self, judge: &Judge, meetings: &[Meeting<'_>], said: &[Comparison]) -> ArenaJudge {
-        let families: Vec<String> = self.request.competitors.iter().map(family_of).collect();
-        let reference = &judge.model().identity().reference;
-        // Answers that are the same were not shown to it.
-        let shown = meetings.iter().zip(said).filter(|(meeting, _)| !meeting.is_even());
-        let pairs: Vec<JudgedPair<'_>> = shown
-            .map(|(meeting, comparison)| {
-                let answer =
-                    |side: usize, text| JudgedAnswer { text, family: families.get(side).map(String::as_str) };
-                JudgedPair {
-                    comparison,
-                    // Those of one prompt share answers.
-                    group: usize::try_from(meeting.doc).unwrap_or(usize::MAX),
-                    a: answer(meeting.sides.0, meeting.texts[0]),
-                    b: answer(meeting.sides.1, meeting.texts[1]),
-                    people: None,
-                }
-            })
-            .collect();
-        ArenaJudge { judge: reference.to_string(), bias: BiasReport::of(&pairs, Some(&family_of(reference))) }
     }
 }
 

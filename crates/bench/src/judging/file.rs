@@ -8,10 +8,10 @@ use evalign_store::{NewRun, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::report::JudgingReport;
+use super::report::{JudgingReport, Rows, documents_by_prompt};
 use super::rows::{Answers, JudgedRow, answered_rows, digest, read_rows};
 use crate::pairing::{Side, answered, compare_scores, comparison_askings, outcome_of, phase_spec, run_spec};
-use crate::runner::{ActiveRun, Asking, Cancel, Progress, Said, Steps};
+use crate::runner::{ActiveRun, Asking, Cancel, Progress, RunOfSteps, Said, Steps};
 use crate::{BenchError, PlannedSample, RunError, RunRequest};
 
 /// Verdicts of one judge on one row: more say nothing new of it.
@@ -69,6 +69,12 @@ pub(super) fn verdict_step(judge: usize) -> String {
     format!("judge/verdict-{}", judge + 1)
 }
 
+impl RunOfSteps for FileJudging<'_> {
+    fn new_run(&self) -> &NewRun {
+        &self.new
+    }
+}
+
 impl<'a> FileJudging<'a> {
     /// Everything that can fail before anything is asked.
     ///
@@ -116,21 +122,8 @@ impl<'a> FileJudging<'a> {
     }
 
     #[must_use]
-    pub fn total_samples(&self) -> u64 {
-        self.new.samples_total
-    }
-
-    #[must_use]
     pub fn rows(&self) -> &[JudgedRow] {
         &self.rows
-    }
-
-    /// Creates the run, or finds the one that asked the same, and takes its lease.
-    ///
-    /// # Errors
-    /// As [`ActiveRun::start`].
-    pub fn start(&self, store: &Store, owner: &str) -> Result<ActiveRun, RunError> {
-        ActiveRun::start_phases(&self.new, store, owner)
     }
 
     /// Asks every judge what is not answered yet.
@@ -182,7 +175,8 @@ impl<'a> FileJudging<'a> {
         for (index, judge) in self.judges.iter().enumerate() {
             said.push((judge, stored(steps, &verdict_step(index))?));
         }
-        Ok(JudgingReport::of(&self.rows, &said, (self.repeats, how)))
+        let rows = Rows { all: &self.rows, documents: &documents_by_prompt(&self.rows) };
+        Ok(JudgingReport::of(rows, &said, (self.repeats, how)))
     }
 }
 

@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evalign_core::{FinishReason, Output, RunId, SampleRecord};
 use evalign_judge::{
-    Aggregation, ArenaBattle, ArenaReport, JuryAgreement, Preference, Unscored, jury_preferences,
-    preference_agreement,
+    Aggregation, ArenaBattle, ArenaReport, BiasReport, BiasTally, JudgedAnswer, JudgedPair, JuryAgreement,
+    Preference, Unscored, family_of, jury_preferences, preference_agreement,
 };
 use evalign_store::Store;
 use serde::Deserialize as _;
 
 use super::arena::{ANSWER, ArenaOutcome, ArenaRequest, verdict_step};
-use super::file::{Stored, stored};
 use super::votes::{Votes, pair_number};
 use crate::RunError;
 use crate::pairing::{Verdicts, read_comparison};
-use crate::runner::{Said, Steps};
+use crate::runner::Steps;
 
 /// Two answers to one prompt.
 pub(super) struct Meeting<'a> {
@@ -49,36 +48,89 @@ pub(super) fn meetings(answers: &Answers, competitors: usize) -> Vec<Meeting<'_>
     meetings
 }
 
-/// What is stored of an arena: who answered what, and what was said about it.
+/// Two answers that were given, without their texts.
+struct Met {
+    number: u32,
+    /// Both said the same.
+    even: bool,
+    /// Without points.
+    battle: ArenaBattle,
+}
+
+/// What is stored of an arena: who met whom, and what was said about it. Read prompt by prompt: of texts and verdicts only
+/// what ratings and reports go by is kept, which is a few numbers.
 pub(super) struct Fought {
-    answers: Answers,
-    competitors: usize,
+    met: Vec<Met>,
+    answers: u64,
     /// By judge, meeting by meeting.
     said: Vec<Vec<Preference>>,
+    /// By judge.
+    biases: Vec<BiasTally>,
     /// What people said, by prompt and pair, as points of the first competitor.
     votes: BTreeMap<(u64, u32), Vec<f64>>,
 }
 
 impl Fought {
     pub(super) fn read(store: &Store, steps: &Steps, request: &ArenaRequest) -> Result<Self, RunError> {
-        let answers = Answers::stored(steps)?;
         let competitors = request.competitors.len();
-        let mut said = Vec::new();
+        let families: Vec<String> = request.competitors.iter().map(family_of).collect();
+        let mut fought = Self {
+            met: Vec::new(),
+            answers: 0,
+            said: vec![Vec::new(); request.judges.len()],
+            biases: request.judges.iter().map(|judge| BiasTally::new(Some(&family_of(judge)))).collect(),
+            votes: Votes::cast(store, &steps.run)?,
+        };
+        let mut verdicts = Vec::new();
         for judge in 0..request.judges.len() {
-            let verdicts = stored(steps, &verdict_step(judge))?;
-            let meetings = meetings(&answers, competitors);
-            said.push(meetings.iter().map(|meeting| preference(&verdicts, meeting)).collect());
+            verdicts.push(steps.by_document(&verdict_step(judge))?);
         }
-        let votes = Votes::cast(store, &steps.run)?;
-        Ok(Self { answers, competitors, said, votes })
+        for answered in steps.by_document(ANSWER)? {
+            let (doc, records) = answered?;
+            let answers = Answers::of(&records);
+            fought.answers += answers.0.len() as u64;
+            let meetings = meetings(&answers, competitors);
+            for (judge, verdicts) in verdicts.iter_mut().enumerate() {
+                let records = verdicts.of(doc)?;
+                for meeting in &meetings {
+                    let said = verdicts_on(&records, meeting);
+                    fought.said[judge].push(preference(&said, meeting));
+                    fought.weigh(judge, &families, meeting, &said);
+                }
+            }
+            fought.met.extend(meetings.iter().map(|meeting| Met {
+                number: meeting.number,
+                even: meeting.is_even(),
+                battle: ArenaBattle::new(doc, meeting.sides, 0.5, meeting.texts),
+            }));
+        }
+        Ok(fought)
     }
 
-    pub(super) fn meetings(&self) -> Vec<Meeting<'_>> {
-        meetings(&self.answers, self.competitors)
+    /// Adds what a judge said to what is known of it. Answers that are the same were not shown to it.
+    fn weigh(&mut self, judge: usize, families: &[String], meeting: &Meeting<'_>, said: &Verdicts) {
+        if meeting.is_even() {
+            return;
+        }
+        let answer =
+            |side: usize, text| JudgedAnswer { text, family: families.get(side).map(String::as_str) };
+        self.biases[judge].add(&JudgedPair {
+            comparison: &said.comparison(),
+            // Those of one prompt share answers.
+            group: usize::try_from(meeting.doc).unwrap_or(usize::MAX),
+            a: answer(meeting.sides.0, meeting.texts[0]),
+            b: answer(meeting.sides.1, meeting.texts[1]),
+            people: None,
+        });
+    }
+
+    /// By judge, what moves it besides the answers.
+    pub(super) fn biases(&self) -> impl Iterator<Item = BiasReport> {
+        self.biases.iter().map(BiasTally::report)
     }
 
     pub(super) fn answers(&self) -> u64 {
-        self.answers.0.len() as u64
+        self.answers
     }
 
     pub(super) fn votes(&self) -> u64 {
@@ -92,44 +144,44 @@ impl Fought {
 
     /// Judges and people on one scale: what the judges come to is one battle, and every vote is one.
     pub(super) fn report(&self, request: &ArenaRequest, how: Aggregation) -> ArenaReport {
-        let meetings = self.meetings();
         let verdicts = match self.said.as_slice() {
-            [] => meetings.iter().map(|meeting| preference(&Stored::new(), meeting)).collect(),
-            said => jury_preferences(said, how),
+            // Nobody judges but people; equal answers are equally good all the same.
+            [] => self.met.iter().map(|met| met.even.then_some(0.5)).collect(),
+            said => jury_preferences(said, how).iter().map(Preference::points_a).collect::<Vec<_>>(),
         };
         let mut battles = Vec::new();
         let mut unscored: BTreeMap<(usize, usize), u64> = BTreeMap::new();
-        for (meeting, verdict) in meetings.iter().zip(&verdicts) {
-            let votes = self.votes.get(&(meeting.doc, meeting.number)).into_iter().flatten().copied();
+        for (met, verdict) in self.met.iter().zip(verdicts) {
+            let votes = self.votes.get(&(met.battle.prompt, met.number)).into_iter().flatten().copied();
             let before = battles.len();
-            for points in verdict.points_a().into_iter().chain(votes) {
-                battles.push(ArenaBattle::new(meeting.doc, meeting.sides, points, meeting.texts));
+            for points_a in verdict.into_iter().chain(votes) {
+                battles.push(ArenaBattle { points_a, ..met.battle.clone() });
             }
             if battles.len() == before {
-                *unscored.entry(meeting.sides).or_default() += 1;
+                *unscored.entry((met.battle.a, met.battle.b)).or_default() += 1;
             }
         }
         ArenaReport::of(&request.names(), &battles, &unscored, request.run.seed)
     }
 }
 
-/// The stored verdict on two answers: a side wins where it wins in both orders.
-fn preference(verdicts: &Stored, meeting: &Meeting<'_>) -> Preference {
-    if meeting.is_even() {
-        return Preference::Tie;
-    }
-    let both = verdicts_on(verdicts, meeting);
-    match both {
-        _ if both.a_wins() => Preference::A,
-        _ if both.b_wins() => Preference::B,
-        _ if both.is_decided() => Preference::Tie,
+/// The verdict on two answers: a side wins where it wins in both orders.
+fn preference(said: &Verdicts, meeting: &Meeting<'_>) -> Preference {
+    match said {
+        _ if meeting.is_even() => Preference::Tie,
+        both if both.a_wins() => Preference::A,
+        both if both.b_wins() => Preference::B,
+        both if both.is_decided() => Preference::Tie,
         _ => Preference::Unscored { reason: Unscored::Failed("no verdict in both orders".to_owned()) },
     }
 }
 
-/// What a judge said about two answers in both orders.
-pub(super) fn verdicts_on(verdicts: &Stored, meeting: &Meeting<'_>) -> Verdicts {
-    let scores = |number| verdicts.get(&(meeting.doc, number)).map(|said| said.scores.as_slice());
+/// What a judge said about two answers in both orders; `records` are its verdicts on answers to that prompt.
+fn verdicts_on(records: &[SampleRecord], meeting: &Meeting<'_>) -> Verdicts {
+    let scores = |repeat| {
+        let found = records.iter().find(|record| record.key.repeat == repeat);
+        found.map(|record| record.scores.as_slice())
+    };
     read_comparison(scores, meeting.number)
 }
 
@@ -165,15 +217,6 @@ impl Answers {
             Some(((record.key.doc, record.key.repeat), finished(record.output.clone())?))
         };
         Self(records.iter().filter_map(answered).collect())
-    }
-
-    pub(super) fn stored(steps: &Steps) -> Result<Self, RunError> {
-        let mut found = BTreeMap::new();
-        for said in steps.said(ANSWER)? {
-            let Said { key, output, .. } = said?;
-            found.extend(finished(output).map(|text| ((key.doc, key.repeat), text)));
-        }
-        Ok(Self(found))
     }
 
     pub(super) fn of_competitor(&self, doc: u64, competitor: usize) -> Option<&str> {

@@ -51,7 +51,7 @@ pub struct JudgeReport {
     pub rows: u64,
     /// Rows with a verdict, in one repeat at least.
     pub decided: u64,
-    /// Over all repeats, with the rows as what is independent.
+    /// Over all repeats, with the documents as what is independent.
     pub score: Option<Effect>,
     /// Of pairs: what moves the judge besides the answers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -72,27 +72,40 @@ pub struct JudgeReport {
     pub own_family: Option<Effect>,
 }
 
+/// What was judged: rows, and by row the number of the document that it is about. Several answers to one share noise.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) all: &'a [JudgedRow],
+    pub(super) documents: &'a [usize],
+}
+
+/// The document of each row, where rows that ask the same are about one.
+pub(super) fn documents_by_prompt(rows: &[JudgedRow]) -> Vec<usize> {
+    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+    rows.iter().enumerate().map(|(number, row)| *known.entry(&row.prompt).or_insert(number)).collect()
+}
+
 /// A jury's members: judge by judge, and repeat by repeat.
 type Members<T> = Vec<Vec<T>>;
 
 impl JudgingReport {
     pub(super) fn of(
-        rows: &[JudgedRow],
+        rows: Rows<'_>,
         stored: &[(&Judge, Stored)],
         (repeats, how): (u32, Aggregation),
     ) -> Self {
-        match rows.first().map(|row| &row.answers) {
+        match rows.all.first().map(|row| &row.answers) {
             Some(Answers::Two(_)) => pairs(rows, stored, (repeats, how)),
             Some(Answers::One(_)) | None => singles(rows, stored, (repeats, how)),
         }
     }
 
-    fn empty(rows: &[JudgedRow], stored: &[(&Judge, Stored)]) -> Self {
+    fn empty(rows: Rows<'_>, stored: &[(&Judge, Stored)]) -> Self {
         let rubric = stored.first().map(|(judge, _)| judge.rubric());
         Self {
             rubric: rubric.map(|rubric| rubric.name.clone()).unwrap_or_default(),
             scale: rubric.map_or([0, 1], |rubric| [rubric.scale.lowest, rubric.scale.highest]),
-            rows: rows.len() as u64,
+            rows: rows.all.len() as u64,
             decided: 0,
             unscored: BTreeMap::new(),
             score: None,
@@ -123,17 +136,13 @@ fn count<'a>(reasons: impl Iterator<Item = &'a Unscored>) -> BTreeMap<String, u6
     counts
 }
 
-fn pairs(
-    rows: &[JudgedRow],
-    stored: &[(&Judge, Stored)],
-    (repeats, how): (u32, Aggregation),
-) -> JudgingReport {
+fn pairs(rows: Rows<'_>, stored: &[(&Judge, Stored)], (repeats, how): (u32, Aggregation)) -> JudgingReport {
     let mut members: Members<Comparison> = Vec::new();
     let mut judges = Vec::new();
     for (judge, stored) in stored {
         let first = members.len();
         for repeat in 0..repeats {
-            let docs = 0..rows.len() as u64;
+            let docs = 0..rows.all.len() as u64;
             members.push(docs.map(|doc| comparison_of(judge, stored, doc, repeat)).collect());
         }
         judges.push(judge_of_pairs(rows, judge, &members[first..]));
@@ -146,17 +155,18 @@ fn pairs(
         mean(&all?)
     };
     let labelled = |(row, judge): (usize, &Preference)| LabelledPair {
-        people: rows[row].label.and_then(people),
+        people: rows.all[row].label.and_then(people),
         judge: judge.clone(),
         probability_a: probability(row),
+        group: rows.documents[row],
     };
     let points = verdicts.iter().enumerate().filter_map(|(row, verdict)| Some((row, verdict.points_a()?)));
     let points = ByRow::of(points);
-    let has_labels = rows.iter().any(|row| row.label.is_some());
+    let has_labels = rows.all.iter().any(|row| row.label.is_some());
     JudgingReport {
         decided: points.rows(),
         unscored: count(verdicts.iter().filter_map(reason_of)),
-        score: points.mean(POINTS),
+        score: points.mean(rows, POINTS),
         judges,
         jury: (said.len() > 1).then(|| preference_agreement(&said)),
         calibration: has_labels.then(|| {
@@ -175,31 +185,33 @@ fn people(label: Label) -> Option<Preference> {
     }
 }
 
-fn judge_of_pairs(rows: &[JudgedRow], judge: &Judge, said: &[Vec<Comparison>]) -> JudgeReport {
+fn judge_of_pairs(rows: Rows<'_>, judge: &Judge, said: &[Vec<Comparison>]) -> JudgeReport {
     let family = family_of(&judge.model().identity().reference);
-    let families: Vec<[Option<String>; 2]> = rows.iter().map(families).collect();
+    let families: Vec<[Option<String>; 2]> = rows.all.iter().map(families).collect();
     let mut judged = Vec::new();
+    let mut points = ByRow::default();
     for all in said {
-        for (group, (row, comparison)) in rows.iter().zip(all).enumerate() {
+        for (number, (row, comparison)) in rows.all.iter().zip(all).enumerate() {
             let Answers::Two([a, b]) = &row.answers else { continue };
-            let [of_a, of_b] = &families[group];
+            let [of_a, of_b] = &families[number];
             let people = row.label.and_then(people).and_then(|preference| preference.points_a());
+            if let Some(value) = comparison.outcome.points_a() {
+                points.push(number, value);
+            }
             judged.push(JudgedPair {
                 comparison,
-                group,
+                group: rows.documents[number],
                 a: JudgedAnswer { text: a, family: of_a.as_deref() },
                 b: JudgedAnswer { text: b, family: of_b.as_deref() },
                 people,
             });
         }
     }
-    let points = judged.iter().filter_map(|pair| Some((pair.group, pair.comparison.outcome.points_a()?)));
-    let points = ByRow::of(points);
     JudgeReport {
         judge: judge.model().identity().reference.to_string(),
-        rows: rows.len() as u64,
+        rows: rows.all.len() as u64,
         decided: points.rows(),
-        score: points.mean(POINTS),
+        score: points.mean(rows, POINTS),
         bias: Some(BiasReport::of(&judged, Some(&family))),
         length_correlation: None,
         format_correlation: None,
@@ -209,17 +221,13 @@ fn judge_of_pairs(rows: &[JudgedRow], judge: &Judge, said: &[Vec<Comparison>]) -
     }
 }
 
-fn singles(
-    rows: &[JudgedRow],
-    stored: &[(&Judge, Stored)],
-    (repeats, how): (u32, Aggregation),
-) -> JudgingReport {
+fn singles(rows: Rows<'_>, stored: &[(&Judge, Stored)], (repeats, how): (u32, Aggregation)) -> JudgingReport {
     let mut members: Members<Result<Judged, Unscored>> = Vec::new();
     let mut judges = Vec::new();
     for (judge, stored) in stored {
         let first = members.len();
         for repeat in 0..repeats {
-            let docs = 0..rows.len() as u64;
+            let docs = 0..rows.all.len() as u64;
             members.push(docs.map(|doc| judged_of(judge, stored, doc, repeat)).collect());
         }
         judges.push(judge_of_singles(rows, judge, &members[first..]));
@@ -231,30 +239,26 @@ fn singles(
     let reasons = missing.filter_map(|(row, _)| members.first()?.get(row)?.as_ref().err());
     let decided = ByRow::of(scores.iter().enumerate().filter_map(|(row, score)| Some((row, (*score)?))));
     let mut report = JudgingReport::empty(rows, stored);
-    report.criteria = criteria(stored, &members);
+    report.criteria = criteria(rows, stored, &members);
     report.calibration = calibration(rows, &scores, report.scale);
     JudgingReport {
         decided: decided.rows(),
         unscored: count(reasons),
-        score: decided.mean(report.scale.map(f64::from)),
+        score: decided.mean(rows, report.scale.map(f64::from)),
         judges,
         jury: (said.len() > 1).then(|| score_agreement(&said)),
         ..report
     }
 }
 
-fn judge_of_singles(
-    rows: &[JudgedRow],
-    judge: &Judge,
-    said: &[Vec<Result<Judged, Unscored>>],
-) -> JudgeReport {
+fn judge_of_singles(rows: Rows<'_>, judge: &Judge, said: &[Vec<Result<Judged, Unscored>>]) -> JudgeReport {
     let family = family_of(&judge.model().identity().reference);
-    let families: Vec<Option<String>> = rows.iter().map(|row| families(row)[0].clone()).collect();
+    let families: Vec<Option<String>> = rows.all.iter().map(|row| families(row)[0].clone()).collect();
     let mut scores = ByRow::default();
     let (mut lengths, mut marks) = (Vec::new(), Vec::new());
     let mut entropies = Vec::new();
     for all in said {
-        for (number, (row, judged)) in rows.iter().zip(all).enumerate() {
+        for (number, (row, judged)) in rows.all.iter().zip(all).enumerate() {
             let (Ok(judged), Answers::One(answer)) = (judged, &row.answers) else { continue };
             scores.push(number, judged.score);
             lengths.push(answer.chars().count() as f64);
@@ -264,9 +268,9 @@ fn judge_of_singles(
     }
     JudgeReport {
         judge: judge.model().identity().reference.to_string(),
-        rows: rows.len() as u64,
+        rows: rows.all.len() as u64,
         decided: scores.rows(),
-        score: scores.mean(scale_of(judge)),
+        score: scores.mean(rows, scale_of(judge)),
         bias: None,
         length_correlation: correlation(&scores.values, &lengths),
         format_correlation: correlation(&scores.values, &marks),
@@ -275,7 +279,7 @@ fn judge_of_singles(
             .iter()
             .any(Option::is_some)
             .then(|| families.iter().filter(|writer| writer.as_ref() == Some(&family)).count() as u64),
-        own_family: scores.own_family(&families, &family),
+        own_family: scores.own_family(rows, &families, &family),
     }
 }
 
@@ -290,6 +294,7 @@ pub(super) fn scale_of(judge: &Judge) -> [f64; 2] {
 }
 
 fn criteria(
+    rows: Rows<'_>,
     stored: &[(&Judge, Stored)],
     members: &Members<Result<Judged, Unscored>>,
 ) -> Vec<CriterionReport> {
@@ -299,14 +304,14 @@ fn criteria(
             let judged = judged.as_ref().ok()?;
             Some((row, judged.criteria.get(index)?.value()))
         });
-        let score = ByRow::of(values).mean(scale_of(judge));
+        let score = ByRow::of(values).mean(rows, scale_of(judge));
         CriterionReport { criterion: criterion.name.clone(), score }
     };
     judge.rubric().criteria.iter().enumerate().map(report).collect()
 }
 
 /// Binary labels stand at the ends of the scale.
-fn calibration(rows: &[JudgedRow], scores: &[Option<f64>], scale: [u8; 2]) -> Option<JudgeCalibration> {
+fn calibration(rows: Rows<'_>, scores: &[Option<f64>], scale: [u8; 2]) -> Option<JudgeCalibration> {
     let levels = scale.map(f64::from);
     let label = |row: &JudgedRow| match row.label? {
         Label::Binary(good) => Some(levels[usize::from(good)]),
@@ -314,9 +319,11 @@ fn calibration(rows: &[JudgedRow], scores: &[Option<f64>], scale: [u8; 2]) -> Op
         Label::Points(_) => None,
     };
     let items: Vec<LabelledScore> = rows
+        .all
         .iter()
         .zip(scores)
-        .map(|(row, judge)| LabelledScore { people: label(row), judge: *judge })
+        .zip(rows.documents)
+        .map(|((row, judge), document)| LabelledScore { people: label(row), judge: *judge, group: *document })
         .collect();
     let has_labels = items.iter().any(|item| item.people.is_some());
     has_labels.then(|| JudgeCalibration::of_scores(&items, levels))
@@ -344,12 +351,13 @@ impl ByRow {
     }
 
     /// Mean of the rows of one family less that of all others, with the interval of two independent means.
-    fn own_family(&self, families: &[Option<String>], own: &str) -> Option<Effect> {
+    fn own_family(&self, rows: Rows<'_>, families: &[Option<String>], own: &str) -> Option<Effect> {
         let part = |mine: bool| {
             let wanted = |row: &usize| families[*row].as_ref().is_some_and(|family| (family == own) == mine);
             let found = self.values.iter().zip(&self.rows).filter(|(_, row)| wanted(row));
-            let (values, rows): (Vec<f64>, Vec<usize>) = found.map(|(value, row)| (*value, *row)).unzip();
-            clustered_difference(&values, &rows, LEVEL)
+            let (values, documents): (Vec<f64>, Vec<usize>) =
+                found.map(|(value, row)| (*value, rows.documents[*row])).unzip();
+            clustered_difference(&values, &documents, LEVEL)
         };
         let (own, others) = (part(true)?, part(false)?);
         let half = (own.interval[1] - own.value).hypot(others.interval[1] - others.value);
@@ -364,10 +372,11 @@ impl ByRow {
         self.rows.iter().collect::<BTreeSet<_>>().len() as u64
     }
 
-    /// A mean with its bootstrap interval: scores are bounded and few, so no normal one.
-    fn mean(&self, range: [f64; 2]) -> Option<Effect> {
+    /// A mean with the interval of a bootstrap over documents: scores are bounded and few, so no normal one.
+    fn mean(&self, rows: Rows<'_>, range: [f64; 2]) -> Option<Effect> {
         let plan = Bootstrap { level: LEVEL, ..Bootstrap::default() };
-        Effect::of_groups(&self.values, &self.rows, range, &plan)
+        let documents: Vec<usize> = self.rows.iter().map(|row| rows.documents[*row]).collect();
+        Effect::of_groups(&self.values, &documents, range, &plan)
     }
 }
 
@@ -389,13 +398,19 @@ mod tests {
         let once = ByRow::of((0..30).map(|row| (row, score(row))));
         let often = ByRow::of((0..10).flat_map(|_| 0..30).map(|row| (row, score(row))));
         assert_eq!((once.rows(), often.rows()), (30, 30));
-        let (one, ten) = (once.mean(POINTS).unwrap(), often.mean(POINTS).unwrap());
+        let each: Vec<usize> = (0..30).collect();
+        let rows = Rows { all: &[], documents: &each };
+        let (one, ten) = (once.mean(rows, POINTS).unwrap(), often.mean(rows, POINTS).unwrap());
         assert_eq!((one.n, ten.n), (30, 300));
+        // Rows about one document are not independent either.
+        let by_three: Vec<usize> = (0..30).map(|row| row % 3).collect();
+        let few = once.mean(Rows { all: &[], documents: &by_three }, POINTS).unwrap();
+        assert!(few.ci95[1] - few.ci95[0] > 1.5 * (one.ci95[1] - one.ci95[0]), "{few:?} {one:?}");
         assert!((one.value - ten.value).abs() < 1e-12);
         for (one, ten) in one.ci95.iter().zip(ten.ci95) {
             assert!((one - ten).abs() < 1e-9, "{one} {ten}");
         }
-        assert_eq!(ByRow::default().mean(POINTS), None);
+        assert_eq!(ByRow::default().mean(rows, POINTS), None);
     }
 
     #[test]
@@ -407,7 +422,8 @@ mod tests {
         };
         let families: Vec<Option<String>> = (0..20).map(families).collect();
         let scores = ByRow::of((0..40).map(|n| (n % 20, f64::from(u8::from(n % 20 < 3)))));
-        let found = scores.own_family(&families, "own").unwrap();
+        let each: Vec<usize> = (0..20).collect();
+        let found = scores.own_family(Rows { all: &[], documents: &each }, &families, "own").unwrap();
         assert_eq!((found.value, found.n), (0.75, 8));
     }
 }

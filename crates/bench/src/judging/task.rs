@@ -10,12 +10,12 @@ use evalign_core::{
     TaskSpec,
 };
 use evalign_judge::{Judge, JudgeOptions, Material, Prompts, Rubric, jury_scores};
-use evalign_model::Model;
+use evalign_model::{Model, Price};
 use evalign_store::Store;
 use serde_json::{Value, json};
 
 use super::file::{Stored, definition, pointwise_scores, stored};
-use super::report::{JudgingReport, scale_of};
+use super::report::{JudgingReport, Rows, scale_of};
 use super::rows::{Answers, JudgedRow};
 use crate::document::Reader;
 use crate::plan::Draft;
@@ -38,6 +38,8 @@ pub(crate) fn is_verdict(score: &Score) -> bool {
 #[derive(Debug)]
 pub(crate) struct TaskJudge {
     judges: Vec<Judge>,
+    /// What the tokens of each cost.
+    prices: Vec<Option<Price>>,
     repeats: u32,
     templates: Templates,
     definition: JudgeDefinition,
@@ -59,6 +61,8 @@ impl TaskJudge {
             Judge::new(model.clone(), rubric.clone(), prompts.clone(), options.clone())
         };
         let judges = models.iter().map(judge).collect::<Result<Vec<_>, _>>()?;
+        let price = |model: &Arc<dyn Model>| request.price_of(&model.identity().reference);
+        let prices = models.iter().map(price).collect::<Result<Vec<_>, _>>()?;
         let repeats = definition.repeats.unwrap_or(1);
         let mut templates = Templates::new();
         for (field, source) in fields(&definition) {
@@ -68,7 +72,7 @@ impl TaskJudge {
                 message,
             })?;
         }
-        Ok(Some(Self { judges, repeats, templates, definition, reader: Reader::new(task)? }))
+        Ok(Some(Self { judges, prices, repeats, templates, definition, reader: Reader::new(task)? }))
     }
 
     /// Verdicts on one answer.
@@ -80,6 +84,12 @@ impl TaskJudge {
     fn members(&self) -> impl Iterator<Item = (u32, &Judge)> {
         let each = self.judges.iter().flat_map(|judge| (0..self.repeats).map(move |_| judge));
         (0u32..).zip(each)
+    }
+
+    /// Of a member of the jury.
+    fn price_of(&self, member: u32) -> Option<Price> {
+        let judge = usize::try_from(member / self.repeats.max(1)).ok()?;
+        self.prices.get(judge).copied().flatten()
     }
 
     /// What of it decides verdicts.
@@ -212,7 +222,9 @@ impl TaskJudge {
             stored.push((judge, found));
         }
         let how = self.definition.aggregate.unwrap_or_default();
-        JudgingReport::of(&rows, &stored, (self.repeats, how))
+        let documents: Vec<usize> =
+            places.iter().map(|(doc, _)| usize::try_from(*doc).unwrap_or(usize::MAX)).collect();
+        JudgingReport::of(Rows { all: &rows, documents: &documents }, &stored, (self.repeats, how))
     }
 }
 
@@ -379,7 +391,7 @@ impl ActiveRun {
                 let score = |_: &PlannedSample, output: Option<&Output>| judge.scores(asked, output);
                 let questions = judge.questions((member, asked), task, &answers);
                 let how = (plan.total_samples(), score);
-                let price = self.take_price();
+                let price = self.replace_price(judge.price_of(member));
                 let judged = self.drive_questions(questions, how, &**asked.model(), (progress, cancel)).await;
                 self.set_price(price);
                 end.status = judged?;

@@ -7,6 +7,7 @@ use evalign_core::{
 };
 use evalign_store::{NewRun, Store, StoreError, StoredRun};
 use futures::executor::block_on;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::arena::{ANSWER, ArenaRequest};
@@ -25,7 +26,8 @@ const COUNTED_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a person says about the two answers shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Vote {
     First,
     Second,

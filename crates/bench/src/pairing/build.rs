@@ -86,6 +86,18 @@ impl PairsRequest {
         }
     }
 
+    /// Worked examples can be taken out of the pairs' prompts where each of them is a turn of its own.
+    fn show_examples_as_turns(&mut self) -> Result<(), BenchError> {
+        self.run.multiturn = self.run.shots.is_some_and(|shots| shots > 0);
+        if self.run.multiturn && self.run.chat_template != Some(true) {
+            return Err(BenchError::request(
+                "worked examples are turns of a chat here, and no chat template is applied",
+                "name a model with a chat template and leave out `--no-chat-template`, or leave out `--shots`",
+            ));
+        }
+        Ok(())
+    }
+
     fn answers(&self) -> u32 {
         self.run.repeats.unwrap_or(1)
     }
@@ -165,6 +177,7 @@ impl Build {
         request.rubric_digest = judges.map(Judges::rubric_digest);
         request.constitution_digest = judges.and_then(Judges::constitution_digest);
         let Some(path) = request.prompts.clone() else {
+            request.show_examples_as_turns()?;
             let plan = training_draft(&request.run, catalog, roots)?.bind(*first)?;
             return Ok(Self { request, source: Source::Task(Box::new(plan)) });
         };

@@ -10,6 +10,9 @@ use crate::{Asking, PlannedSample, RunError};
 /// The metric a stored verdict is found under: P(A is better) where the judge gives probabilities, else 1, 0 or 1/2.
 const METRIC: &str = "preference";
 
+/// P(tie); only where the judge gives probabilities.
+const TIE: &str = "tie_probability";
+
 /// Of the labels' probabilities, in nats; only where the judge gives them.
 const ENTROPY: &str = "entropy";
 
@@ -27,6 +30,8 @@ pub(crate) struct Verdicts {
     pub(crate) probabilities: [Option<f64>; 2],
     /// 1 where A was preferred in an order, 0 where B was, 1/2 for a tie.
     pub(crate) points: [Option<f64>; 2],
+    /// P(tie) in both orders. `None` where the judge gives no probabilities.
+    pub(crate) ties: [Option<f64>; 2],
     /// Of the labels' probabilities, in nats. `None` where the judge gives none.
     pub(crate) entropies: [Option<f64>; 2],
 }
@@ -53,11 +58,12 @@ impl Verdicts {
 
     pub(crate) fn swapped(self) -> Self {
         let of_b = |[first, second]: [Option<f64>; 2]| [second.map(|p| 1.0 - p), first.map(|p| 1.0 - p)];
-        let [first, second] = self.entropies;
+        let turned = |[first, second]: [Option<f64>; 2]| [second, first];
         Self {
             probabilities: of_b(self.probabilities),
             points: of_b(self.points),
-            entropies: [second, first],
+            ties: turned(self.ties),
+            entropies: turned(self.entropies),
         }
     }
 
@@ -72,6 +78,7 @@ impl Verdicts {
                 None => Preference::Unscored { reason: Unscored::Failed("no verdict".to_owned()) },
             },
             probability_a: self.probabilities[place],
+            probability_tie: self.ties[place],
             entropy: self.entropies[place],
             explanation: None,
         };
@@ -120,13 +127,10 @@ pub(crate) fn compare_scores(judge: &Judge, sample: &PlannedSample, output: Opti
         weight: None,
         margin: None,
     };
-    let entropy = verdict.entropy.map(|entropy| Score {
-        metric: ENTROPY.to_owned(),
-        value: Some(entropy),
-        answer: None,
-        ..preferred.clone()
+    let further = [(TIE, verdict.probability_tie), (ENTROPY, verdict.entropy)].map(|(metric, value)| {
+        Some(Score { metric: metric.to_owned(), value: Some(value?), answer: None, ..preferred.clone() })
     });
-    std::iter::once(preferred).chain(entropy).collect()
+    std::iter::once(preferred).chain(further.into_iter().flatten()).collect()
 }
 
 /// An answer as it came; without one, the error that says why.
@@ -153,11 +157,13 @@ pub(crate) fn outcome_of(reason: &Unscored) -> Outcome {
 pub(crate) fn read_comparison<'a>(scores: impl Fn(u32) -> Option<&'a [Score]>, number: u32) -> Verdicts {
     let both = [scores(number * 2), scores(number * 2 + 1)];
     let found = both.map(|scores| verdict_of(scores?));
-    let entropy = |scores: &[Score]| scores.iter().find(|score| score.metric == ENTROPY)?.value;
+    let further =
+        |metric: &str| both.map(|scores| scores?.iter().find(|score| score.metric == metric)?.value);
     Verdicts {
         probabilities: found.map(|found| found.map(|(probability, _)| probability)),
         points: found.map(|found| found.map(|(_, points)| points)),
-        entropies: both.map(|scores| entropy(scores?)),
+        ties: further(TIE),
+        entropies: further(ENTROPY),
     }
 }
 
@@ -181,10 +187,12 @@ mod tests {
         let verdicts = Verdicts {
             probabilities: [Some(0.9), Some(0.4)],
             points: [Some(1.0), Some(0.5)],
+            ties: [Some(0.0), Some(0.5)],
             entropies: [Some(0.1), Some(0.2)],
         };
         let other = verdicts.swapped();
-        assert_eq!(other.points, [Some(0.5), Some(0.0)]);
+        assert_eq!((other.points, other.ties), ([Some(0.5), Some(0.0)], [Some(0.5), Some(0.0)]));
+        assert_eq!(verdicts.comparison().orders[1].probability_tie, Some(0.5));
         assert!((other.probability_a().unwrap() - 0.35).abs() < 1e-12);
         assert!(!verdicts.a_wins() && !other.b_wins() && other.is_decided());
         let half =

@@ -1,6 +1,6 @@
 //! Right and wrong answers of a task's training rows.
 
-use evalign_core::{ModelIdentity, Outcome, Prompt, RequestKind, SampleRecord};
+use evalign_core::{Message, ModelIdentity, Outcome, Prompt, RequestKind, Role, SampleRecord};
 use evalign_judge::{Strategy, as_text, select};
 
 use super::candidates::{Candidate, candidates};
@@ -29,8 +29,9 @@ pub(super) fn pairs(
         report.finished_answers += answers.len() as u64;
         let scores: Vec<Option<f64>> =
             answers.iter().map(|answer| grade(answer.record, &mut graded)).collect();
-        let Some(prompt) = answers.first().and_then(|answer| prompt_of(answer.record)) else { continue };
-        if !evaluated.tasks_asked(&as_text(prompt)).is_empty() {
+        let asked = answers.first().and_then(|answer| prompt_of(answer.record));
+        let Some(prompt) = asked.map(without_examples) else { continue };
+        if !evaluated.tasks_asked(&as_text(&prompt)).is_empty() {
             graded.rows_in_evaluation += 1;
             continue;
         }
@@ -38,11 +39,20 @@ pub(super) fn pairs(
             let (good, bad) = (&answers[chosen], &answers[rejected]);
             let scores = (scores[chosen], scores[rejected]);
             let origin = origin((good, bad), scores, sampler, place);
-            built.push(BuiltPair::new(prompt, &good.text, &bad.text, &origin));
+            built.push(BuiltPair::new(&prompt, &good.text, &bad.text, &origin));
         }
     }
     report.graded = Some(graded);
     Ok(built)
+}
+
+/// The question without the worked examples before it: in a chat these are turns between the system's message and the
+/// last question.
+fn without_examples(asked: &Prompt) -> Prompt {
+    let Prompt::Chat(messages) = asked else { return asked.clone() };
+    let question = messages.iter().rposition(|message| message.role == Role::User).unwrap_or(0);
+    let kept = |(place, message): &(usize, &Message)| message.role == Role::System || *place >= question;
+    Prompt::Chat(messages.iter().enumerate().filter(kept).map(|(_, message)| message.clone()).collect())
 }
 
 fn origin(
@@ -91,5 +101,23 @@ pub(crate) fn prompt_of(record: &SampleRecord) -> Option<&Prompt> {
     match &record.request.kind {
         RequestKind::Generate { prompt, .. } => Some(prompt),
         RequestKind::LogLikelihood { .. } | RequestKind::Perplexity { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_asks_the_question_without_its_worked_examples() {
+        let message =
+            |(role, content): &(Role, &str)| Message { role: *role, content: (*content).to_owned() };
+        let chat = |turns: &[(Role, &str)]| Prompt::Chat(turns.iter().map(message).collect());
+        let (system, question, begun) =
+            ((Role::System, "Count."), (Role::User, "2 + 3?"), (Role::Assistant, "It is"));
+        let example = [(Role::User, "1 + 1?"), (Role::Assistant, "2")];
+        let asked = chat(&[&[system], &example[..], &example[..], &[question, begun]].concat());
+        assert_eq!(without_examples(&asked), chat(&[system, question, begun]));
+        assert_eq!(without_examples(&chat(&[question])), chat(&[question]));
     }
 }

@@ -76,6 +76,11 @@ enum Split {
     Test,
 }
 
+/// Whether a file of this name is made here, whatever is asked for.
+pub(crate) fn is_generated(name: &str) -> bool {
+    name.starts_with(PREFIX)
+}
+
 /// The rows and the text of a file of this name; `None` for a name of another kind.
 pub(super) fn text(name: &str) -> Option<Result<String, String>> {
     let parts: Vec<&str> = name.strip_prefix(PREFIX)?.split('.').collect();

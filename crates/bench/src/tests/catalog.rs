@@ -132,6 +132,17 @@ fn a_good_file_is_accepted_and_added() {
 }
 
 #[test]
+fn a_task_of_ones_own_can_name_rows_that_are_made() {
+    let made = TASK.replace("rows.jsonl", "generated/one_step_arithmetic.test.7.3.jsonl");
+    let directory = directory(&[("mine.yaml", &made)]);
+    let catalog = Catalog::load(&[directory.path().to_owned()]).unwrap();
+    let mut request = request(ScoringMode::Default);
+    request.tasks = vec!["mine".to_owned()];
+    let draft = crate::draft(&request, &catalog, &evalign_data::DataRoots::default()).unwrap();
+    assert_eq!(draft.total_samples(), 7);
+}
+
+#[test]
 fn two_files_must_not_define_the_same_name() {
     let directory = directory(&[("a.yaml", TASK), ("b.yaml", TASK)]);
     let error = Catalog::load(&[directory.path().to_owned()]).unwrap_err().to_string();

@@ -15,8 +15,8 @@ use serde_json::json;
 use super::{identity, request};
 use crate::{
     ActiveRun, Cancel, Catalog, Cause, ExportFormat, FileJudging, FileJudgingRequest, JudgedSource, Progress,
-    RunEnd, RunError, RunRequest, Scoreboard, Snapshot, VerifyOptions, export_run, import_run, rescore,
-    verify,
+    RunEnd, RunError, RunOfSteps as _, RunRequest, Scoreboard, Snapshot, VerifyOptions, export_run,
+    import_run, rescore, verify,
 };
 
 /// Answers every request by a function of it.
@@ -268,7 +268,7 @@ fn an_import_that_completes_a_run_brings_its_results_up_to_date() {
     let end = part.drive(&request, &model, &Stop::after(7));
     assert_eq!((end.status, end.finished), (RunStatus::Cancelled, 7));
     assert_ne!(part.results(&end).results, whole.results(&full).results);
-    let imported = import_run(&part.store, out.path(), "test", &part.catalog).unwrap();
+    let imported = import_run(&part.store, out.path(), ("test", &part.catalog), Ok).unwrap();
     assert!(imported.existed && imported.no_results.is_none() && imported.run == end.run);
     assert_eq!(imported.samples, 23);
     let results = part.results(&end);
@@ -308,7 +308,7 @@ fn a_rescore_that_fails_changes_nothing() {
     write_task(tasks.path(), 2100, "{{a if a == '18' else nothing.there}}!");
     world.catalog = Catalog::load(&[tasks.path().to_owned()]).unwrap();
     let board = world.board(&end, false).unwrap();
-    assert!(rescore(&world.store, &end.run, &board, "test").is_err());
+    assert!(rescore(&world.store, &end.run, &board, None, "test").is_err());
     assert!((world.samples(&end), world.results(&end)) == before);
     assert_eq!(world.store.run(&end.run).unwrap().scored_by, None);
 }
@@ -330,7 +330,7 @@ fn a_run_remembers_what_it_was_scored_by() {
     assert!(matches!(&refused, RunError::ScoredOtherwise { .. }), "{refused}");
     assert!(refused.hint().is_some_and(|hint| hint.contains("evalign rescore")));
     let board = world.board(&end, false).unwrap();
-    let rescored = rescore(&world.store, &end.run, &board, "test").unwrap();
+    let rescored = rescore(&world.store, &end.run, &board, None, "test").unwrap();
     assert_eq!((rescored.samples, rescored.changed, rescored.other_rules), (3, 3, true));
     assert_eq!(correct(&world), 0);
     let other = world.results(&end).results[0].clone();
@@ -341,7 +341,7 @@ fn a_run_remembers_what_it_was_scored_by() {
     let out = tempfile::tempdir().unwrap();
     export_run(&world.store, &end.run, &board, ExportFormat::Jsonl, out.path()).unwrap();
     let elsewhere = World::new(None);
-    let imported = import_run(&elsewhere.store, out.path(), "test", &elsewhere.catalog).unwrap();
+    let imported = import_run(&elsewhere.store, out.path(), ("test", &elsewhere.catalog), Ok).unwrap();
     let copy = elsewhere.store.run(&imported.run).unwrap();
     assert_eq!(copy.scored_by, world.store.run(&end.run).unwrap().scored_by);
     assert_eq!(serde_json::from_value::<RunResults>(copy.results.unwrap()).unwrap().results[0], other);
@@ -354,7 +354,7 @@ fn a_run_remembers_what_it_was_scored_by() {
     assert_eq!(world.store.run(&end.run).unwrap().scored_by, None);
     assert_eq!((correct(&world), world.results(&end).results[0].protocol.clone()), (4, asked.protocol));
     // What was scored by the other rules does not mix with it.
-    assert!(import_run(&world.store, out.path(), "test", &world.catalog).is_err());
+    assert!(import_run(&world.store, out.path(), ("test", &world.catalog), Ok).is_err());
 }
 
 /// A reference over the whole set is no reproach to a run over a part of it.

@@ -24,9 +24,9 @@ pub(crate) struct ReferenceItem {
 }
 
 /// Reads `samples_*.jsonl` of lm-evaluation-harness, or the condensed form of it with `prompt_sha256`.
-pub(super) fn read_items(path: &Path) -> Result<Vec<ReferenceItem>, RunError> {
+pub(super) fn read_items(path: &Path, limits: &Limits) -> Result<Vec<ReferenceItem>, RunError> {
     let mut items = Vec::new();
-    for (line, row) in (1u64..).zip(read_jsonl(path, &Limits::default())?) {
+    for (line, row) in (1u64..).zip(read_jsonl(path, limits)?) {
         let row = row?;
         let item = if row.contains_key("prompt_sha256") { condensed(&row) } else { logged(&row) };
         let place = || format!("{}, line {line}", path.display());
@@ -176,6 +176,18 @@ mod tests {
         assert_eq!(item.texts, Some(vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!(item.answers, [("strict-match".to_owned(), "7".to_owned())]);
         assert!(logged(&row(json!({"resps": []}))).is_err());
+    }
+
+    #[test]
+    fn a_log_is_read_as_far_as_it_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("samples_t.jsonl");
+        let line = json!({"doc_id": 0, "prompt_sha256": "h", "generation": "g".repeat(1000)});
+        fs_err::write(&path, line.to_string()).unwrap();
+        let read = |row_bytes| read_items(&path, &Limits { row_bytes, ..Limits::default() });
+        assert_eq!(read(2000).unwrap().len(), 1);
+        let refused = read(1000).unwrap_err();
+        assert!(refused.to_string().ends_with("line 1: longer than 1000 bytes"), "{refused}");
     }
 
     #[test]
