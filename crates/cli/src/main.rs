@@ -1,17 +1,17 @@
 //! The `evalign` binary: reads the command line, calls the crates that do the work, prints what they say.
 //!
 //! `args` says what can be typed, `commands` what happens then, `output` is the only way anything gets
-//! printed. Standard output carries results, standard error everything else. Exit status: 0 all well; 1
+//! printed, `logs` what is told beside it. Standard output carries results, standard error everything else. Exit status: 0 all well; 1
 //! the run finished but a comparison or a threshold failed; 2 it did not; 130 interrupted.
 
 mod args;
 mod commands;
+mod logs;
 mod output;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use crate::args::Cli;
 use crate::output::{Failure, Output, print_error};
@@ -35,10 +35,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    log_to_stderr(cli.global.verbose);
+    let output = Output::new(cli.global.no_progress).logging(cli.global.log_format);
+    let logs = logs::begin(&cli.global);
     keep_decoders_quiet();
-    let output = Output::new(cli.global.no_progress);
-    match commands::run(cli.command, output) {
+    let done = logs.and_then(|_logs| commands::run(cli.command, output));
+    match done {
         Ok(Verdict::Good) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::from(1),
         Ok(Verdict::Interrupted) => ExitCode::from(130),
@@ -76,21 +77,4 @@ fn keep_decoders_quiet() {
             tell(panic);
         }
     }));
-}
-
-fn log_to_stderr(verbose: u8) {
-    let default = match verbose {
-        // The vector engine warns of settings that it has no way to be given.
-        0 => "warn,qdrant_edge=error",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(output::LogWriter::new)
-        .with_ansi(false)
-        .without_time()
-        .with_target(false)
-        .init();
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use evalign_core::is_obeyed;
 pub(crate) use evalign_core::sanitize;
 
+use crate::args::LogFormat;
 pub(crate) use error::{Failure, print_error};
 pub(crate) use tables::{Table, csv, estimate, markdown, percent_or_number, precision, seconds};
 
@@ -17,12 +18,18 @@ pub(crate) use tables::{Table, csv, estimate, markdown, percent_or_number, preci
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     pub(crate) progress: bool,
+    log_format: LogFormat,
 }
 
 impl Output {
     pub(crate) fn new(no_progress: bool) -> Self {
         let quiet = no_progress || std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        Self { progress: !quiet && std::io::stderr().is_terminal() }
+        Self { progress: !quiet && std::io::stderr().is_terminal(), log_format: LogFormat::Text }
+    }
+
+    /// With standard error in this format. Bars are for people.
+    pub(crate) fn logging(self, log_format: LogFormat) -> Self {
+        Self { progress: self.progress && log_format == LogFormat::Text, log_format }
     }
 
     /// A result, with a line end.
@@ -31,6 +38,14 @@ impl Output {
     /// [`Failure::BrokenPipe`] when nobody reads any more.
     pub(crate) fn result(self, text: &str) -> Result<(), Failure> {
         self.raw_result(&(sanitize(text) + "\n"))
+    }
+
+    /// Part of a result, at once: the rest of its line follows.
+    ///
+    /// # Errors
+    /// As [`Output::result`].
+    pub(crate) fn part(self, text: &str) -> Result<(), Failure> {
+        self.raw_result(&sanitize(text))
     }
 
     /// A JSON document. What a terminal would obey is escaped the way JSON escapes, so that a reader of
@@ -61,8 +76,21 @@ impl Output {
 
     /// A line about what is going on.
     pub(crate) fn note(self, text: &str) {
+        self.line("INFO", text);
+    }
+
+    fn line(self, level: &str, text: &str) {
+        let line = match self.log_format {
+            LogFormat::Text => text.to_owned(),
+            // As the lines of the log are.
+            LogFormat::Json => {
+                let now = jiff::Timestamp::now().to_string();
+                serde_json::json!({"timestamp": now, "level": level, "message": text, "target": "evalign"})
+                    .to_string()
+            }
+        };
         // Nothing can be done, and nothing is lost, where standard error is closed.
-        let _ = writeln!(std::io::stderr().lock(), "{}", sanitize(text));
+        let _ = writeln!(std::io::stderr().lock(), "{}", sanitize(&line));
     }
 }
 

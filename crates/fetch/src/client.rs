@@ -50,8 +50,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// To be called before a client is built: reqwest is compiled without a choice of its own.
-pub(crate) fn choose_cryptography() {
+/// To be called before a client of reqwest's is built, which is compiled without a choice of its own.
+pub fn choose_cryptography() {
     // An error means that the process has chosen already: as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

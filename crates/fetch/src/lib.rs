@@ -42,6 +42,7 @@ mod wheel;
 pub use api::{ApiBase, network_error, retry_after, shown_text};
 pub use blocking::block_on;
 pub use builtin::{BUILT_INS, BuiltIn, BuiltInFile, HubPlace, WheelPlatform};
+pub use client::choose_cryptography;
 pub use config::{Deadlines, Home, HubConfig};
 pub use error::FetchError;
 pub use files::file_digest;

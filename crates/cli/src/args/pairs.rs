@@ -221,6 +221,11 @@ pub(crate) struct PairsBuildArgs {
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub(crate) samples: u32,
 
+    /// Worked examples shown before each question of a task when it is answered; the pairs carry the question alone.
+    /// Turns of a chat, so the model needs a chat template.
+    #[arg(long, default_value_t = 0, conflicts_with = "prompts", value_name = "N")]
+    pub(crate) shots: u32,
+
     /// The model that compares answers.
     #[arg(long, value_name = "REF")]
     pub(crate) judge: Option<ModelRef>,

@@ -6,6 +6,7 @@ use evalign_core::ModelRef;
 use evalign_rag::{Expansion, Feedback, Fusion, SearchMode, SearchOptions};
 
 use super::{EmbedderArgs, RagStoreArgs, ServerArgs, StoreKind};
+use crate::output::Failure;
 
 /// How chunks are found.
 #[derive(Clone, Debug, Args)]
@@ -19,13 +20,13 @@ pub(crate) struct SearchArgs {
     #[arg(long, value_enum)]
     pub(crate) fusion: Option<FusionKind>,
 
-    /// Constant of reciprocal rank fusion: the greater, the less the first ranks stand out.
-    #[arg(long, default_value_t = 60.0, value_name = "K", value_parser = not_negative)]
-    pub(crate) rrf_k: f64,
+    /// Constant of reciprocal rank fusion: the greater, the less the first ranks stand out [default: 60].
+    #[arg(long, value_name = "K", value_parser = not_negative)]
+    pub(crate) rrf_k: Option<f64>,
 
-    /// What a hit by words counts against one by meaning.
-    #[arg(long, default_value_t = 1.0, value_name = "W", value_parser = not_negative)]
-    pub(crate) bm25_weight: f64,
+    /// What a hit by words counts against one by meaning [default: 1].
+    #[arg(long, value_name = "W", value_parser = not_negative)]
+    pub(crate) bm25_weight: Option<f64>,
 
     /// Hits of each list that are fused.
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = hits)]
@@ -35,41 +36,66 @@ pub(crate) struct SearchArgs {
     #[arg(long)]
     pub(crate) exact: bool,
 
-    /// First hits that `--mode feedback` looks for more like.
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = hits)]
-    pub(crate) feedback_hits: usize,
+    /// First hits that `--mode feedback` looks for more like [default: 5].
+    #[arg(long, value_name = "N", value_parser = hits)]
+    pub(crate) feedback_hits: Option<usize>,
 
-    /// What these hits count against the question itself.
-    #[arg(long, default_value_t = 0.3, value_name = "W", value_parser = not_negative)]
-    pub(crate) feedback_weight: f64,
+    /// What these hits count against the question itself [default: 0.3].
+    #[arg(long, value_name = "W", value_parser = not_negative)]
+    pub(crate) feedback_weight: Option<f64>,
 }
 
 impl SearchArgs {
-    pub(crate) fn options(&self) -> SearchOptions {
+    /// `expanded`: a question is looked for in several ways, whose lists are fused also in modes of one leg.
+    ///
+    /// # Errors
+    /// Options that change nothing in the mode that is asked for.
+    pub(crate) fn options(&self, expanded: bool) -> Result<SearchOptions, Failure> {
         let (mode, start) = match self.mode {
             Mode::Bm25 => (SearchMode::Bm25, SearchOptions::default()),
             Mode::Dense => (SearchMode::Dense, SearchOptions::default()),
             Mode::Hybrid => (SearchMode::Hybrid, SearchOptions::default()),
-            Mode::Feedback => {
-                let feedback = Feedback { hits: self.feedback_hits, weight: self.feedback_weight };
-                let start = SearchOptions { feedback: Some(feedback), ..SearchOptions::recommended() };
-                (SearchMode::Hybrid, start)
-            }
+            Mode::Feedback => (SearchMode::Hybrid, SearchOptions::recommended()),
         };
-        SearchOptions {
+        let fusion = match self.fusion {
+            Some(FusionKind::Rrf) => Fusion::default(),
+            Some(FusionKind::MinMax) => Fusion::MinMax,
+            Some(FusionKind::Dbsf) => Fusion::Dbsf,
+            None => start.fusion,
+        };
+        self.check(fusion, expanded)?;
+        Ok(SearchOptions {
             mode,
-            fusion: match self.fusion {
-                Some(FusionKind::Rrf) => Fusion::Rrf { k: self.rrf_k },
-                Some(FusionKind::MinMax) => Fusion::MinMax,
-                Some(FusionKind::Dbsf) => Fusion::Dbsf,
-                None if self.mode == Mode::Feedback => start.fusion,
-                None => Fusion::Rrf { k: self.rrf_k },
-            },
-            bm25_weight: self.bm25_weight,
+            fusion: self.rrf_k.map_or(fusion, |k| Fusion::Rrf { k }),
+            bm25_weight: self.bm25_weight.unwrap_or(start.bm25_weight),
             depth: self.depth,
             exact: self.exact,
+            feedback: start.feedback.map(|feedback| Feedback {
+                hits: self.feedback_hits.unwrap_or(feedback.hits),
+                weight: self.feedback_weight.unwrap_or(feedback.weight),
+            }),
             ..start
+        })
+    }
+
+    /// What is asked for and changes nothing is a mistake.
+    fn check(&self, fusion: Fusion, expanded: bool) -> Result<(), Failure> {
+        let both_legs = matches!(self.mode, Mode::Hybrid | Mode::Feedback);
+        let by_ranks = matches!(fusion, Fusion::Rrf { .. }) && (both_legs || expanded);
+        let is_feedback = self.mode == Mode::Feedback;
+        for (flag, is_given, counts, needed) in [
+            ("--fusion", self.fusion.is_some(), both_legs || expanded, "`--mode hybrid` or `feedback`"),
+            ("--rrf-k", self.rrf_k.is_some(), by_ranks, "`--mode hybrid`, or `--fusion rrf`"),
+            ("--bm25-weight", self.bm25_weight.is_some(), both_legs, "`--mode hybrid` or `feedback`"),
+            ("--feedback-hits", self.feedback_hits.is_some(), is_feedback, "`--mode feedback`"),
+            ("--feedback-weight", self.feedback_weight.is_some(), is_feedback, "`--mode feedback`"),
+        ] {
+            if is_given && !counts {
+                let message = format!("`{flag}` changes nothing in this way of searching");
+                return Err(Failure::new(message, format!("leave it out, or search with {needed}")));
+            }
         }
+        Ok(())
     }
 }
 
@@ -233,8 +259,11 @@ pub(crate) struct EvidenceArgs {
 }
 
 impl EvidenceArgs {
-    pub(crate) fn options(&self) -> SearchOptions {
-        SearchOptions { limit: self.top_k, mmr: self.mmr, ..self.search.options() }
+    /// # Errors
+    /// As [`SearchArgs::options`].
+    pub(crate) fn options(&self) -> Result<SearchOptions, Failure> {
+        let start = self.search.options(!self.expansions.is_empty())?;
+        Ok(SearchOptions { limit: self.top_k, mmr: self.mmr, ..start })
     }
 
     pub(crate) fn expansions(&self) -> Vec<Expansion> {

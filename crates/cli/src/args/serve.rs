@@ -99,6 +99,19 @@ pub(crate) struct KeyCreateArgs {
     #[arg(long, value_name = "N")]
     pub(crate) expires_days: Option<u64>,
 
+    /// Requests it may make in a day (UTC).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) requests_per_day: Option<u64>,
+
+    /// Tokens that models may read and write for it in a day (UTC). What is under way when they are used up is still
+    /// answered.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) tokens_per_day: Option<u64>,
+
+    /// Runs it may have queued and being worked on at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_active_runs: Option<u32>,
+
     /// Write it into a new file that only this user can read, instead of printing it.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,

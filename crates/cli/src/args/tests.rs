@@ -30,6 +30,33 @@ fn limits_are_numbers_shares_or_ranges() {
 }
 
 #[test]
+fn search_options_that_change_nothing_are_refused() {
+    let options = |line: &str| {
+        let cli = Cli::try_parse_from(["evalign", "rag", "search", "x"].into_iter().chain(line.split(' ')));
+        let Command::Rag(command) = cli.unwrap().command else { panic!("{line}") };
+        let RagCommand::Search(args) = *command else { panic!("{line}") };
+        args.search.options(!args.expansions.is_empty())
+    };
+    for idle in [
+        "--mode bm25 --fusion dbsf",
+        "--mode dense --bm25-weight 2",
+        "--mode hybrid --feedback-hits 3",
+        "--mode hybrid --feedback-weight 0.1",
+        "--mode feedback --rrf-k 10",
+        "--mode bm25 --rrf-k 10",
+    ] {
+        assert!(options(idle).is_err(), "{idle}");
+    }
+    let several = options("--mode bm25 --rrf-k 10 --expand multi-query --model local/a").unwrap();
+    assert_eq!(several.fusion, evalign_rag::Fusion::Rrf { k: 10.0 });
+    let all =
+        options("--fusion rrf --rrf-k 5 --bm25-weight 2 --feedback-hits 3 --feedback-weight 0.1").unwrap();
+    assert_eq!((all.fusion, all.bm25_weight), (evalign_rag::Fusion::Rrf { k: 5.0 }, 2.0));
+    assert_eq!(all.feedback, Some(evalign_rag::Feedback { hits: 3, weight: 0.1 }));
+    assert_eq!(options("--depth 100").unwrap(), evalign_rag::SearchOptions::recommended());
+}
+
+#[test]
 fn everything_that_is_shown_is_explained() {
     fn unexplained(command: &clap::Command, path: &str, found: &mut Vec<String>) {
         let path = format!("{path} {}", command.get_name());

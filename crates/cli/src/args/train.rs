@@ -8,10 +8,13 @@ use serde::Serialize;
 #[derive(Debug, Subcommand)]
 pub(crate) enum TrainCommand {
     /// Supervised fine-tuning on texts, conversations, or prompts with completions.
+    #[command(mut_args(|arg| shown_without(arg, &[OF_REWARDS, OF_PAIRS, OF_PREFERENCES])))]
     Sft(Box<TrainArgs>),
     /// A reward model on preference pairs (Bradley-Terry).
+    #[command(mut_args(|arg| shown_without(arg, &[OF_SFT, OF_LOSSES, OF_PREFERENCES])))]
     Reward(Box<TrainArgs>),
     /// Preference losses: DPO and its family, ORPO, SimPO, KTO.
+    #[command(mut_args(|arg| shown_without(arg, &[OF_SFT, OF_REWARDS])))]
     Dpo(Box<TrainArgs>),
     /// Merge an adapter into its model: `--model local/NAME+adapter=DIR`.
     Merge(MergeArgs),
@@ -137,8 +140,36 @@ pub(crate) struct TrainArgs {
     pub(crate) settings: TrainSettings,
 }
 
-/// TRL's users type underscores.
+/// Settings that one purpose alone reads. One file may serve several commands, so all take all; help shows what counts.
+const OF_SFT: &[&str] = &["dataset_text_field", "completion_only_loss", "assistant_only_loss"];
+const OF_REWARDS: &[&str] = &["center_rewards_coefficient"];
+const OF_PAIRS: &[&str] = &["soft_labels"];
+const OF_LOSSES: &[&str] = &["loss_type", "truncation_mode"];
+const OF_PREFERENCES: &[&str] = &[
+    "loss_weights",
+    "beta",
+    "label_smoothing",
+    "f_divergence_type",
+    "f_alpha_divergence_coef",
+    "ld_alpha",
+    "use_weighting",
+    "discopop_tau",
+    "simpo_gamma",
+    "desirable_weight",
+    "undesirable_weight",
+    "ref_model",
+    "precompute_ref_log_probs",
+];
+
+fn shown_without(arg: Arg, others: &[&[&str]]) -> Arg {
+    let is_of_others = others.iter().any(|names| names.contains(&arg.get_id().as_str()));
+    if is_of_others { arg.hide(true) } else { arg }
+}
+
+/// TRL's users type underscores. A negative number is a value: what is wrong with it is said under the setting's name.
 fn with_underscores(arg: Arg) -> Arg {
+    let takes_values = arg.get_action().takes_values();
+    let arg = if takes_values { arg.allow_negative_numbers(true) } else { arg };
     let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
     let names: Vec<String> =
         names.filter(|name| name.contains('-')).map(|name| name.replace('-', "_")).collect();
@@ -238,19 +269,19 @@ pub(crate) struct TrainSettings {
     #[arg(long, help_heading = "Batches", value_name = "S")]
     pub(crate) seed: Option<u64>,
 
-    /// [default: 3].
+    /// Times that everything is seen [default: 3].
     #[arg(long, help_heading = "Length", alias = "epochs", value_name = "F")]
     pub(crate) num_train_epochs: Option<f64>,
 
     /// Updates in all, whatever the epochs.
-    #[arg(long, help_heading = "Length", allow_negative_numbers = true, value_name = "N")]
+    #[arg(long, help_heading = "Length", value_name = "N")]
     pub(crate) max_steps: Option<i64>,
 
     /// Updates between two lines of the log [default: 1].
     #[arg(long, help_heading = "Length", value_name = "N")]
     pub(crate) logging_steps: Option<f64>,
 
-    /// [default: epoch, where there is something to evaluate on].
+    /// When to evaluate [default: epoch, where there is something to evaluate on].
     #[arg(long, help_heading = "Length", value_name = "no|steps|epoch")]
     pub(crate) eval_strategy: Option<String>,
 
@@ -262,7 +293,7 @@ pub(crate) struct TrainSettings {
     #[arg(long, help_heading = "Length", value_name = "N")]
     pub(crate) eval_steps: Option<f64>,
 
-    /// [default: steps].
+    /// When to write a checkpoint [default: steps].
     #[arg(long, help_heading = "Length", value_name = "no|steps|epoch")]
     pub(crate) save_strategy: Option<String>,
 
@@ -298,11 +329,11 @@ pub(crate) struct TrainSettings {
     #[arg(long, help_heading = "Length", value_name = "N")]
     pub(crate) samples: Option<u64>,
 
-    /// [default: 2e-5 for SFT, 1e-4 for reward models, 1e-6 for preferences].
+    /// Highest rate [default: 2e-5 for SFT, 1e-4 for reward models, 1e-6 for preferences].
     #[arg(long, help_heading = "Optimiser", alias = "lr", value_name = "F")]
     pub(crate) learning_rate: Option<f64>,
 
-    /// [default: linear].
+    /// How the rate goes on after the warm-up [default: linear].
     #[arg(
         long,
         help_heading = "Optimiser",
@@ -318,19 +349,19 @@ pub(crate) struct TrainSettings {
     #[arg(long, help_heading = "Optimiser", value_name = "F")]
     pub(crate) warmup_ratio: Option<f64>,
 
-    /// [default: 0].
+    /// Decay of weight matrices, decoupled from the gradient [default: 0].
     #[arg(long, help_heading = "Optimiser", value_name = "F")]
     pub(crate) weight_decay: Option<f64>,
 
-    /// [default: 0.9].
+    /// How long AdamW remembers gradients [default: 0.9].
     #[arg(long, help_heading = "Optimiser", value_name = "F")]
     pub(crate) adam_beta1: Option<f64>,
 
-    /// [default: 0.999].
+    /// How long AdamW remembers their squares [default: 0.999].
     #[arg(long, help_heading = "Optimiser", value_name = "F")]
     pub(crate) adam_beta2: Option<f64>,
 
-    /// [default: 1e-8].
+    /// What AdamW adds to their root [default: 1e-8].
     #[arg(long, help_heading = "Optimiser", value_name = "F")]
     pub(crate) adam_epsilon: Option<f64>,
 
@@ -346,7 +377,7 @@ pub(crate) struct TrainSettings {
     #[arg(long, help_heading = "Loss", value_delimiter = ',', value_name = "F,...")]
     pub(crate) loss_weights: Option<Vec<f32>>,
 
-    /// [default: 0.1].
+    /// How strongly the policy is held to the reference [default: 0.1].
     #[arg(long, help_heading = "Loss", value_name = "F")]
     pub(crate) beta: Option<f32>,
 
@@ -354,7 +385,7 @@ pub(crate) struct TrainSettings {
     #[arg(long, help_heading = "Loss", value_name = "F")]
     pub(crate) label_smoothing: Option<f32>,
 
-    /// [default: reverse_kl].
+    /// Divergence from the reference: reverse_kl, forward_kl, js_divergence or alpha_divergence [default: reverse_kl].
     #[arg(long, help_heading = "Loss", value_name = "NAME")]
     pub(crate) f_divergence_type: Option<String>,
 
@@ -378,11 +409,11 @@ pub(crate) struct TrainSettings {
     #[arg(long, help_heading = "Loss", value_name = "F")]
     pub(crate) simpo_gamma: Option<f32>,
 
-    /// KTO.
+    /// KTO: weight of wanted texts [default: 1].
     #[arg(long, help_heading = "Loss", value_name = "F")]
     pub(crate) desirable_weight: Option<f32>,
 
-    /// KTO.
+    /// KTO: weight of unwanted texts [default: 1].
     #[arg(long, help_heading = "Loss", value_name = "F")]
     pub(crate) undesirable_weight: Option<f32>,
 
@@ -414,11 +445,11 @@ pub(crate) struct TrainSettings {
     #[arg(long, help_heading = "Adapter", value_name = "N")]
     pub(crate) lora_r: Option<u64>,
 
-    /// [default: 32].
+    /// The adapter counts alpha / rank [default: 32].
     #[arg(long, help_heading = "Adapter", value_name = "F")]
     pub(crate) lora_alpha: Option<f32>,
 
-    /// [default: 0].
+    /// Share of the adapter's inputs that is dropped while training [default: 0].
     #[arg(long, help_heading = "Adapter", value_name = "F")]
     pub(crate) lora_dropout: Option<f32>,
 

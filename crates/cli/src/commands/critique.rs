@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use evalign_bench::{
-    Catalog, Critique, CritiqueReport, CritiqueRequest, Filters, PairFiles, PrincipleCounts, Steps,
-    critique_results, verdicts_by, write_pairs,
+    Catalog, Critique, CritiqueReport, CritiqueRequest, Filters, PairFiles, PrincipleCounts, RunOfSteps as _,
+    Steps, critique_results, verdicts_by, write_pairs,
 };
 use evalign_core::RunStatus;
 use evalign_data::{FileKind, Layout};
@@ -138,6 +138,7 @@ fn text(report: &CritiqueReport) -> String {
     let bias = report.bias.as_ref().map_or_else(String::new, |bias| judge::bias_text("the judge", bias));
     format!(
         "{}\n{} prompts, {} answered; {} revisions, {} verified gains{share} on {} prompts\n\
+         met the token limit: {} answers, {} critiques (used as far as they go), {} revisions\n\
          refusals: {} of the first answers, {} of the last revisions\n{bias}",
         table.text(),
         report.prompts,
@@ -145,6 +146,9 @@ fn text(report: &CritiqueReport) -> String {
         report.revisions,
         report.verified,
         report.prompts_with_gain,
+        report.cut.answers,
+        report.cut.critiques,
+        report.cut.revisions,
         report.refusals_first,
         report.refusals_last,
     )

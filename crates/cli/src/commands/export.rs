@@ -26,7 +26,7 @@ pub(super) fn export(args: &ExportArgs, output: Output) -> Result<Verdict, Failu
 
 pub(super) fn import(args: &ImportArgs, output: Output) -> Result<Verdict, Failure> {
     let catalog = Catalog::load(&args.include_path)?;
-    let imported = import_run(&open_store()?, &args.dir, &owner("import"), &catalog)?;
+    let imported = import_run(&open_store()?, &args.dir, (&owner("import"), &catalog), Ok)?;
     let into = if imported.existed { "added to the run of the same specification" } else { "new run" };
     output.note(&format!("{} samples, {into}", imported.samples));
     if let Some(error) = &imported.no_results {

@@ -1,4 +1,6 @@
-use evalign_bench::{InjectionCounts, Injections, InjectionsReport, InjectionsRequest, verdicts_by};
+use evalign_bench::{
+    InjectionCounts, Injections, InjectionsReport, InjectionsRequest, RunOfSteps as _, verdicts_by,
+};
 use evalign_core::RunStatus;
 use serde_json::json;
 

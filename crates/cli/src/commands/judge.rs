@@ -6,7 +6,7 @@ mod vote;
 pub(super) use score::{Wanted, run_file};
 pub(super) use text::{bias as bias_text, judging as judging_text};
 
-use evalign_bench::{Arena, ArenaRequest, Asked};
+use evalign_bench::{Arena, ArenaRequest, Asked, RunOfSteps as _};
 use evalign_core::RunStatus;
 use evalign_judge::{JudgeOptions, Rubric};
 use evalign_model::Model;

@@ -48,8 +48,7 @@ pub(super) fn build(args: &PairsBuildArgs, output: Output) -> Result<Verdict, Fa
     if args.prompts.is_none() {
         // A task's own definition says how its answers are drawn, which is greedily: all alike.
         run.temperature.get_or_insert(0.8);
-        // What is trained on is what was asked: no worked examples in front of the question.
-        run.shots = Some(0);
+        run.shots = Some(args.shots);
     }
     let request = PairsRequest {
         procedure: PairsRequest::PROCEDURE.to_owned(),

@@ -156,6 +156,13 @@ pub(super) fn judged(
             return Ok(model.clone());
         }
         let mut options = options.clone();
+        let price = request.price_of(judge)?;
+        if let (Some(path), None) = (&request.prices, price) {
+            output.note(&format!("note: cost unknown: {} has no price for `{}`", path.display(), judge.name));
+        }
+        if let (Some(budget), Provider::Openai) = (&options.budget, judge.provider) {
+            options.budget = Some(Arc::new(budget.beside(price, &judge.name)?));
+        }
         // A rubric that lost its beginning is no rubric, whatever the task's own model does with long prompts.
         options.overlong = OverlongPrompt::Refuse;
         let generate = draft.verdicts()?;

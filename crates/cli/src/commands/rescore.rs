@@ -10,23 +10,8 @@ pub(super) fn rescore(args: &RescoreArgs, output: Output) -> Result<Verdict, Fai
     let (store, id, run) = find(&args.run)?;
     // Task files may have changed since: scoring by what they say now is the point.
     let board = scoreboard(&run, &args.data, false)?;
-    let known = board.filters();
-    if let Some(filter) = args.extractor.as_deref().filter(|filter| !known.contains(filter)) {
-        let names: Vec<&str> = known.into_iter().collect();
-        return Err(Failure::new(
-            format!("the tasks of {id} have no extractor `{filter}`"),
-            format!(
-                "they have {}; add one under `filters` in a task file of your own (`--include-path`)",
-                names.join(", ")
-            ),
-        ));
-    }
-    let mut rescored = score_again(&store, &id, &board, &owner("rescore"))?;
-    if let Some(filter) = &args.extractor {
-        for result in &mut rescored.results.results {
-            result.metrics.retain(|metric| metric.filter == *filter);
-        }
-    }
+    let extractor = args.extractor.as_deref();
+    let rescored = score_again(&store, &id, &board, extractor, &owner("rescore"))?;
     output.note(&format!("{} of {} samples are scored differently now", rescored.changed, rescored.samples));
     if rescored.other_rules {
         output.note(

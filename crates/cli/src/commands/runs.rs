@@ -1,4 +1,5 @@
-use evalign_store::StoredRun;
+use evalign_core::RunStatus;
+use evalign_store::{Store, StoredRun};
 use serde_json::json;
 
 use crate::Verdict;
@@ -9,11 +10,13 @@ use crate::output::{Failure, Output, Table};
 pub(super) fn runs(args: &RunsArgs, output: Output) -> Result<Verdict, Failure> {
     let store = open_store_to_read()?;
     let runs = store.runs(args.limit)?;
+    let statuses = runs.iter().map(|run| status(&store, run)).collect::<Result<Vec<_>, _>>()?;
     if args.json {
         let list: Vec<_> = runs
             .iter()
-            .map(|run| {
-                json!({"run_id": run.id, "status": run.status, "model": run.spec.model.reference,
+            .zip(&statuses)
+            .map(|(run, status)| {
+                json!({"run_id": run.id, "status": status, "model": run.spec.model.reference,
                        "tasks": task_names(run), "samples_done": run.samples_done, "samples_total": run.samples_total,
                        "created": time(run.created_ms), "fork": run.fork})
             })
@@ -26,18 +29,29 @@ pub(super) fn runs(args: &RunsArgs, output: Output) -> Result<Verdict, Failure> 
         return Ok(Verdict::Good);
     }
     let mut table = Table::new(&["run", "started", "status", "samples", "model", "tasks"], &[3]);
-    for run in &runs {
+    for (run, status) in runs.iter().zip(&statuses) {
         table.push(vec![
             run.id.to_string(),
             time(run.created_ms),
-            run.status.name().to_owned(),
+            (*status).to_owned(),
             format!("{}/{}", run.samples_done, run.samples_total),
             run.spec.model.reference.to_string(),
             task_names(run),
         ]);
     }
     output.result(&table.text())?;
+    if statuses.contains(&INTERRUPTED) {
+        output.note("hint: `evalign resume RUN` goes on with a run that was interrupted");
+    }
     Ok(Verdict::Good)
+}
+
+/// A run that was going on when its process ended.
+const INTERRUPTED: &str = "interrupted";
+
+fn status(store: &Store, run: &StoredRun) -> Result<&'static str, Failure> {
+    let is_over = run.status != RunStatus::Running;
+    Ok(if is_over || store.is_leased(&run.id)? { run.status.name() } else { INTERRUPTED })
 }
 
 /// The names that were typed.

@@ -9,6 +9,7 @@ use crate::Verdict;
 use crate::args::{ServeArgs, ServeSettingsArgs};
 use crate::commands::context::absolute;
 use crate::commands::procedure::interrupted;
+use crate::logs::lacks_traces;
 use crate::output::{Failure, Output};
 
 /// Threads that wait for the store and for files.
@@ -64,6 +65,11 @@ pub(super) fn serve(args: &ServeArgs, output: Output) -> Result<Verdict, Failure
              log in with a browser, once, within 15 minutes: http://{address}{link}",
             key.expose()
         ));
+    }
+    if lacks_traces() {
+        output.note(
+            "traces are asked for (OTEL_EXPORTER_OTLP_ENDPOINT), and this program was built without `otel`",
+        );
     }
     output.note(&format!("listening on http://{address} (Ctrl-C ends it)"));
     let shutdown = Shutdown::default();

@@ -1,6 +1,4 @@
-use std::collections::BTreeMap;
-
-use evalign_bench::{ActiveRun, Catalog, JudgingReport, Plan, RunEnd, RunRequest, conclude};
+use evalign_bench::{ActiveRun, Catalog, KeptResults, Plan, RunEnd, RunRequest, conclude};
 use evalign_core::{RunId, RunResults, RunStatus};
 use evalign_model::Model;
 use evalign_store::Store;
@@ -8,9 +6,8 @@ use evalign_store::Store;
 use crate::Verdict;
 use crate::args::Tolerance;
 use crate::commands::context::{cached, owner};
-use crate::commands::judge;
 use crate::commands::procedure::on_runtime;
-use crate::commands::show::results_text;
+use crate::commands::show::{judges_text, results_text};
 use crate::commands::spending::Spending;
 use crate::output::{Failure, Output};
 
@@ -23,16 +20,6 @@ pub(super) enum Start<'a> {
     Fork,
     /// This one, which was checked to have the plan's specification.
     Resume(&'a RunId),
-}
-
-/// The document of a run that has ended.
-#[derive(serde::Serialize)]
-struct Ended<'a> {
-    #[serde(flatten)]
-    results: &'a RunResults,
-    /// By task that was judged, what the judges are like.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    judging: &'a BTreeMap<String, JudgingReport>,
 }
 
 /// What to do with a planned run.
@@ -83,7 +70,7 @@ impl Session<'_> {
             Some(model) => model,
             None => &**model,
         };
-        let end =
+        let mut end =
             on_runtime(output, async |progress, cancel| run.drive(plan, asked, progress, cancel).await)?;
         if end.from_cache > 0 {
             let (known, finished) = (end.from_cache, end.finished);
@@ -92,17 +79,15 @@ impl Session<'_> {
                  (`--no-cache` asks)"
             ));
         }
-        let results = conclude(&run, self.store, self.catalog)?;
+        let results = conclude(&run, &end, self.store, self.catalog)?;
         run.release()?;
+        let kept = KeptResults { results, judging: std::mem::take(&mut end.judging) };
         if self.json {
-            output.json(&Ended { results: &results, judging: &end.judging })?;
+            output.json(&kept)?;
         } else {
-            let judged = end.judging.iter().map(|(task, report)| {
-                format!("\n\nverdicts on the answers to {task}\n{}", judge::judging_text(report))
-            });
-            output.result(&(results_text(&results) + &judged.collect::<String>()))?;
+            output.result(&(results_text(&kept.results) + &judges_text(&kept.judging)))?;
         }
-        Ok((self.verdict(&end, plan.total_samples(), output), results))
+        Ok((self.verdict(&end, plan.total_samples(), output), kept.results))
     }
 
     fn tell_start(&self, run: &ActiveRun, plan: &Plan, output: Output) -> Result<(), Failure> {

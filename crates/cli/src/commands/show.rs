@@ -1,4 +1,6 @@
-use evalign_bench::caveats;
+use std::collections::BTreeMap;
+
+use evalign_bench::{JudgingReport, KeptResults, caveats};
 use evalign_core::{
     MetricResult, Output as ModelOutput, Prompt, RequestKind, RunResults, RunStatus, SampleRecord,
 };
@@ -7,6 +9,7 @@ use evalign_store::SampleFilter;
 use crate::Verdict;
 use crate::args::{DataArgs, ShowArgs};
 use crate::commands::context::{find_to_read, scoreboard};
+use crate::commands::judge;
 use crate::commands::measures::Measures;
 use crate::commands::repeats::repeats_text;
 use crate::commands::sensitivity::sensitivity_text;
@@ -42,16 +45,20 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> 
         return Ok(Verdict::Good);
     }
     // A finished run's kept results are shown as they were; any other is aggregated as far as it is now.
-    let mut results: RunResults = match &run.results {
+    let KeptResults { mut results, mut judging } = match &run.results {
         Some(kept) if run.status == RunStatus::Completed => {
             serde_json::from_value(kept.clone()).map_err(anyhow::Error::from)?
         }
-        _ => scoreboard(&run, &DataArgs::default(), true)?.aggregate(&store, &id)?,
+        _ => KeptResults {
+            results: scoreboard(&run, &DataArgs::default(), true)?.aggregate(&store, &id)?,
+            judging: BTreeMap::new(),
+        },
     };
     if let Some(task) = &args.task {
         results.results.retain(|result| result.task == *task);
         results.option_order.retain(|result| result.task == *task);
         results.perturbations.retain(|result| result.task == *task);
+        judging.retain(|judged, _| judged == task);
     }
     let measures = if args.measures.any() {
         let board = scoreboard(&run, &DataArgs::default(), true)?;
@@ -60,11 +67,12 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> 
         Measures::default()
     };
     if args.json {
-        output.json(&Shown { results: &results, measures: &measures })?;
+        output.json(&Shown { kept: &KeptResults { results, judging }, measures: &measures })?;
     } else {
         let measures = measures.text();
         let gap = if measures.is_empty() { "" } else { "\n\n" };
-        output.result(&format!("{}{gap}{measures}", results_text(&results)))?;
+        let judges = judges_text(&judging);
+        output.result(&format!("{}{judges}{gap}{measures}", results_text(&results)))?;
     }
     Ok(Verdict::Good)
 }
@@ -73,9 +81,17 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> 
 #[derive(serde::Serialize)]
 struct Shown<'a> {
     #[serde(flatten)]
-    results: &'a RunResults,
+    kept: &'a KeptResults,
     #[serde(flatten)]
     measures: &'a Measures,
+}
+
+/// What the judges of each task are like, below its results.
+pub(super) fn judges_text(judging: &BTreeMap<String, JudgingReport>) -> String {
+    let about = |(task, report): (&String, &JudgingReport)| {
+        format!("\n\nverdicts on the answers to {task}\n{}", judge::judging_text(report))
+    };
+    judging.iter().map(about).collect()
 }
 
 /// The table of a run: groups first, then leaf tasks.

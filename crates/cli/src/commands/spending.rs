@@ -41,8 +41,10 @@ impl Spending {
 pub(super) fn spent_text(results: &RunResults) -> String {
     let (usage, spent) = (&results.usage, &results.seconds);
     let Some(latency) = &results.latency else {
+        // Of what was asked elsewhere, which is judges.
+        let cost = results.cost_usd.map_or_else(String::new, |usd| format!("{usd:.4} USD; "));
         return format!(
-            "{} prompt tokens, {} computed after sharing, {} generated; {} in all: {} loading, {} reading prompts, {} generating",
+            "{} prompt tokens, {} computed after sharing, {} generated; {cost}{} in all: {} loading, {} reading prompts, {} generating",
             usage.prompt_tokens,
             usage.computed_prompt_tokens,
             usage.generated_tokens,

@@ -42,6 +42,10 @@ fn start(kind: TrainKind, args: &TrainArgs, output: Output) -> Result<Verdict, F
         output.note(&format!("note: {note}"));
     }
     let said = from_file.overridden(&args.settings)?;
+    if args.preview.is_none() && !args.dry_run {
+        // Before the model is loaded.
+        out_directory(&said)?;
+    }
     let config = TrainConfig::resolve(kind, &said)?;
     let sources = sources(&said, args, output)?;
     check_out(said.out.as_deref(), &sources)?;
@@ -76,9 +80,12 @@ fn start(kind: TrainKind, args: &TrainArgs, output: Output) -> Result<Verdict, F
     if args.dry_run {
         return plan::dry_run(&job, args.json, output);
     }
+    run::run(&mut job, &sources, &out_directory(&said)?, args, output)
+}
+
+fn out_directory(said: &Settings) -> Result<PathBuf, Failure> {
     let out = said.out.as_deref().map(|out| absolute(Path::new(out)));
-    let out = out.ok_or_else(|| Failure::new("it is not said where the results go", "give `--out DIR`"))?;
-    run::run(&mut job, &sources, &out, args, output)
+    out.ok_or_else(|| Failure::new("it is not said where the results go", "give `--out DIR`"))
 }
 
 /// Results must not take the place of what training starts from.
@@ -108,7 +115,7 @@ fn memory_bytes(gib: Option<f64>) -> Result<Option<u64>, Failure> {
 fn load_options(said: &Settings) -> Result<LoadOptions, Failure> {
     let dtype = said.dtype.as_deref().map(|name| {
         crate::args::parse_dtype(name.trim_start_matches("torch."))
-            .map_err(|error| Failure::new(error, "use f32, bf16, f16 or q"))
+            .map_err(|_| Failure::new(format!("there is no `--dtype {name}`"), "use f32, bf16, f16 or q"))
     });
     Ok(LoadOptions {
         device: said.device.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
@@ -173,6 +180,13 @@ fn open(name: &str, data_root: Option<&Path>, offline: bool) -> Result<Dataset, 
         || Path::new(name)
             .extension()
             .is_some_and(|kind| ["jsonl", "json", "parquet", "csv"].iter().any(|k| kind == *k));
+    // A pattern may name several files.
+    if is_file && !name.contains(['*', '?', '[', '{']) && !Path::new(name).exists() {
+        return Err(Failure::new(
+            format!("{name}: there is no such file"),
+            "check the path; datasets of the hub are named `ORG/NAME`",
+        ));
+    }
     let spec = match is_file {
         true => DatasetSpec {
             files: Some(absolute(Path::new(name)).display().to_string()),

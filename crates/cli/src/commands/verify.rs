@@ -13,7 +13,8 @@ const SHOWN: usize = 5;
 pub(super) fn verify(args: &VerifyArgs, output: Output) -> Result<Verdict, Failure> {
     let (store, id, run) = find_to_read(&args.run)?;
     let board = scoreboard(&run, &args.data, true)?;
-    let options = VerifyOptions { tolerance: args.tolerance, task: args.task.clone() };
+    let options =
+        VerifyOptions { tolerance: args.tolerance, task: args.task.clone(), ..VerifyOptions::default() };
     let mut found = Vec::new();
     for file in &args.against {
         found.push(compare(&store, &id, &board, file, &options)?);

@@ -81,7 +81,7 @@ pub(crate) fn print_error(output: Output, error: &anyhow::Error, hint: Option<&s
     if let Some(hint) = hint.or_else(|| hint_of_system(error)) {
         lines.push(format!("hint: {hint}"));
     }
-    output.note(&lines.join("\n"));
+    output.line("ERROR", &lines.join("\n"));
 }
 
 /// What to do about an error of the system where nobody nearer to it has said anything.

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use evalign_bench::{Asked, FileJudging, FileJudgingRequest, JudgedSource, JudgingReport};
+use evalign_bench::{Asked, FileJudging, FileJudgingRequest, JudgedSource, JudgingReport, RunOfSteps as _};
 use evalign_core::RunStatus;
 use serde_json::json;
 

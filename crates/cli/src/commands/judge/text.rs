@@ -1,5 +1,7 @@
 use evalign_bench::{ArenaOutcome, JudgeReport, JudgingReport};
-use evalign_judge::{BiasReport, Effect, HeadToHead, JudgeCalibration, JuryAgreement, Rubric, Standing};
+use evalign_judge::{
+    BiasReport, Effect, HeadToHead, JudgeCalibration, JuryAgreement, Rubric, Standing, StyleControl,
+};
 
 use crate::output::{Failure, Table};
 
@@ -107,7 +109,12 @@ pub(in crate::commands) fn bias(judge: &str, report: &BiasReport) -> String {
         }
     }
     let decided = report.pairs - report.unscored;
-    let beside = if report.beside_people { "; log-odds beside people's verdict" } else { "" };
+    let beside = match (report.of_probabilities, report.beside_people) {
+        (true, true) => "; log-odds of its probabilities, beside people's verdict",
+        (true, false) => "; log-odds of its probabilities",
+        (false, true) => "; log-odds beside people's verdict",
+        (false, false) => "",
+    };
     let no_effects = report.no_effects.as_ref().map_or_else(String::new, |why| format!("; {why}"));
     format!(
         "bias of {judge} over {decided} pairs in both orders ({} without a verdict{beside}{no_effects}){}",
@@ -148,12 +155,13 @@ pub(super) fn arena(outcome: &ArenaOutcome) -> String {
         "rating",
         "95 % (sandwich)",
         "95 % (bootstrap)",
-        "no style",
+        "style-controlled",
+        "95 %",
         "win rate",
         "95 %",
         "n",
     ];
-    let mut table = Table::new(&headings, &[2, 5, 6, 8]);
+    let mut table = Table::new(&headings, &[2, 5, 7, 9]);
     outcome.report.standings.iter().for_each(|standing| table.push(standing_row(standing)));
     let headings =
         ["A", "B", "wins A", "wins B", "ties", "unscored", "win rate A", "95 %", "length-controlled", "95 %"];
@@ -164,10 +172,21 @@ pub(super) fn arena(outcome: &ArenaOutcome) -> String {
         "{} prompts, {} answers missing, {} votes of people; a side wins a comparison only in both orders",
         outcome.prompts, outcome.unanswered, outcome.votes
     ));
+    parts.extend(outcome.report.style.as_ref().map(style));
     parts.extend(outcome.report.no_ratings.as_ref().map(|why| format!("no ratings: {why}")));
     parts.extend(outcome.jury.as_ref().map(jury));
     parts.extend(outcome.judges.iter().map(|judge| bias(&judge.judge, &judge.bias)));
     parts.join("\n")
+}
+
+/// What the style-controlled ratings have taken out.
+fn style(style: &StyleControl) -> String {
+    let effect = |(feature, effect): (&String, &Effect)| {
+        let [value, interval] = cells(Some(effect));
+        format!("{feature} {value} ({interval})")
+    };
+    let effects: Vec<String> = style.effects.iter().map(effect).collect();
+    format!("style, log-odds for more of it (ridge {}): {}", style.ridge, effects.join(", "))
 }
 
 fn standing_row(standing: &Standing) -> Vec<String> {
@@ -183,7 +202,8 @@ fn standing_row(standing: &Standing) -> Vec<String> {
         rating,
         interval(standing.rating.map(|rating| rating.ci95)),
         interval(standing.rating_bootstrap95),
-        standing.rating_without_style.map_or("-".to_owned(), whole),
+        standing.style_controlled.map_or("-".to_owned(), |rating| whole(rating.value)),
+        interval(standing.style_controlled.map(|rating| rating.ci95)),
         win_rate,
         win_interval,
         standing.battles.to_string(),

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use evalign_data::Limits;
 use evalign_judge::{Check, Finding, LintReport, Severity, check_file};
 use serde_json::json;
 
@@ -11,7 +12,7 @@ use crate::output::{Failure, Output};
 
 pub(in crate::commands) fn check(args: &PairsCheckArgs, output: Output) -> Result<Verdict, Failure> {
     let mut shown = Shown { args, output, counts: BTreeMap::new(), kept: Vec::new(), failed: None };
-    let checked = check_file(&args.file, &mut |unit, finding| {
+    let checked = check_file(&args.file, &Limits::default(), &mut |unit, finding| {
         shown.show(unit, finding);
         if shown.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;

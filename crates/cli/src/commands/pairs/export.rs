@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use evalign_bench::{Catalog, CritiqueRequest, PairsRequest, Steps};
+use evalign_data::Limits;
 use evalign_judge::{Converted, Finding, Strategy, convert_file};
 use evalign_store::StoredRun;
 use serde_json::json;
@@ -112,7 +113,8 @@ fn convert(path: &Path, args: &PairsExportArgs, output: Output) -> Result<Verdic
         }
     };
     let how = (wanted.layout, wanted.style, wanted.kind);
-    let Converted { rows, left_out, faulty, unit } = convert_file(path, &target, how, &mut faulty)?;
+    let Converted { rows, left_out, faulty, unit } =
+        convert_file(path, &Limits::default(), &target, how, &mut faulty)?;
     output.note(&format!("{rows} rows in {}", target.display()));
     if left_out > 0 {
         output.note(&format!("note: {left_out} {unit}s cannot be written in the layout {}", wanted.layout));

@@ -1,23 +1,20 @@
 use evalign_bench::{
-    AnswerJudges, AnswerReport, Answering, AnsweringRequest, Cancel, RunRequest, quoting, verdicts_by,
+    AnswerJudges, AnswerReport, Answering, AnsweringRequest, Cancel, RunOfSteps as _, RunRequest, quoting,
+    verdicts_by,
 };
 use evalign_core::ModelRef;
-use evalign_model::{LoadOptions, OpenAiOptions};
-use evalign_rag::RagError;
+use evalign_model::LoadOptions;
 use evalign_rag::answer::Answerer;
 use evalign_rag::quality::GoldQuestion;
 use evalign_store::Store;
 
-use super::open::{embedder, reranker, store_name, vector_store};
+use super::open::{check_index, embedder, openai_options, reranker, store_name, vector_store};
 use crate::Verdict;
 use crate::args::{EmbedderArgs, RagEvalAnswersArgs, StoreKind};
 use crate::commands::context::{absolute, load_model, open_store, owner};
 use crate::commands::procedure::{cast, located, stopped, watch_interrupts};
 use crate::commands::progress::CountBar;
 use crate::output::{Failure, Output, Table};
-
-/// Rubrics of [`AnswerJudges`].
-const RUBRICS: [&str; 3] = ["claim_support", "factual_correctness", "answer_relevance"];
 
 pub(super) async fn eval(args: &RagEvalAnswersArgs, output: Output) -> Result<Verdict, Failure> {
     let writer = args.model.as_ref().map_or_else(quoting, located);
@@ -34,7 +31,7 @@ pub(super) async fn eval(args: &RagEvalAnswersArgs, output: Output) -> Result<Ve
         store: store_name(args.place.store).to_owned(),
         judge: args.judge.as_ref().map(located),
         top_k: evidence.top_k,
-        search: Some(evidence.options()),
+        search: Some(evidence.options()?),
         filters: evidence.filters.clone(),
         expansions: evidence.expansions(),
         rerank: evidence.rerank.clone(),
@@ -54,21 +51,14 @@ pub(super) async fn run_request(
 ) -> Result<Verdict, Failure> {
     let questions = GoldQuestion::read_all(&request.questions)?;
     let state = open_store()?;
-    if state.index_settings(&request.index)?.is_none() {
-        return Err(RagError::Index {
-            index: request.index.clone(),
-            message: "there is no such index".to_owned(),
-            hint: Some(format!("`evalign rag index DIR --index {}` makes it", request.index)),
-        }
-        .into());
-    }
     let kind =
         if request.store == store_name(Some(StoreKind::Edge)) { StoreKind::Edge } else { StoreKind::Qdrant };
     let vectors = vector_store(Some(kind)).await?;
+    check_index(&state, vectors.as_ref(), (&request.index, &request.tenant)).await?;
     let args = EmbedderArgs { embedder: None, threads: request.threads, offline: request.offline };
     let base_url = request.run.base_url.clone();
     let embedder = embedder(&args, &request.index, base_url.clone(), &state, output).await?;
-    let openai = OpenAiOptions { base_url, ..OpenAiOptions::default() };
+    let openai = openai_options(base_url);
     let loading = LoadOptions { offline: request.offline, openai, ..LoadOptions::default() };
     let load = |reference: &ModelRef| load_model(reference, &loading, output);
     let writer = Some(&request.run.model).filter(|model| **model != quoting());
@@ -113,16 +103,11 @@ fn judges(
     output: Output,
 ) -> Result<Option<AnswerJudges>, Failure> {
     let Some(judge) = &request.judge else { return Ok(None) };
-    let wanted =
-        RUBRICS.map(|rubric| -> Result<_, Failure> { Ok((judge, verdicts_by(rubric, &request.run)?)) });
+    let wanted = AnswerJudges::RUBRICS
+        .map(|rubric| -> Result<_, Failure> { Ok((judge, verdicts_by(rubric, &request.run)?)) });
     let wanted = wanted.into_iter().collect::<Result<Vec<_>, Failure>>()?;
     let models = cast(&wanted, &request.run, state, output)?;
-    let [support, correctness, relevance] = RUBRICS;
-    Ok(Some(AnswerJudges {
-        support: models.judge(judge, support, &request.run)?,
-        correctness: models.judge(judge, correctness, &request.run)?,
-        relevance: models.judge(judge, relevance, &request.run)?,
-    }))
+    Ok(Some(AnswerJudges::of(&models, judge, &request.run)?))
 }
 
 fn tell(report: &AnswerReport, json: bool, output: Output) -> Result<(), Failure> {

@@ -3,14 +3,13 @@ use std::sync::Arc;
 
 use evalign_bench::{
     Cancel, RerankRequest, Retrieval, RetrievalReport, RetrievalRequest, RetrievalTools, RunRequest,
-    retrieval_metrics, way_of_searching,
+    retrieval_difference, retrieval_metrics, way_of_searching,
 };
 use evalign_core::{Digest, ModelRef};
 use evalign_model::{LoadOptions, Model};
-use evalign_rag::chunker::{ChunkSettings, Strategy};
 use evalign_rag::{
     BeirCollection, BeirReport, EdgeStore, Embedder, MetricDifference, PerQuery, Reranker, RetrievalMetrics,
-    SearchMode, SearchWay, TuneReport, TuneRequest, difference, tune as sweep,
+    SearchMode, SearchWay, TuneReport, TuneRequest, tune as sweep,
 };
 use evalign_store::Store;
 
@@ -23,14 +22,9 @@ use crate::commands::progress::CountBar;
 use crate::output::{Failure, Output, Table};
 
 pub(super) async fn eval(args: &RagEvalArgs, output: Output) -> Result<Verdict, Failure> {
-    let mut options = args.search.options();
-    options.exact = true;
-    // A single list is judged to its full depth; fused lists are as long as they are.
-    if options.mode != SearchMode::Hybrid {
-        options.depth = options.depth.max(RetrievalMetrics::DEPTH);
-    }
+    let options = RetrievalRequest::measured(args.search.options(false)?);
     let place = &args.collection;
-    let chunking = args.chunk_tokens.map(|tokens| chunks_of(tokens, args.chunk_overlap));
+    let chunking = args.chunk_tokens.map(|tokens| BeirCollection::chunks(tokens, args.chunk_overlap));
     // Chunks are counted by an embedder also where words alone are searched.
     let embedder = match (options.mode, chunking) {
         (SearchMode::Bm25, None) => None,
@@ -55,11 +49,6 @@ pub(super) async fn eval(args: &RagEvalArgs, output: Output) -> Result<Verdict, 
         rerank,
     };
     run_request(&request, true, args.json, output).await
-}
-
-/// A collection's documents have no structure of their own.
-fn chunks_of(max_tokens: usize, overlap_tokens: usize) -> ChunkSettings {
-    ChunkSettings { strategy: Strategy::Recursive, max_tokens, overlap_tokens, prefix: false }
 }
 
 /// Evaluates what is not evaluated yet, also of a run that was stored. `anew`: what was measured before is
@@ -171,14 +160,7 @@ fn text(report: &BeirReport) -> String {
 }
 
 pub(super) fn diff(args: &RagDiffArgs, output: Output) -> Result<Verdict, Failure> {
-    let ((of_a, a), (of_b, b)) = (read(&args.a)?, read(&args.b)?);
-    if of_a != of_b {
-        return Err(Failure::new(
-            format!("{} and {} are of different collections", args.a, args.b),
-            "evaluate both on the same documents, queries and judgements",
-        ));
-    }
-    let differences = difference(&a, &b)?;
+    let differences = retrieval_difference(&read(&args.a)?, &read(&args.b)?)?;
     let deciding = differences.iter().find(|difference| difference.metric == args.metric);
     let Some(deciding) = deciding else {
         let known = RetrievalMetrics::NAMES.join(", ");
@@ -244,8 +226,8 @@ pub(super) async fn tune(args: &RagTuneArgs, output: Output) -> Result<Verdict, 
         None => None,
     };
     let tokens = args.chunk_tokens.iter().copied().filter(|tokens| *tokens > 0);
-    let chunkings =
-        tokens.flat_map(|tokens| args.chunk_overlap.iter().map(move |more| chunks_of(tokens, *more)));
+    let chunkings = tokens
+        .flat_map(|tokens| args.chunk_overlap.iter().map(move |more| BeirCollection::chunks(tokens, *more)));
     let request =
         TuneRequest { metric: &args.metric, chunkings: chunkings.collect(), reranker: reranker.as_ref() };
     let bar = CountBar::new(output, request.steps(&collection));

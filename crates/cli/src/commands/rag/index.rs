@@ -94,6 +94,13 @@ fn tell(report: &IngestReport, output: Output) -> Result<(), Failure> {
     for (document, original) in &report.duplicates {
         output.note(&format!("note: {document} has the same content as {original}"));
     }
+    if let Some(first) = report.absent.first() {
+        let count = report.absent.len();
+        output.note(&format!(
+            "note: {count} documents of other inputs are recorded and not in this store, `{first}` first: index those \
+             inputs too"
+        ));
+    }
     for name in &report.skipped {
         output.note(&format!("note: {name} holds no text that can be read"));
     }

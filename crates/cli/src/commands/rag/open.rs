@@ -3,9 +3,10 @@ use std::sync::Arc;
 
 use evalign_core::ModelRef;
 use evalign_fetch::{Home, Secret};
-use evalign_model::{Model, OpenAiOptions};
+use evalign_model::{Model, OpenAiOptions, ServerKind};
 use evalign_rag::embed::{EmbedOptions, default_embedder, open_embedder};
-use evalign_rag::{Embedder, Reranker, VectorStore, open_vector_store};
+use evalign_rag::ingest::check_presence;
+use evalign_rag::{Embedder, Reranker, VectorStore, as_recorded, open_vector_store};
 use evalign_store::Store;
 
 use crate::args::{EmbedderArgs, StoreKind};
@@ -38,6 +39,24 @@ pub(super) async fn vector_store(kind: Option<StoreKind>) -> Result<Arc<dyn Vect
     Ok(open_vector_store(&vectors_directory()?, server).await?)
 }
 
+/// Says so before anything is loaded for an index that is not there, or that is recorded here and lies in another store.
+pub(super) async fn check_index(
+    state: &Store,
+    vectors: &dyn VectorStore,
+    (index, tenant): (&str, &str),
+) -> Result<(), Failure> {
+    if state.index_settings(index)?.is_none() {
+        let hint = format!(
+            "`evalign rag index DIR --index {index}` makes it; `evalign rag list` shows what there is"
+        );
+        return Err(Failure::new(format!("index `{index}`: there is no such index"), hint));
+    }
+    if !vectors.collections().await?.iter().any(|name| name == index) {
+        check_presence(state, vectors, (index, tenant)).await?;
+    }
+    Ok(())
+}
+
 /// What [`vector_store`] opens, in a word.
 pub(super) fn store_name(kind: Option<StoreKind>) -> &'static str {
     match (kind, variable("QDRANT_URL")) {
@@ -58,6 +77,12 @@ pub(super) async fn embedder_name(args: &EmbedderArgs) -> String {
     }
 }
 
+/// How `openai/NAME` is reached: at the address that was given, else at that of the environment.
+pub(super) fn openai_options(base_url: Option<String>) -> OpenAiOptions {
+    let from_env = || ServerKind::base_url_from_env(None, variable);
+    OpenAiOptions { base_url: base_url.or_else(from_env), ..OpenAiOptions::default() }
+}
+
 /// The embedder that was named, for an evaluation. With `cache`, vectors of documents that were computed before
 /// are taken from there.
 pub(super) async fn embedder_of(
@@ -65,7 +90,12 @@ pub(super) async fn embedder_of(
     cache: Option<Store>,
     output: Output,
 ) -> Result<Arc<dyn Embedder>, Failure> {
-    let options = EmbedOptions { threads: args.threads, offline: args.offline, ..EmbedOptions::default() };
+    let options = EmbedOptions {
+        threads: args.threads,
+        offline: args.offline,
+        openai: openai_options(None),
+        ..EmbedOptions::default()
+    };
     let name = embedder_name(args).await;
     let bars = FetchBars::new(output);
     let progress = |event: evalign_fetch::Event<'_>| bars.event(&event);
@@ -87,7 +117,7 @@ pub(super) async fn embedder(
     let options = EmbedOptions {
         threads: args.threads,
         offline: args.offline,
-        openai: OpenAiOptions { base_url, ..OpenAiOptions::default() },
+        openai: openai_options(base_url),
         ..EmbedOptions::default()
     };
     let name = match args.embedder.as_deref().or(recorded) {
@@ -98,11 +128,10 @@ pub(super) async fn embedder(
     let progress = |event: evalign_fetch::Event<'_>| bars.event(&event);
     let opened = open_embedder(&name, &options, None, &progress).await;
     bars.finish();
-    let embedder = opened?;
-    if let Some(settings) = &settings {
-        embedder.identity().check_against(index, settings)?;
+    match &settings {
+        Some(settings) => Ok(as_recorded(opened?, index, settings)?),
+        None => Ok(opened?),
     }
-    Ok(embedder)
 }
 
 /// A cross-encoder (`onnx/NAME`), or a language model, as `load` loads it.

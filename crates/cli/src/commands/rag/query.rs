@@ -1,9 +1,10 @@
 use evalign_core::ModelRef;
-use evalign_model::{LoadOptions, OpenAiOptions};
-use evalign_rag::answer::{Answer, AnswerOptions, Answerer};
-use evalign_rag::{Chunk, Citation, RagError, SearchOptions};
+use evalign_model::LoadOptions;
+use evalign_rag::answer::{Answer, AnswerOptions, Answerer, Claim};
+use evalign_rag::{Chunk, Citation, QueryPlan, SearchOptions};
 
-use super::open::{embedder, reranker, vector_store};
+use super::open::{check_index, embedder, openai_options, reranker, vector_store};
+use super::search::hit_text;
 use crate::Verdict;
 use crate::args::RagQueryArgs;
 use crate::commands::context::{load_model, open_store};
@@ -11,27 +12,24 @@ use crate::output::{Failure, Output};
 
 pub(super) async fn query(args: &RagQueryArgs, output: Output) -> Result<Verdict, Failure> {
     let state = open_store()?;
-    if state.index_settings(&args.place.index)?.is_none() {
-        return Err(RagError::Index {
-            index: args.place.index.clone(),
-            message: "there is no such index".to_owned(),
-            hint: Some(format!("`evalign rag index DIR --index {}` makes it", args.place.index)),
-        }
-        .into());
+    let evidence = &args.evidence;
+    let search = SearchOptions { explain: args.explain, ..evidence.options()? };
+    if evidence.expansions().is_empty() {
+        QueryPlan::of(&args.question).check(search.mode)?;
     }
     let vectors = vector_store(args.place.store).await?;
+    check_index(&state, vectors.as_ref(), (&args.place.index, &args.place.tenant)).await?;
     let embedder = embedder(&args.embedder, &args.place.index, args.base_url.clone(), &state, output).await?;
-    let openai = OpenAiOptions { base_url: args.base_url.clone(), ..OpenAiOptions::default() };
+    let openai = openai_options(args.base_url.clone());
     let loading = LoadOptions { offline: args.embedder.offline, openai, ..LoadOptions::default() };
     let load = |reference: &ModelRef| load_model(reference, &loading, output);
     let model = args.model.as_ref().map(load).transpose()?;
-    let evidence = &args.evidence;
     let reranker = match &evidence.rerank {
         Some(name) => Some(reranker(name, &args.embedder, load, output).await?),
         None => None,
     };
     let mut options = AnswerOptions {
-        search: SearchOptions { explain: args.explain, ..evidence.options() },
+        search,
         filter: Chunk::filters(&evidence.filters)?,
         expansions: evidence.expansions(),
         ..AnswerOptions::default()
@@ -46,31 +44,67 @@ pub(super) async fn query(args: &RagQueryArgs, output: Output) -> Result<Verdict
         index: &args.place.index,
         tenant: &args.place.tenant,
     };
-    let answer = answerer.answer(&args.question, &options).await?;
     if args.json {
-        output.json(&answer)?;
-    } else {
-        tell(&answer, args.explain, output)?;
+        output.json(&answerer.answer(&args.question, &options).await?)?;
+        return Ok(Verdict::Good);
     }
+    let mut spoken = Spoken { output, text: String::new(), failure: None };
+    let answer = answerer.answer_aloud(&args.question, &options, &mut |claim| spoken.hear(claim)).await?;
+    tell(&answer, spoken, args.explain, output)?;
     Ok(Verdict::Good)
 }
 
-fn tell(answer: &Answer, explain: bool, output: Output) -> Result<(), Failure> {
+/// What was shown of an answer while it was written.
+struct Spoken {
+    output: Output,
+    text: String,
+    /// Why no more could be shown.
+    failure: Option<Failure>,
+}
+
+impl Spoken {
+    fn hear(&mut self, claim: &Claim) {
+        let space = if self.text.is_empty() { "" } else { " " };
+        let part = format!("{space}{}", claim.text);
+        if self.failure.is_none() {
+            self.failure = self.output.part(&part).err();
+        }
+        self.text.push_str(&part);
+    }
+
+    /// Shows what is missing of the whole, or all of it where it came out otherwise.
+    fn finish(self, text: &str, is_answer: bool) -> Result<(), Failure> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        match text.strip_prefix(&self.text) {
+            Some(rest) if is_answer || self.text.is_empty() => self.output.result(rest),
+            _ => {
+                self.output.result("")?;
+                self.output.note("note: the model went on otherwise than it began: this is its answer");
+                self.output.result(text)
+            }
+        }
+    }
+}
+
+fn tell(answer: &Answer, spoken: Spoken, explain: bool, output: Output) -> Result<(), Failure> {
+    match (&answer.text, &answer.abstained) {
+        (Some(text), _) => spoken.finish(text, true)?,
+        (None, reason) => {
+            let reason = reason.as_deref().unwrap_or("nothing was found");
+            let text = format!(
+                "No answer: {reason} (confidence {:.2}, {:.2} is needed).",
+                answer.confidence, answer.threshold
+            );
+            spoken.finish(&text, false)?;
+        }
+    }
     for warning in &answer.warnings {
         output.note(&format!("warning: {}: `{}`", warning.message, warning.citation.quote));
     }
     for note in &answer.notes {
         output.note(&format!("note: {note}"));
-    }
-    match (&answer.text, &answer.abstained) {
-        (Some(text), _) => output.result(text)?,
-        (None, reason) => {
-            let reason = reason.as_deref().unwrap_or("nothing was found");
-            output.result(&format!(
-                "No answer: {reason} (confidence {:.2}, {:.2} is needed).",
-                answer.confidence, answer.threshold
-            ))?;
-        }
     }
     for claim in answer.claims.iter().filter(|claim| !claim.supported) {
         output.result(&format!("unsupported: {}", claim.text))?;
@@ -79,7 +113,8 @@ fn tell(answer: &Answer, explain: bool, output: Output) -> Result<(), Failure> {
         output.result(&format!("\n[{}] {}\n    \"{}\"", index + 1, place(citation), citation.quote))?;
     }
     if explain {
-        output.json(&answer.hits)?;
+        output.result("\nFound:")?;
+        answer.hits.iter().try_for_each(|hit| output.result(&hit_text(hit, true)))?;
     }
     Ok(())
 }

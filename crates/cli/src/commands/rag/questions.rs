@@ -1,7 +1,7 @@
-use evalign_model::{LoadOptions, OpenAiOptions};
+use evalign_model::LoadOptions;
 use evalign_rag::generate_tests::TestSource;
 
-use super::open::vector_store;
+use super::open::{check_index, openai_options, vector_store};
 use crate::Verdict;
 use crate::args::RagGenerateTestsArgs;
 use crate::commands::context::{load_model, open_store};
@@ -11,7 +11,8 @@ use crate::output::{Failure, Output};
 pub(super) async fn generate(args: &RagGenerateTestsArgs, output: Output) -> Result<Verdict, Failure> {
     let state = open_store()?;
     let vectors = vector_store(args.place.store).await?;
-    let openai = OpenAiOptions { base_url: args.base_url.clone(), ..OpenAiOptions::default() };
+    check_index(&state, vectors.as_ref(), (&args.place.index, &args.place.tenant)).await?;
+    let openai = openai_options(args.base_url.clone());
     let loading = LoadOptions { offline: args.offline, openai, ..LoadOptions::default() };
     let source = TestSource {
         state: &state,

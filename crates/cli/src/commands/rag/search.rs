@@ -1,8 +1,9 @@
 use evalign_core::ModelRef;
-use evalign_model::{LoadOptions, OpenAiOptions};
+use evalign_model::LoadOptions;
+use evalign_rag::ingest::check_presence;
 use evalign_rag::{Chunk, Expansion, Hit, LegKind, LegShare, QueryPlan, Scope, SearchMode, Searcher, rerank};
 
-use super::open::{embedder, reranker, vector_store};
+use super::open::{check_index, embedder, openai_options, reranker, vector_store};
 use crate::Verdict;
 use crate::args::RagSearchArgs;
 use crate::commands::context::{load_model, open_store};
@@ -15,16 +16,19 @@ pub(super) async fn search(args: &RagSearchArgs, output: Output) -> Result<Verdi
     let scope = Scope::of(&args.place.tenant)
         .visible(evalign_rag::ingest::shown())
         .filter(Chunk::filters(&args.filters)?);
-    let mut options = args.search.options();
+    let mut options = args.search.options(!args.expansions.is_empty())?;
     options.limit =
         if args.rerank.reranker.is_some() { args.rerank.rerank_depth.max(args.top_k) } else { args.top_k };
     options.mmr = args.mmr;
     options.explain = args.explain;
+    let state = open_store()?;
     let vectors = vector_store(args.place.store).await?;
+    let place = (args.place.index.as_str(), args.place.tenant.as_str());
+    check_index(&state, vectors.as_ref(), place).await?;
     let embedder = match options.mode {
         SearchMode::Bm25 => None,
         SearchMode::Dense | SearchMode::Hybrid => {
-            Some(embedder(&args.embedder, &args.place.index, None, &open_store()?, output).await?)
+            Some(embedder(&args.embedder, &args.place.index, None, &state, output).await?)
         }
     };
     let searcher = Searcher::new(vectors.as_ref(), embedder.as_deref());
@@ -33,8 +37,10 @@ pub(super) async fn search(args: &RagSearchArgs, output: Output) -> Result<Verdi
     if let Some(name) = &args.rerank.reranker {
         let load = |reference: &ModelRef| load_model(reference, &loading(args), output);
         let reranker = reranker(name, &args.embedder, load, output).await?;
-        let place = (args.place.index.as_str(), args.place.tenant.as_str());
         hits = rerank(place, &args.query, &reranker, hits, args.top_k).await?;
+    }
+    if hits.is_empty() {
+        check_presence(&state, vectors.as_ref(), place).await?;
     }
     if args.json {
         output.json(&hits)?;
@@ -44,13 +50,13 @@ pub(super) async fn search(args: &RagSearchArgs, output: Output) -> Result<Verdi
         output.note("nothing was found");
     }
     for hit in &hits {
-        output.result(&text(hit, args.explain))?;
+        output.result(&hit_text(hit, args.explain))?;
     }
     Ok(Verdict::Good)
 }
 
 fn loading(args: &RagSearchArgs) -> LoadOptions {
-    let openai = OpenAiOptions { base_url: args.server.base_url.clone(), ..OpenAiOptions::default() };
+    let openai = openai_options(args.server.base_url.clone());
     LoadOptions { offline: args.embedder.offline, openai, ..LoadOptions::default() }
 }
 
@@ -67,7 +73,8 @@ async fn plan(args: &RagSearchArgs, output: Output) -> Result<QueryPlan, Failure
     Ok(plan)
 }
 
-fn text(hit: &Hit, explain: bool) -> String {
+/// A hit with its place and the beginning of its text.
+pub(super) fn hit_text(hit: &Hit, explain: bool) -> String {
     let field = |name: &str| hit.payload.get(name);
     let document = field("document").and_then(|value| value.as_str()).unwrap_or("?");
     let page = field("page").and_then(serde_json::Value::as_u64).map(|page| format!(", page {page}"));

@@ -1,5 +1,5 @@
 use evalign_core::ModelRef;
-use evalign_lm::export::{MergedForm, merge as merge_into};
+use evalign_train::{MergedForm, merge as merge_into};
 use serde_json::json;
 
 use super::resolve;

@@ -10,7 +10,7 @@ const NAMED: usize = 5;
 
 /// Says what was not taken as it was written.
 pub(super) fn tell_report(report: &Report, rows: &Dataset, output: Output) {
-    let kinds: [(&[u64], &str); 6] = [
+    let kinds: [(&[u64], &str); 7] = [
         (
             &report.too_long,
             "left out: too long for --max-length (a prompt alone, or the whole of a reward model's text)",
@@ -19,6 +19,11 @@ pub(super) fn tell_report(report: &Report, rows: &Dataset, output: Output) {
         (
             &report.boundary_moved,
             "have tokens that merge over the end of the prompt: the completion begins with them",
+        ),
+        (
+            &report.rendered_apart,
+            "have a prompt that the chat template does not render as the beginning of the conversation: the completion \
+             begins where the two part (look at `--preview`)",
         ),
         (&report.empty, "have an empty text: what is trained of it is the end-of-text token"),
         (&report.identical, "have the same text on both sides: nothing can be learnt from them"),
@@ -37,6 +42,21 @@ pub(super) fn tell_report(report: &Report, rows: &Dataset, output: Output) {
     }
 }
 
+/// The same as a document, with every row; rows count from 1.
+fn reported(report: &Report) -> Value {
+    let rows = |found: &[u64]| found.iter().map(|row| row + 1).collect::<Vec<_>>();
+    json!({
+        "rows": report.rows,
+        "too_long": rows(&report.too_long),
+        "cut": rows(&report.cut),
+        "boundary_moved": rows(&report.boundary_moved),
+        "rendered_apart": rows(&report.rendered_apart),
+        "empty": rows(&report.empty),
+        "identical": rows(&report.identical),
+        "unended": rows(&report.unended),
+    })
+}
+
 pub(super) fn preview(job: &Job, items: usize, output: Output) -> Result<Verdict, Failure> {
     for (item, row) in job.data.items.iter().zip(&job.data.rows).take(items) {
         let text = as_text(item, job.policy.model().tokenizer())?;
@@ -53,6 +73,8 @@ pub(super) fn document(job: &Job) -> Value {
         "run": job.run,
         "items": job.data.items.len(),
         "evaluation_items": job.evaluation.as_ref().map_or(0, |data| data.items.len()),
+        "report": reported(&job.data.report),
+        "evaluation_report": job.evaluation.as_ref().map(|data| reported(&data.report)),
         "tokens_per_epoch": lengths.iter().sum::<usize>(),
         "longest_item_tokens": lengths.iter().max(),
         "updates_per_epoch": job.batching.updates_per_epoch(),

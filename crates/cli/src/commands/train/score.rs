@@ -1,7 +1,6 @@
-use evalign_core::{Dtype, ModelRef};
-use evalign_lm::{LanguageModel, LoadOptions};
-use evalign_train::{DatasetOptions, Purpose, RewardAccuracy, prepare, reward_accuracy};
-use serde_json::{Value, json};
+use evalign_core::ModelRef;
+use evalign_train::{RewardAccuracy, RewardScore, ScoreOptions, score_rewards};
+use serde_json::json;
 
 use super::{open, resolve};
 use crate::Verdict;
@@ -16,29 +15,10 @@ pub(super) fn score(args: &ScoreArgs, output: Output) -> Result<Verdict, Failure
     };
     let reference: ModelRef = args.model.parse()?;
     let path = resolve(&reference, args.offline, output)?;
-    let load =
-        LoadOptions { adapter: reference.adapter.clone(), dtype: Some(Dtype::F32), ..LoadOptions::default() };
-    let model = LanguageModel::load(&path, &load)?;
     let dataset = open(&args.data, args.data_root.as_deref(), args.offline)?;
-    let options = DatasetOptions {
-        purpose: Purpose::Reward,
-        max_length: Some(args.max_length),
-        keep_end: false,
-        completion_only: None,
-        assistant_only: false,
-        text_field: "text".to_owned(),
-        soft_labels: false,
-        compat_trl,
-    };
-    let data = prepare(&dataset, model.tokenizer(), model.chat_template(), &options)?;
-    let pad = if compat_trl { model.pad_token() } else { model.reward_pad() };
-    let category = |row: u64| match dataset.get(row).ok()?.get(&args.category)? {
-        Value::String(name) => Some(name.clone()),
-        Value::Null => None,
-        other => Some(other.to_string()),
-    };
-    let found = reward_accuracy(&model, &data, pad, &category)?;
-    let left_out = data.report.too_long.len();
+    let options = ScoreOptions { category: &args.category, max_length: args.max_length, compat_trl };
+    let RewardScore { left_out, results: found } =
+        score_rewards(&path, reference.adapter.as_deref(), &dataset, &options)?;
     if left_out > 0 {
         output
             .note(&format!("{left_out} pairs are longer than {} tokens and were left out", args.max_length));
