@@ -6,19 +6,35 @@ use std::time::{Duration, Instant};
 
 use evalign_bench::Catalog;
 use evalign_data::DataRoots;
-use evalign_store::{Store, StoredKey};
+use evalign_store::{CompletedRuns, Store, StoredKey, Version};
 use tokio_util::sync::CancellationToken;
 
+use crate::daily::DailyUse;
 use crate::error::{ApiResult, ServeError};
+use crate::extract::TaggedBody;
 use crate::indexes::Retrieval;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::planning::Planning;
+use crate::preferences::KnownPairs;
 use crate::quota::Quota;
+use crate::remembered::Remembered;
+use crate::routes::board::ShownBoard;
+use crate::routes::events::Happened;
 use crate::settings::Settings;
 use crate::worker::Active;
 
 /// How long a key is believed without asking the store: so long a revoked one may still be good.
 const KEY_TTL: Duration = Duration::from_secs(1);
+
+/// Answers of one kind that are kept while nothing changes.
+const KNOWN: usize = 512;
+
+/// Pages of events that are kept for all who follow a run.
+const KNOWN_EVENTS: usize = 64;
+
+/// Lists of pairs kept at once: they are large.
+const KNOWN_PAIRS: usize = 2;
 
 /// Requests without a good key that an address may make in a minute.
 const REFUSED_PER_MINUTE: u32 = 120;
@@ -35,8 +51,20 @@ pub struct App {
     pub(crate) metrics: Metrics,
     pub(crate) active: Active,
     pub(crate) retrieval: Retrieval,
+    /// Held by who reads all answers of a run while a request waits: one at a time.
+    pub(crate) scoring: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) planning: Planning,
+    /// Held by who tries whether the store can be written.
+    pub(crate) probing: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) known_runs: Remembered<Version, TaggedBody>,
+    pub(crate) known_boards: Remembered<CompletedRuns, ShownBoard>,
+    /// By the run as it is.
+    pub(crate) known_pairs: Remembered<(u64, u64), KnownPairs>,
+    pub(crate) known_events: Remembered<Version, Happened>,
+    completed_runs: Remembered<Version, CompletedRuns>,
     pub(crate) quota: Quota,
     pub(crate) refusals: Quota,
+    pub(crate) daily: DailyUse,
     /// Fires when the server is told to end: nothing new is begun, streams close.
     pub(crate) ending: CancellationToken,
     /// Fires when the time to end is over: answers that are still being written break off, and say so.
@@ -65,8 +93,17 @@ impl App {
             metrics: Metrics::default(),
             active: Active::default(),
             retrieval: Retrieval::default(),
+            scoring: Arc::default(),
+            planning: Planning::default(),
+            probing: Arc::default(),
+            known_runs: Remembered::holding(KNOWN),
+            known_boards: Remembered::holding(KNOWN),
+            known_pairs: Remembered::holding(KNOWN_PAIRS),
+            known_events: Remembered::holding(KNOWN_EVENTS),
+            completed_runs: Remembered::holding(KNOWN),
             quota: Quota::new(settings.requests_per_minute),
             refusals: Quota::new(REFUSED_PER_MINUTE),
+            daily: DailyUse::new(store.clone()),
             ending: CancellationToken::new(),
             closing: CancellationToken::new(),
             keys: Mutex::default(),
@@ -90,6 +127,19 @@ impl App {
             None => drop(keys.remove(id)),
         }
         Ok(found)
+    }
+
+    /// The state of the store, unless another process keeps it from being asked.
+    pub(crate) fn version(&self) -> Option<Version> {
+        self.store.version().ok()
+    }
+
+    /// What leaderboards of the store's tenant are made of.
+    pub(crate) async fn completed_runs(self: &Arc<Self>, store: &Store) -> ApiResult<CompletedRuns> {
+        let question = (store.tenant().clone(), String::new());
+        let store = store.clone();
+        let ask = self.blocking(move |_| Ok(store.completed_runs()?));
+        Ok(*self.completed_runs.get(question, || self.version(), ask).await?)
     }
 
     /// Does what blocks on a thread of its own. A refusal names no place on this machine.

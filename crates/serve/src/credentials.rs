@@ -7,7 +7,7 @@
 use std::fmt;
 
 use evalign_core::{Digest, Tenant};
-use evalign_store::{KeyScope, NewKey, StoredKey};
+use evalign_store::{KeyLimits, KeyScope, NewKey, StoredKey};
 use subtle::ConstantTimeEq;
 
 use crate::error::ServeError;
@@ -40,7 +40,7 @@ pub(crate) fn random_hex<const BYTES: usize>() -> Result<String, ServeError> {
     Ok(Digest::from_raw(&raw).as_str().to_owned())
 }
 
-/// Makes a key. It counts once [`evalign_store::Store::create_key`] has its record.
+/// Makes a key, without limits. It counts once [`evalign_store::Store::create_key`] has its record.
 ///
 /// # Errors
 /// The system gives no random numbers.
@@ -53,7 +53,8 @@ pub fn mint_key(
     let (id, secret) = (random_hex::<8>()?, random_hex::<32>()?);
     let text = format!("evk_{id}_{secret}");
     let digest = Digest::of(&secret);
-    Ok(MintedKey { record: NewKey { id, tenant, name: name.to_owned(), scope, digest, expires_ms }, text })
+    let (name, limits) = (name.to_owned(), KeyLimits::default());
+    Ok(MintedKey { record: NewKey { id, tenant, name, scope, digest, expires_ms, limits }, text })
 }
 
 /// The two parts of what a client sent as a key, if it looks like one.
@@ -78,13 +79,15 @@ pub(crate) struct Caller {
     pub(crate) key: String,
     pub(crate) tenant: Tenant,
     pub(crate) scope: KeyScope,
+    pub(crate) limits: KeyLimits,
     /// What forms have to carry, where the caller is a browser.
     pub(crate) csrf: Option<String>,
 }
 
 impl Caller {
     pub(crate) fn of(key: &StoredKey, csrf: Option<String>) -> Self {
-        Self { key: key.id.clone(), tenant: key.tenant.clone(), scope: key.scope, csrf }
+        let StoredKey { id, tenant, scope, limits, .. } = key.clone();
+        Self { key: id, tenant, scope, limits, csrf }
     }
 }
 
@@ -97,8 +100,9 @@ mod tests {
         let minted = mint_key(Tenant::default(), "test", KeyScope::Read, None).unwrap();
         let (id, secret) = parse_key(minted.expose()).unwrap();
         assert_eq!(id, minted.record.id);
-        let NewKey { id, tenant, name, scope, digest, expires_ms } = minted.record.clone();
-        let kept = StoredKey { id, tenant, name, scope, digest, created_ms: 0, expires_ms, revoked_ms: None };
+        let NewKey { id, tenant, name, scope, digest, expires_ms, limits } = minted.record.clone();
+        let (created_ms, revoked_ms) = (0, None);
+        let kept = StoredKey { id, tenant, name, scope, digest, created_ms, expires_ms, revoked_ms, limits };
         assert!(proves(secret, Some(&kept)));
         assert!(!proves(secret, None));
         assert!(!proves("", None));

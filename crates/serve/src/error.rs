@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use evalign_bench::{BenchError, RunError};
 use evalign_core::Hint;
 use evalign_data::DataError;
+use evalign_fetch::FetchError;
 use evalign_judge::JudgeError;
 use evalign_model::{ErrorKind, ModelError};
 use evalign_rag::{RagError, StoreFault};
@@ -77,7 +78,7 @@ pub(crate) struct ApiError {
     pub(crate) message: String,
     /// The field that is at fault.
     pub(crate) param: Option<String>,
-    retry_after_secs: Option<u64>,
+    pub(crate) retry_after_secs: Option<u64>,
 }
 
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
@@ -152,6 +153,14 @@ fn told(error: &(impl std::fmt::Display + Hint)) -> String {
     }
 }
 
+/// The field of a message that begins with a flag of the command line: they have the same names.
+fn field_of_flag(message: &str) -> Option<String> {
+    let flag = message.strip_prefix("`--")?;
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '-';
+    let end = flag.find(|c: char| !is_name(c)).unwrap_or(flag.len());
+    Some(flag[..end].replace('-', "_"))
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match &error {
@@ -177,7 +186,11 @@ impl From<BenchError> for ApiError {
     fn from(error: BenchError) -> Self {
         match &error {
             BenchError::UnknownTask { .. } => Self::new(Code::UnknownTask, told(&error)).about("tasks"),
-            BenchError::Request { .. } => Self::new(Code::InvalidRequest, told(&error)),
+            BenchError::Request { .. } => {
+                let message = told(&error);
+                let param = field_of_flag(&message);
+                Self { param, ..Self::new(Code::InvalidRequest, message) }
+            }
             BenchError::Dataset { task, dataset, .. } => {
                 tracing::warn!(%task, %dataset, %error, "a dataset cannot be read");
                 Self::new(Code::DatasetUnavailable, format!("task `{task}`: {dataset} is not on this server"))
@@ -241,6 +254,7 @@ impl From<DataError> for ApiError {
             | DataError::Fetch { .. }
             | DataError::BadName(_)
             | DataError::OutOfRange { .. } => Self::internal(error),
+            DataError::TooLarge { .. } => Self::new(Code::TooLarge, told(&error)),
             _ => Self::new(Code::InvalidRequest, told(&error)),
         }
     }
@@ -297,6 +311,14 @@ impl From<RagError> for ApiError {
             RagError::Model(error) => error.into(),
             RagError::Data(error) => error.into(),
             RagError::State(error) => error.into(),
+            // Named by nobody, as the default: those that clients can name are the operator's.
+            RagError::Fetch(
+                FetchError::Offline { .. } | FetchError::NotFound { .. } | FetchError::Denied { .. },
+            ) => {
+                tracing::warn!(%error, "an embedder cannot be had");
+                let message = "the embedder is not on this server; `embedder` names one that is served";
+                Self::new(Code::ModelNotFound, message).about("embedder")
+            }
             RagError::Store { .. } | RagError::Embed { .. } | RagError::Fetch(_) => Self::internal(error),
         }
     }

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::app::App;
 use crate::credentials::Caller;
 use crate::error::{ApiError, ApiResult, Code, shown};
+use crate::routes::once::idempotency_key;
 
 /// Whom the request is from, and the store as its tenant sees it.
 #[derive(Clone, Debug)]
@@ -33,7 +34,12 @@ impl FromRequestParts<Arc<App>> for Tenanted {
         // The gate has put it there; a route that it does not guard gets nothing.
         let caller = parts.extensions.get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| ApiError::new(Code::Unauthenticated, "a key is needed"))?;
-        let store = app.store.for_tenant(&caller.tenant);
+        let store = app.store.for_tenant(&caller.tenant).on_behalf_of(&caller.key);
+        // What such a request makes it makes once, also when a server dies over it.
+        let store = match idempotency_key(&parts.headers)? {
+            Some(request) => store.for_request(&request),
+            None => store,
+        };
         Ok(Self { caller, store })
     }
 }
@@ -131,10 +137,22 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Query<T> {
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 let message = shown_detail(&source.unwrap_or_else(|| error.to_string()));
-                Err(ApiError::new(Code::InvalidRequest, format!("the query: {message}")))
+                let refused = ApiError::new(Code::InvalidRequest, format!("the query: {message}"));
+                Err(match field_of_query(&message) {
+                    Some(field) => refused.about(field),
+                    None => refused,
+                })
             }
         }
     }
+}
+
+/// The field that a message is about: `NAME: what is wrong with it`, or one that is not known or not there.
+fn field_of_query(message: &str) -> Option<String> {
+    let is_name = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let quoted = |start: &str| message.split_once(start)?.1.split('`').next();
+    let known = quoted("unknown field `").or_else(|| quoted("missing field `"));
+    known.or_else(|| message.split(':').next().filter(is_name)).map(shown)
 }
 
 /// The run that a path names. What is no id of a run is a run that is not there.
@@ -170,24 +188,46 @@ async fn path_id(parts: &mut Parts, app: &Arc<App>) -> ApiResult<String> {
 
 /// An answer with its `ETag`; `304` where the client has it.
 pub(crate) fn tagged(headers: &HeaderMap, value: &impl Serialize) -> ApiResult<Response> {
-    let body = serde_json::to_vec(value).map_err(ApiError::internal)?;
-    Ok(tagged_bytes(headers, body, "application/json"))
+    Ok(TaggedBody::json(value)?.answer(headers))
 }
 
 pub(crate) fn tagged_bytes(headers: &HeaderMap, body: Vec<u8>, kind: &'static str) -> Response {
-    let tag = format!("\"{}\"", Digest::of(&body).as_str().get(..32).unwrap_or_default());
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let known = known.flat_map(|value| value.split(',')).map(|tag| tag.trim().trim_start_matches("W/"));
-    let unchanged = known.into_iter().any(|known| known == tag || known == "*");
-    let mut response = if unchanged {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        ([(header::CONTENT_TYPE, kind)], body).into_response()
-    };
-    // Digits and quotes.
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        response.headers_mut().insert(header::ETAG, tag);
+    TaggedBody::new(body, kind).answer(headers)
+}
+
+/// The body of an answer and its `ETag`.
+#[derive(Debug)]
+pub(crate) struct TaggedBody {
+    body: Bytes,
+    tag: String,
+    kind: &'static str,
+}
+
+impl TaggedBody {
+    pub(crate) fn new(body: Vec<u8>, kind: &'static str) -> Self {
+        let tag = format!("\"{}\"", Digest::of(&body).as_str().get(..32).unwrap_or_default());
+        Self { body: body.into(), tag, kind }
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    response
+
+    pub(crate) fn json(value: &impl Serialize) -> ApiResult<Self> {
+        let body = serde_json::to_vec(value).map_err(ApiError::internal)?;
+        Ok(Self::new(body, "application/json"))
+    }
+
+    pub(crate) fn answer(&self, headers: &HeaderMap) -> Response {
+        let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let known = known.flat_map(|value| value.split(',')).map(|tag| tag.trim().trim_start_matches("W/"));
+        let unchanged = known.into_iter().any(|known| known == self.tag || known == "*");
+        let mut response = if unchanged {
+            StatusCode::NOT_MODIFIED.into_response()
+        } else {
+            ([(header::CONTENT_TYPE, self.kind)], self.body.clone()).into_response()
+        };
+        // Digits and quotes.
+        if let Ok(tag) = HeaderValue::from_str(&self.tag) {
+            response.headers_mut().insert(header::ETAG, tag);
+        }
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        response
+    }
 }

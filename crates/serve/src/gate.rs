@@ -62,6 +62,19 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
+/// Whether a request may have something asked of a model. What is not listed may.
+fn may_ask(method: &Method, path: &str) -> bool {
+    if is_safe(method) {
+        return path.starts_with("/indexes/") && path.ends_with("/ask");
+    }
+    let asks_nothing = ["/v1/files", "/v1/preferences/check", "/v1/preferences/import"];
+    let ends_so = ["/cancel", "/votes", "/files"];
+    path.starts_with("/v1/")
+        && *method != Method::DELETE
+        && !asks_nothing.contains(&path)
+        && !ends_so.iter().any(|end| path.ends_with(end))
+}
+
 /// The middleware.
 pub(crate) async fn gate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -120,6 +133,11 @@ async fn admit(app: &Arc<App>, mut request: Request, next: Next, entry: &mut Aud
     if let Some(secs) = allowance.wait_secs {
         app.metrics.refused.fetch_add(1, Ordering::Relaxed);
         return with_allowance(too_often(secs), allowance);
+    }
+    let asking = may_ask(request.method(), &path);
+    if let Err(error) = app.daily.request((&caller.key, &caller.limits), asking, now_ms(), entry) {
+        app.metrics.refused.fetch_add(1, Ordering::Relaxed);
+        return with_allowance(error.into_response(), allowance);
     }
     request.extensions_mut().insert(caller);
     // A stream is bounded where it is opened: it lasts for hours and does nothing most of the time.
@@ -259,6 +277,59 @@ mod tests {
         assert_eq!(needed_scope(&Method::GET, "/metrics"), KeyScope::Admin);
         assert_eq!(needed_scope(&Method::GET, "/v1/audit"), KeyScope::Admin);
         assert!(!is_open("/healthz/") && !is_open("/v1/healthz") && !is_login("/loginx"));
+    }
+
+    #[test]
+    fn what_is_not_known_to_ask_nothing_of_models_needs_tokens() {
+        for path in
+            ["/v1/runs", "/v1/runs/run_0/resume", "/v1/chat/completions", "/v1/indexes/x/answer", "/v1/new"]
+        {
+            assert!(may_ask(&Method::POST, path) && !may_ask(&Method::GET, path), "{path}");
+        }
+        assert!(may_ask(&Method::GET, "/indexes/x/ask"));
+        for path in ["/v1/files", "/v1/runs/run_0/cancel", "/v1/preferences/run_0/files", "/runs/run_0/vote"]
+        {
+            assert!(!may_ask(&Method::POST, path), "{path}");
+        }
+        assert!(!may_ask(&Method::DELETE, "/v1/indexes/x"));
+    }
+
+    async fn broken() -> &'static str {
+        panic!("what only the log is to know")
+    }
+
+    /// A panic in a handler is a `500` with the request's id; the process and other requests go on.
+    #[tokio::test]
+    async fn promise_23_a_panic_ends_its_request_and_nothing_else() {
+        let home = tempfile::tempdir().unwrap();
+        let store = evalign_store::Store::open(home.path()).unwrap();
+        let key = crate::mint_key(evalign_core::Tenant::default(), "", KeyScope::Read, None).unwrap();
+        store.create_key(&key.record).unwrap();
+        let settings = crate::settings(home.path(), None, &|_| None, crate::Layer::default()).unwrap().0;
+        let app = App::new(home.path(), store, settings).unwrap();
+        let router = axum::Router::new()
+            .route("/broken", axum::routing::get(broken))
+            .route("/whole", axum::routing::get(async || "fine"))
+            .layer(axum::middleware::from_fn_with_state(app.clone(), gate));
+        let ask = async |path: &str| {
+            let bearer = format!("Bearer {}", key.expose());
+            let request = http::Request::builder()
+                .uri(path)
+                .header("authorization", bearer)
+                .header("x-request-id", "r1");
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            tower::ServiceExt::oneshot(router.clone(), request).await.unwrap()
+        };
+        let answer = ask("/broken").await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["x-request-id"]),
+            (500, &"r1".parse().unwrap())
+        );
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 16).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(body.contains("internal_error") && !body.contains("only the log"), "{body}");
+        assert_eq!(ask("/whole").await.status().as_u16(), 200);
+        assert_eq!(app.metrics.panics.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Indexes of documents over REST. A tenant's index is one of the store's, under a name that says whose it is.
 
 mod body;
+mod kept;
 mod names;
 
 use std::collections::BTreeMap;
@@ -11,11 +12,11 @@ use evalign_core::{Digest, ModelIdentity, ModelRef, Provider, RunStatus};
 use evalign_fetch::{Secret, silent};
 use evalign_rag::answer::{Answer, AnswerOptions, Answerer};
 use evalign_rag::embed::{CachedEmbedder, EmbedOptions, default_embedder, open_embedder};
-use evalign_rag::ingest::{IndexSettings, Ingest, IngestProgress, IngestRequest, shown};
+use evalign_rag::ingest::{IndexSettings, Ingest, IngestProgress, IngestRequest, check_presence, shown};
 use evalign_rag::load::{PdfProcess, PdfReader};
 use evalign_rag::{
     Chunk, Embedder, EmbedderIdentity, Filter, Hit, QueryPlan, Scope, SearchMode, SearchOptions, Searcher,
-    VectorStore, With, open_vector_store,
+    VectorStore, With, as_recorded, open_vector_store,
 };
 use evalign_store::{IndexedDocument, NewRun, Store, StoredRun};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ use crate::uploads;
 use crate::work::Notes;
 pub(crate) use body::{AnswerBody, DocumentObject, DocumentsBody, IndexObject, NewIndexBody, SearchBody};
 use body::{check_limit, check_text};
+use kept::{bytes_of, kept_as};
 use names::{check_name, own_name, stored_name};
 
 /// Files of one request to add documents.
@@ -91,7 +93,7 @@ fn found(store: &Store, id: &str) -> ApiResult<Found> {
 }
 
 impl App {
-    async fn vectors(&self) -> ApiResult<&Arc<dyn VectorStore>> {
+    pub(crate) async fn vectors(&self) -> ApiResult<&Arc<dyn VectorStore>> {
         let open = async || {
             let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
             let key = variable("QDRANT_API_KEY").as_deref().and_then(Secret::new);
@@ -102,12 +104,22 @@ impl App {
         Ok(self.retrieval.vectors.get_or_try_init(open).await?)
     }
 
+    /// What [`App::vectors`] opens, in a word.
+    pub(crate) fn vector_store_name(&self) -> &'static str {
+        if std::env::var("QDRANT_URL").is_ok_and(|address| !address.is_empty()) { "qdrant" } else { "edge" }
+    }
+
+    /// The name in the store of an index of the tenant, and its settings.
+    pub(crate) fn index_settings(&self, store: &Store, id: &str) -> ApiResult<(String, Value)> {
+        found(store, id).map(|found| (found.stored, found.settings))
+    }
+
     fn embed_options(&self) -> EmbedOptions {
         EmbedOptions { offline: self.settings.offline, ..EmbedOptions::default() }
     }
 
     /// The embedder that an index records under this name.
-    async fn embedder_named(&self, name: &str) -> ApiResult<Arc<dyn Embedder>> {
+    pub(crate) async fn embedder_named(&self, name: &str) -> ApiResult<Arc<dyn Embedder>> {
         let mut opened = self.retrieval.embedders.clone().lock_owned().await;
         if let Some(embedder) = opened.get(name) {
             return Ok(embedder.clone());
@@ -149,15 +161,13 @@ impl App {
     }
 
     /// The embedder of an index, which has to be the one that it was made with.
-    async fn embedder_of(&self, index: &str, settings: &Value) -> ApiResult<Arc<dyn Embedder>> {
+    pub(crate) async fn embedder_of(&self, index: &str, settings: &Value) -> ApiResult<Arc<dyn Embedder>> {
         let name = settings.pointer("/embedder/name").and_then(Value::as_str).unwrap_or_default();
-        let embedder = self.embedder_named(name).await?;
-        embedder.identity().check_against(index, settings)?;
-        Ok(embedder)
+        Ok(as_recorded(self.embedder_named(name).await?, index, settings)?)
     }
 
     /// What the client's name of an embedder stands for, as indexes record it.
-    async fn embedder_name(&self, served: Option<&str>) -> ApiResult<String> {
+    pub(crate) async fn embedder_name(&self, served: Option<&str>) -> ApiResult<String> {
         let Some(served) = served else { return Ok(default_embedder(&self.embed_options()).await) };
         let reference = self.settings.embedders.0.get(served).ok_or_else(|| {
             let message = format!("no embedding model `{}` is served here", cut(served));
@@ -201,28 +211,41 @@ impl App {
     pub(crate) fn index(&self, store: &Store, id: &str) -> ApiResult<IndexObject> {
         let Found { stored, settings } = found(store, id)?;
         let settings: IndexSettings = serde_json::from_value(settings).map_err(ApiError::internal)?;
-        let documents = store.indexed_documents(&stored, store.tenant().as_str())?;
+        let size = store.index_size(&stored, store.tenant().as_str())?;
         Ok(IndexObject {
             object: "index",
             id: id.to_owned(),
-            documents: documents.len() as u64,
-            chunks: documents.iter().map(|document| document.chunks).sum(),
+            documents: size.documents,
+            chunks: size.chunks,
+            bytes: bytes_of(&settings, &size),
             embedder: self.shown_embedder(&settings.embedder.name),
             chunk_tokens: settings.chunking.max_tokens as u64,
         })
     }
 
-    /// The tenant's indexes, by name.
-    pub(crate) fn list_indexes(&self, store: &Store) -> ApiResult<Vec<IndexObject>> {
+    /// The tenant's indexes, by name: so many after the name `after`.
+    pub(crate) fn list_indexes(&self, store: &Store, after: &str, limit: u32) -> ApiResult<Vec<IndexObject>> {
         let stored = store.indexes()?;
-        let own = stored.iter().filter_map(|stored| own_name(store.tenant(), stored));
-        own.map(|id| self.index(store, id)).collect()
+        let mut own: Vec<&str> =
+            stored.iter().filter_map(|stored| own_name(store.tenant(), stored)).collect();
+        own.sort_unstable();
+        own.into_iter()
+            .filter(|id| *id > after)
+            .take(limit as usize)
+            .map(|id| self.index(store, id))
+            .collect()
     }
 
-    /// Documents of an index, by name.
-    pub(crate) fn index_documents(&self, store: &Store, id: &str) -> ApiResult<Vec<IndexedDocument>> {
+    /// Documents of an index, by name: so many after the name `after`.
+    pub(crate) fn index_documents(
+        &self,
+        store: &Store,
+        id: &str,
+        after: &str,
+        limit: u32,
+    ) -> ApiResult<Vec<IndexedDocument>> {
         let stored = found(store, id)?.stored;
-        Ok(store.indexed_documents(&stored, store.tenant().as_str())?)
+        Ok(store.indexed_documents_after(&stored, store.tenant().as_str(), after, limit)?)
     }
 
     /// The chunks of a document, in its order.
@@ -270,15 +293,12 @@ impl App {
             let message = "others have documents in this index; `evalign rag gc --drop` removes it for all";
             return Err(ApiError::new(Code::IndexExists, message));
         }
-        let filling = self.retrieval.filling(&stored);
-        let _only = filling.try_lock().map_err(|_| {
-            let message = "documents are being added to this index: wait for that run, or cancel it";
-            ApiError::new(Code::RunActive, message).retry_after(5)
-        })?;
+        let _only = self.only_writer(&stored)?;
         // The record goes last: whatever stops this, the index is there to be removed again, and no later one of its name
         // finds what is left of it.
         self.vectors().await?.drop_collection(&stored).await?;
         store.drop_index(&stored)?;
+        store.keep_bytes(&kept_as(&stored), 0)?;
         store.drop_unused_texts()?;
         Ok(())
     }
@@ -292,13 +312,14 @@ impl App {
         }
         let files: Vec<_> =
             body.files.iter().map(|id| uploads::found(store, id, "files")).collect::<ApiResult<_>>()?;
+        uploads::check_room(self, store, files.iter().map(|file| file.bytes).sum())?;
         let mut names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair[0] == pair[1]) {
             return wrong("two of the files have the same name: documents are known by their names");
         }
         let settings: IndexSettings = serde_json::from_value(settings).map_err(ApiError::internal)?;
-        let identity = identity(&settings.embedder);
+        let identity = embedder_identity(&settings.embedder);
         let digests: Vec<_> = files.iter().map(|file| (&file.name, &file.digest)).collect();
         let data = Digest::of_json(&json!(digests));
         let definition = json!({"index": id, "settings": settings});
@@ -359,7 +380,10 @@ impl App {
             found(store, &request.index)?;
             Ok::<_, ApiError>(ingest.run(&ingest_request).await?)
         };
-        let Some(report) = run.attended(cancel, work).await? else {
+        // Also what a run has written that then failed or was cancelled counts.
+        let worked = run.attended(cancel, work).await;
+        self.note_bytes(store, &request.index)?;
+        let Some(report) = worked? else {
             return Ok(RunStatus::Cancelled);
         };
         notes.last()?;
@@ -397,7 +421,11 @@ impl App {
         let options = SearchOptions { mode: body.mode, limit: body.limit, explain: body.explain, ..start };
         let scope = Scope::of(store.tenant().as_str()).visible(shown());
         let searcher = Searcher::new(vectors.as_ref(), embedder.as_deref());
-        Ok(searcher.search(stored, &scope, &QueryPlan::of(&body.query), &options).await?)
+        let hits = searcher.search(stored, &scope, &QueryPlan::of(&body.query), &options).await?;
+        if hits.is_empty() {
+            check_presence(store, vectors.as_ref(), (stored, store.tenant().as_str())).await?;
+        }
+        Ok(hits)
     }
 
     /// An answer from an index, with quotes that were verified against its documents.
@@ -417,10 +445,15 @@ impl App {
         self.placeless(self.answered(store, &found, body)).await
     }
 
-    async fn answered(&self, store: &Store, found: &Found, body: &AnswerBody) -> ApiResult<Answer> {
+    async fn answered(
+        self: &Arc<Self>,
+        store: &Store,
+        found: &Found,
+        body: &AnswerBody,
+    ) -> ApiResult<Answer> {
         let Found { stored, settings } = found;
         let model = match &body.model {
-            Some(name) => Some(self.models.served(name).await?.model.clone()),
+            Some(name) => Some(self.metered(store, self.served(store, name).await?.model.clone())),
             None => None,
         };
         let embedder = self.embedder_of(stored, settings).await?;
@@ -443,7 +476,7 @@ impl App {
 }
 
 /// The embedder, where a run's specification names a model.
-fn identity(embedder: &EmbedderIdentity) -> ModelIdentity {
+pub(crate) fn embedder_identity(embedder: &EmbedderIdentity) -> ModelIdentity {
     let digest = embedder.digest.clone().unwrap_or_else(|| Digest::of(&embedder.name));
     ModelIdentity {
         reference: ModelRef { provider: Provider::Local, name: embedder.name.clone(), adapter: None },

@@ -2,7 +2,8 @@
 //! also makes.
 
 use evalign_bench::{
-    ArenaRequest, Asked, CritiqueRequest, FileJudgingRequest, JudgedSource, Limit, PairsRequest, RunRequest,
+    ArenaRequest, Asked, CritiqueRequest, FileJudgingRequest, InjectionsRequest, JudgedSource, Limit,
+    PairsRequest, RunRequest,
 };
 use evalign_core::{ModelRef, NAME_FORM, is_name};
 use evalign_judge::{Aggregation, JudgeOptions, Strategy};
@@ -78,6 +79,23 @@ fn helpfulness() -> String {
     "helpfulness".to_owned()
 }
 
+/// A judge whose mind answers try to change.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"judge": "smollm2"}))]
+pub(crate) struct InjectionsBody {
+    judge: String,
+    #[serde(default = "helpfulness")]
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
+    rubric: String,
+    /// Attacks of the suite, counted from the first.
+    #[schema(value_type = Option<f64>, exclusive_minimum = 0)]
+    limit: Option<Limit>,
+    /// Of a judge on another server.
+    budget_tokens: Option<u64>,
+    budget_requests: Option<u64>,
+}
+
 /// Answers to be criticised and revised by principles.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -128,6 +146,9 @@ pub(crate) struct PreferencesBody {
     #[serde(default = "four")]
     #[schema(minimum = 1)]
     samples: u32,
+    /// Worked examples shown before each question of a task when it is answered; the pairs carry the question alone.
+    #[serde(default)]
+    shots: u32,
     judge: Option<String>,
     #[serde(default = "helpfulness")]
     #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -235,6 +256,22 @@ impl App {
         })))
     }
 
+    /// Which judge a client wants attacked.
+    pub(crate) fn injections(&self, store: &Store, body: &InjectionsBody) -> ApiResult<Procedure> {
+        let texts = Drawn {
+            limit: body.limit,
+            budget_tokens: body.budget_tokens,
+            budget_requests: body.budget_requests,
+            ..Drawn::default()
+        };
+        let judge = self.reference(store, &body.judge).map_err(|error| error.about("judge"))?;
+        Ok(Procedure::Injections(Box::new(InjectionsRequest {
+            procedure: InjectionsRequest::PROCEDURE.to_owned(),
+            run: self.drawn(judge, Vec::new(), &texts),
+            rubric: checked_name(&body.rubric, "rubric")?,
+        })))
+    }
+
     /// What a client wants criticised.
     pub(crate) fn critique(&self, store: &Store, body: &CritiqueBody) -> ApiResult<Procedure> {
         let model = self.reference(store, &body.model)?;
@@ -262,8 +299,7 @@ impl App {
         if of_task {
             // A task's own definition says how its answers are drawn, which is greedily: all alike.
             run.temperature.get_or_insert(0.8);
-            // What is trained on is what was asked: no worked examples in front of the question.
-            run.shots = Some(0);
+            run.shots = Some(body.shots);
         }
         let constitution = body.constitution.as_deref();
         let prompts = body.prompts.as_ref().map(|file| self.file_at(store, file, "prompts")).transpose()?;

@@ -22,8 +22,10 @@
 //!
 //! This crate knows no SQL and no prompts, and no address or path that a client sends is ever opened.
 
+mod adapters;
 mod app;
 mod credentials;
+mod daily;
 mod error;
 mod extract;
 mod gate;
@@ -35,15 +37,20 @@ mod models;
 mod openai;
 mod openapi;
 mod pages;
+mod planning;
 mod preferences;
 mod procedures;
 mod quota;
+mod remembered;
+mod retrieval;
 mod routes;
 mod runs;
+mod scoring;
 mod settings;
 mod start;
 mod training;
 mod uploads;
+mod votes;
 mod work;
 mod worker;
 

@@ -44,6 +44,7 @@ const MOST_HEAD_BYTES: usize = 64 * 1024;
 /// break off with an error.
 pub async fn listen(app: Arc<App>, router: Router, listener: TcpListener, shutdown: &Shutdown) {
     let workers = Workers::start(&app);
+    let saving = app.save_use();
     let connections = Arc::new(Semaphore::new(app.settings.max_connections as usize));
     let graceful = GracefulShutdown::new();
     loop {
@@ -75,13 +76,22 @@ pub async fn listen(app: Arc<App>, router: Router, listener: TcpListener, shutdo
     let mut drained = std::pin::pin!(async {
         tokio::join!(graceful.shutdown(), workers.end());
     });
-    tokio::select! {
-        () = &mut drained => return tracing::info!("everything is answered and committed"),
-        () = tokio::time::sleep(grace - last_words) => tracing::warn!("the grace period is over"),
-        () = shutdown.now.cancelled() => {}
+    let is_drained = tokio::select! {
+        () = &mut drained => true,
+        () = tokio::time::sleep(grace - last_words) => false,
+        () = shutdown.now.cancelled() => false,
+    };
+    if is_drained {
+        tracing::info!("everything is answered and committed");
+    } else {
+        tracing::warn!("not everything is answered: it breaks off");
+        app.closing.cancel();
+        let _cut = tokio::time::timeout(last_words, drained).await;
     }
-    app.closing.cancel();
-    let _cut = tokio::time::timeout(last_words, drained).await;
+    saving.abort();
+    if app.blocking(|app| app.daily.save()).await.is_err() {
+        tracing::error!("what keys have used since a moment ago is forgotten");
+    }
 }
 
 /// A slow client cannot hold a connection without saying anything: its head has a deadline, also the next one

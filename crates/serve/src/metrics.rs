@@ -56,6 +56,7 @@ pub(crate) struct Metrics {
     pub(crate) refused: AtomicU64,
     pub(crate) cached_answers: AtomicU64,
     pub(crate) samples: AtomicU64,
+    pub(crate) sample_tokens: AtomicU64,
 }
 
 impl Metrics {
@@ -101,9 +102,15 @@ impl Metrics {
         );
         family("evalign_samples_total", "counter", "Samples finished.", &counter(&self.samples));
         family(
+            "evalign_sample_tokens_total",
+            "counter",
+            "Tokens of these, read and written.",
+            &counter(&self.sample_tokens),
+        );
+        family(
             "evalign_cached_answers_total",
             "counter",
-            "Of these, answered from the response cache.",
+            "Samples answered from the response cache.",
             &counter(&self.cached_answers),
         );
         let tokens: Vec<_> = self
@@ -115,7 +122,12 @@ impl Metrics {
                 (format!("{{model=\"{model}\",kind=\"{kind}\"}}"), count.to_string())
             })
             .collect();
-        family("evalign_tokens_total", "counter", "Tokens of completions.", &tokens);
+        family(
+            "evalign_tokens_total",
+            "counter",
+            "Tokens of completions, those included that their clients left.",
+            &tokens,
+        );
         let of_engines = |value: fn(&EngineLoad) -> u64| -> Vec<_> {
             let told = |(model, load): &(&str, EngineLoad)| {
                 (format!("{{model=\"{model}\"}}"), value(load).to_string())

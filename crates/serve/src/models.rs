@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 use crate::app::now_ms;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::settings::Settings;
-use adapted::Adapted;
+use adapted::{Adapted, Talking};
 pub(crate) use queue::Answers;
 use queue::Queue;
 
@@ -29,6 +29,7 @@ pub(crate) struct Models {
     embedders: BTreeMap<String, (ModelRef, OnceCell<Arc<TextEncoder>>)>,
     /// With an adapter that was trained here.
     pub(crate) adapted: Adapted,
+    talking_adapted: Talking,
     offline: bool,
     started_ms: u64,
     max_waiting: usize,
@@ -73,6 +74,7 @@ impl Models {
             entries: entries.collect(),
             embedders: embedders.collect(),
             adapted: Adapted::default(),
+            talking_adapted: Talking::default(),
             offline: settings.offline,
             started_ms: now_ms(),
             max_waiting: settings.max_waiting as usize,

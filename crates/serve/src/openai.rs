@@ -13,7 +13,6 @@ mod writing;
 use evalign_core::{FinishReason, Output, Response, TokenLogprob, Usage};
 use serde_json::{Value, json};
 
-use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 
 /// A generated text.
@@ -38,14 +37,16 @@ impl Generated {
     }
 }
 
-/// Counts what was used, and tells it as OpenAI does. Of several answers to one prompt the prompt counts once.
-fn used(app: &App, model: &str, usage: impl Iterator<Item = (bool, Usage)>) -> Value {
-    let (mut prompt, mut generated) = (0, 0);
-    for (is_first, usage) in usage {
-        prompt += if is_first { usage.prompt_tokens } else { 0 };
-        generated += usage.generated_tokens;
-    }
-    app.metrics.tokens(model, prompt, generated);
+/// Tokens of prompts and of answers. Of several answers to one prompt the prompt counts once.
+fn sum(usage: impl Iterator<Item = (bool, Usage)>) -> (u64, u64) {
+    usage.fold((0, 0), |(prompt, generated), (is_first, usage)| {
+        let more = if is_first { usage.prompt_tokens } else { 0 };
+        (prompt + more, generated + usage.generated_tokens)
+    })
+}
+
+/// What was used, as OpenAI tells it.
+fn told((prompt, generated): (u64, u64)) -> Value {
     json!({"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated})
 }
 

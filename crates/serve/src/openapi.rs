@@ -20,7 +20,10 @@ use crate::extract::{tagged, tagged_bytes};
 use crate::gate::gate;
 use crate::openai::{chat, completions, embeddings, models};
 use crate::pages;
-use crate::routes::{board, events, files, indexes, operations, preferences, runs, training, votes};
+use crate::routes::{
+    adapters, board, events, files, indexes, operations, preferences, retrieval, runs, scoring, training,
+    votes,
+};
 
 /// What every failed request is answered.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -137,6 +140,9 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::resume))
         .routes(routes!(runs::export))
+        .routes(routes!(scoring::again))
+        .routes(routes!(scoring::against))
+        .routes(routes!(scoring::import))
         .routes(routes!(events::events))
         .routes(routes!(board::board))
         .routes(routes!(board::comparison))
@@ -151,10 +157,16 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(files::content))
         .routes(routes!(indexes::list, indexes::create))
         .routes(routes!(indexes::read, indexes::remove))
-        .routes(routes!(indexes::documents, indexes::fill))
+        .routes(routes!(indexes::documents, indexes::fill, indexes::remove_document))
         .routes(routes!(indexes::query))
         .routes(routes!(indexes::answer))
+        .routes(routes!(retrieval::tests))
+        .routes(routes!(retrieval::answers))
+        .routes(routes!(retrieval::evaluate))
+        .routes(routes!(retrieval::tune))
+        .routes(routes!(retrieval::differences))
         .routes(routes!(preferences::judge))
+        .routes(routes!(preferences::attack))
         .routes(routes!(votes::ballot, votes::cast))
         .routes(routes!(preferences::criticise))
         .routes(routes!(preferences::build))
@@ -162,9 +174,11 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(preferences::check))
         .routes(routes!(preferences::import))
         .routes(routes!(training::list, training::create))
-        .routes(routes!(training::read))
+        .routes(routes!(training::read, training::remove))
         .routes(routes!(training::metrics))
         .routes(routes!(training::content))
+        .routes(routes!(adapters::merge))
+        .routes(routes!(adapters::score))
         .routes(routes!(operations::audit))
         .routes(routes!(operations::healthz))
         .routes(routes!(operations::readyz))

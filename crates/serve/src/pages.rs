@@ -35,6 +35,14 @@ pub(crate) use login::login_page;
 /// Runs or samples on a page.
 const ON_A_PAGE: u32 = 50;
 
+/// So many of a list and no more, and after which of them the next page begins, if there is one.
+fn first<T>(mut items: Vec<T>, id: impl Fn(&T) -> &str) -> (Vec<T>, Option<String>) {
+    let has_more = items.len() > ON_A_PAGE as usize;
+    items.truncate(ON_A_PAGE as usize);
+    let next = items.last().filter(|_| has_more).map(|last| id(last).to_owned());
+    (items, next)
+}
+
 pub(crate) fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(board::board))

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use evalign_bench::{
     Build, BuiltPair, CritiqueRequest, Decontamination, Filters, PairFiles, PairsReport, PairsRequest, Steps,
     critique_results, write_pairs,
 };
 use evalign_core::{RunId, RunStatus};
-use evalign_data::{FileKind, Layout, Style};
+use evalign_data::{FileKind, Layout, Limits, Style};
 use evalign_judge::{Check, Finding, Severity, check_file, convert_file};
-use evalign_store::{Store, StoredFile};
+use evalign_store::{Store, StoredFile, StoredRun};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -181,14 +183,36 @@ impl PairsExportBody {
     }
 }
 
+/// Pairs of a run, each with whether it is held out, and what was left out.
+pub(crate) type KnownPairs = (Vec<(bool, BuiltPair)>, PairsReport);
+
 impl App {
+    /// The pairs of a run, from what is remembered of it where nothing has happened to it since.
+    pub(crate) async fn remembered_pairs(
+        self: &Arc<Self>,
+        store: &Store,
+        run: &RunId,
+        filters: Filters,
+    ) -> ApiResult<Arc<KnownPairs>> {
+        let question = (store.tenant().clone(), format!("{run} {filters:?}"));
+        let (store, run) = (store.clone(), run.clone());
+        let (owned, id) = (store.clone(), run.clone());
+        let stored = self.blocking(move |_| Ok(owned.run(&id)?)).await?;
+        let state = (stored.updated_ms, stored.samples_done);
+        self.check_answers(&stored)?;
+        // Every other filter is another question: they are answered one after the other.
+        let work = move |app: &Self| app.pairs_of(&store, &run, (&filters, false));
+        let compute = self.blocking_alone(&self.scoring, work);
+        self.known_pairs.get(question, || Some(state), compute).await
+    }
+
     /// The pairs of a run that made some, each with whether it is held out, from what is stored.
     pub(crate) fn pairs_of(
         &self,
         store: &Store,
         run: &RunId,
         (filters, decontaminate): (&Filters, bool),
-    ) -> ApiResult<(Vec<(bool, BuiltPair)>, PairsReport)> {
+    ) -> ApiResult<KnownPairs> {
         let stored = store.run(run)?;
         let (steps, data) = (Steps::of(store, run), (&self.catalog, &self.roots));
         let index = decontaminate.then(|| Decontamination::of_tasks(None, data.0, data.1)).transpose()?;
@@ -208,6 +232,18 @@ impl App {
         }
     }
 
+    /// Refuses a run whose pairs take too long to be made while a request waits.
+    fn check_answers(&self, stored: &StoredRun) -> ApiResult<()> {
+        let (answers, most) = (stored.samples_done, self.settings.max_pairs_answers);
+        if answers <= most {
+            return Ok(());
+        }
+        let message = format!(
+            "the run has {answers} answers; over REST at most {most} are made into pairs (`evalign pairs export` has no limit)"
+        );
+        Err(ApiError::new(Code::TooLarge, message))
+    }
+
     /// Writes the pairs of a run into files of the tenant's: those for training, and those held out where some are.
     pub(crate) fn export_pairs(
         &self,
@@ -217,9 +253,11 @@ impl App {
     ) -> ApiResult<PairsObject> {
         let files = pair_files(&body.layout, &body.style, &body.format)?;
         let filters = body.filters()?;
-        if store.run(run)?.status != RunStatus::Completed {
+        let stored = store.run(run)?;
+        if stored.status != RunStatus::Completed {
             return Err(ApiError::new(Code::RunActive, "the run is not completed"));
         }
+        self.check_answers(&stored)?;
         let (pairs, report) = self.pairs_of(store, run, (&filters, body.decontaminate))?;
         let mut parts = vec![("train", false)];
         if body.held_out > 0.0 {
@@ -243,12 +281,28 @@ impl App {
         uploads::keep(self, store, path, (name, "preferences"))
     }
 
+    /// An uploaded file of pairs, where it is so small that a request may wait until all of it is read, and how far it may
+    /// unpack.
+    fn readable_pairs(&self, store: &Store, id: &str) -> ApiResult<(PathBuf, Limits)> {
+        let file = uploads::found(store, id, "file")?;
+        let most = self.settings.max_pairs_mib.saturating_mul(uploads::MIB);
+        if file.bytes > most {
+            let message = format!(
+                "the file has {} bytes; over REST at most {most} are read (`evalign pairs` has no limit)",
+                file.bytes
+            );
+            return Err(ApiError::new(Code::TooLarge, message).about("file"));
+        }
+        let limits = Limits { unpacked_bytes: most, ..Limits::default() };
+        Ok((uploads::named_place(&self.home, &file)?, limits))
+    }
+
     /// What is wrong with an uploaded file of preferences.
     pub(crate) fn check_pairs(&self, store: &Store, body: &CheckBody) -> ApiResult<CheckObject> {
-        let path = self.file_at(store, &body.file, "file")?;
+        let (path, limits) = self.readable_pairs(store, &body.file)?;
         let mut counts: BTreeMap<Check, u64> = BTreeMap::new();
         let mut findings: Vec<Finding> = Vec::new();
-        let checked = check_file(&path, &mut |_, finding| {
+        let checked = check_file(&path, &limits, &mut |_, finding| {
             let count = counts.entry(finding.check).or_default();
             *count += 1;
             if *count <= SHOWN {
@@ -270,13 +324,13 @@ impl App {
     /// others become a file in the layout that was asked for.
     pub(crate) fn import_pairs(&self, store: &Store, body: &ImportBody) -> ApiResult<PairsObject> {
         let files = pair_files(&body.layout, &body.style, &body.format)?;
-        let path = self.file_at(store, &body.file, "file")?;
+        let (path, limits) = self.readable_pairs(store, &body.file)?;
         uploads::check_room(self, store, 1)?;
         let dir = uploads::partial(&self.home)?;
         let target = dir.path().join(format!("pairs.{}", files.kind.extension()));
         let mut findings: Vec<Value> = Vec::new();
         let how = (files.layout, files.style, files.kind);
-        let converted = convert_file(&path, &target, how, &mut |_, _, finding| {
+        let converted = convert_file(&path, &limits, &target, how, &mut |_, _, finding| {
             if (findings.len() as u64) < SHOWN {
                 findings.push(json!(finding));
             }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use evalign_bench::{
     ActiveRun, Arena, ArenaRequest, Asked, Build, Cancel, CancelLevel, Cast, Critique, CritiqueRequest,
-    Decontamination, FileJudging, FileJudgingRequest, Filters, PairsRequest, Progress, RunError, RunRequest,
-    critique_results, verdicts_by,
+    Decontamination, FileJudging, FileJudgingRequest, Filters, Injections, InjectionsRequest, PairsRequest,
+    Progress, RunError, RunOfSteps as _, RunRequest, critique_results, verdicts_by,
 };
 use evalign_core::{GenerateParams, ModelRef, RunId, RunStatus};
 use evalign_model::Model;
@@ -29,6 +29,7 @@ pub(crate) enum Procedure {
     Judging(Box<FileJudgingRequest>),
     Arena(Box<ArenaRequest>),
     Critique(Box<CritiqueRequest>),
+    Injections(Box<InjectionsRequest>),
     Pairs(Box<PairsRequest>),
 }
 
@@ -63,6 +64,7 @@ pub(crate) fn is_of_steps(procedure: &str) -> bool {
         FileJudgingRequest::PROCEDURE,
         ArenaRequest::PROCEDURE,
         CritiqueRequest::PROCEDURE,
+        InjectionsRequest::PROCEDURE,
         PairsRequest::PROCEDURE,
     ];
     known.contains(&procedure)
@@ -75,6 +77,7 @@ impl Procedure {
             FileJudgingRequest::PROCEDURE => Self::Judging(Box::new(request_of(stored)?)),
             ArenaRequest::PROCEDURE => Self::Arena(Box::new(request_of(stored)?)),
             CritiqueRequest::PROCEDURE => Self::Critique(Box::new(request_of(stored)?)),
+            InjectionsRequest::PROCEDURE => Self::Injections(Box::new(request_of(stored)?)),
             PairsRequest::PROCEDURE => Self::Pairs(Box::new(request_of(stored)?)),
             other => return Err(ApiError::internal(format!("there is no procedure `{other}`"))),
         })
@@ -133,6 +136,7 @@ impl App {
             Procedure::Judging(request) => self.judge(store, &request, doing),
             Procedure::Arena(request) => self.compare(store, *request, doing),
             Procedure::Critique(request) => self.criticise(store, *request, doing),
+            Procedure::Injections(request) => self.attack(store, &request, doing),
             Procedure::Pairs(request) => self.build_pairs(store, *request, doing),
         }
     }
@@ -143,7 +147,9 @@ impl App {
         request: &RunRequest,
         store: &Store,
     ) -> ApiResult<Cast> {
-        Cast::load(parts, request, store, |reference, options| self.measured(reference, request, options))
+        let load =
+            |reference: &ModelRef, options: &_| self.measured_for(store, (reference, request), options);
+        Cast::load(parts, request, store, load)
     }
 
     fn judge(
@@ -209,6 +215,28 @@ impl App {
         };
         let report =
             |run: &ActiveRun| Ok::<_, Failed>(json!(critique_results(&run.steps(), &critique.request)?.0));
+        self.conduct((store, &cast), run, doing, drive, report)
+    }
+
+    fn attack(
+        &self,
+        store: &Store,
+        request: &InjectionsRequest,
+        doing: Doing<'_>,
+    ) -> Result<(RunId, RunStatus), Failed> {
+        let verdicts = verdicts_by(&request.rubric, &request.run)?;
+        let cast = self.cast(&[(&request.run.model, verdicts)], &request.run, store)?;
+        let judge = cast.judge(&request.run.model, &request.rubric, &request.run)?;
+        let suite = Injections::new(request, &judge)?;
+        let run = doing.begin(|| Ok(suite.start(store, &owner())?))?;
+        let drive = async |run: &mut ActiveRun, progress: &dyn Progress, cancel: &Cancel| {
+            suite.drive(run, progress, cancel).await
+        };
+        let report = |run: &ActiveRun| {
+            let mut report = json!(suite.report(&run.steps())?);
+            report["judge"] = self.shown_model(&request.run.model).into();
+            Ok::<_, Failed>(report)
+        };
         self.conduct((store, &cast), run, doing, drive, report)
     }
 

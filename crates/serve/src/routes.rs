@@ -1,5 +1,6 @@
 //! What can be asked, by subject. Handlers read, call and write down; they decide nothing.
 
+pub(crate) mod adapters;
 pub(crate) mod board;
 pub(crate) mod events;
 pub(crate) mod files;
@@ -7,11 +8,13 @@ pub(crate) mod indexes;
 pub(crate) mod once;
 pub(crate) mod operations;
 pub(crate) mod preferences;
+pub(crate) mod retrieval;
 pub(crate) mod runs;
+pub(crate) mod scoring;
 pub(crate) mod training;
 pub(crate) mod votes;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A page of a list. The next one comes after `last_id`.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -37,11 +40,27 @@ impl<T> List<T> {
         }
     }
 
+    pub(crate) fn map<U>(self, to: impl Fn(T) -> U) -> List<U> {
+        let Self { object, data, first_id, last_id, has_more } = self;
+        List { object, data: data.into_iter().map(to).collect(), first_id, last_id, has_more }
+    }
+
     /// All there is.
     pub(crate) fn whole(data: Vec<T>, id: impl Fn(&T) -> String) -> Self {
         let limit = data.len();
         Self::page(data, limit, id)
     }
+}
+
+/// Which part of a list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    #[param(minimum = 1, maximum = 100)]
+    pub(crate) limit: Option<u32>,
+    /// `last_id` of the page before.
+    pub(crate) after: Option<String>,
 }
 
 /// Items of a page where nothing is said.

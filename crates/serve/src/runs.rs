@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evalign_bench::{DocRange, Limit, Plan, RunRequest, check_resume, draft};
+use evalign_bench::{DocRange, Limit, OptionOrder, Perturbation, Plan, RunRequest, check_resume, draft};
 use evalign_core::{ModelRef, Provider, RunId, RunStatus, ScoringMode};
 use evalign_model::{LoadOptions, Model, ServerKind};
 use evalign_store::{Enqueued, JobState, NewRun, Store, StoredRun};
@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::work::is_worked_on;
+
+/// Answers per document: more fill a disk by one request.
+const MOST_REPEATS: u32 = 1000;
 
 /// A run to be started. What is absent is decided by the task. There is no field for a path or an address:
 /// models are named as they are served, task files and datasets are the operator's.
@@ -33,7 +36,7 @@ pub(crate) struct NewRunBody {
     #[schema(value_type = Option<String>, pattern = r"^\d+\.\.\d+$")]
     pub(crate) samples: Option<DocRange>,
     /// Answers per document.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 1000)]
     pub(crate) repeats: Option<u32>,
     pub(crate) temperature: Option<f64>,
     pub(crate) top_p: Option<f64>,
@@ -51,6 +54,18 @@ pub(crate) struct NewRunBody {
     #[schema(value_type = String, pattern = "^(default|lm-eval)$")]
     pub(crate) compat: ScoringMode,
     pub(crate) seed: Option<u64>,
+    /// In which orders lettered options are asked: `as_given`, or `cyclic`, which also asks each item with its options
+    /// moved up by one place, by two, ...
+    #[serde(default)]
+    #[schema(value_type = String, pattern = "^(as_given|cyclic)$")]
+    pub(crate) option_order: OptionOrder,
+    /// Also ask the questions perturbed: `typos`, `case`, `whitespace`, `paraphrase`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub(crate) perturb: Vec<Perturbation>,
+    /// Share of the question's letters that typos replace; 0.05 where absent.
+    #[schema(minimum = 0, maximum = 1)]
+    pub(crate) typo_rate: Option<f64>,
     /// Requests in flight to a model on another server.
     #[schema(minimum = 1)]
     pub(crate) max_concurrency: Option<u32>,
@@ -81,7 +96,8 @@ pub(crate) struct RunObject {
     pub(crate) prompt_tokens: u64,
     pub(crate) generated_tokens: u64,
     pub(crate) has_results: bool,
-    /// What it does, where that is no evaluation: `index`, `pairs`, `critique`, `judge`, `arena`, `votes`, `train`.
+    /// What it does, where that is no evaluation: `index`, `retrieval`, `tune`, `generate-tests`, `answering`, `judge`,
+    /// `injections`, `arena`, `votes`, `critique`, `pairs`, `train`, `merge`, `reward-score`.
     pub(crate) procedure: Option<String>,
     /// How far it is, where its work is not samples.
     #[schema(value_type = Option<Object>)]
@@ -124,8 +140,13 @@ impl RunObject {
     }
 }
 
-pub(crate) fn queue_full() -> ApiError {
-    let message = "so many runs are queued already that no more are taken";
+pub(crate) fn queue_full(full: Enqueued) -> ApiError {
+    let message = match full {
+        Enqueued::KeyFull => "this key has as many queued and running runs as it may",
+        Enqueued::Full | Enqueued::Queued | Enqueued::WasActive => {
+            "so many runs are queued already that no more are taken"
+        }
+    };
     ApiError::new(Code::QueueFull, message).retry_after(60)
 }
 
@@ -139,7 +160,9 @@ pub(crate) struct Prepared {
 impl App {
     /// How clients are told of a model: as it is served, else without where it lies.
     pub(crate) fn shown_model(&self, reference: &ModelRef) -> String {
-        match (self.models.name_of(reference), self.adapter_job(reference)) {
+        let embedder = self.settings.embedders.0.iter().find(|(_, served)| *served == reference);
+        let served = self.models.name_of(reference).or(embedder.map(|(name, _)| name.as_str()));
+        match (served, self.adapter_job(reference)) {
             (Some(name), _) => name.to_owned(),
             (None, Some((base, job))) => format!("{base}+adapter={job}"),
             (None, None) if reference.provider == Provider::Openai => reference.to_string(),
@@ -188,6 +211,22 @@ impl App {
         self.models.adapted.get((reference, request.mode), options.now, load)
     }
 
+    /// As [`App::measured`], of a stored request: wherever that came from, an adapter in it has to be of a training job that
+    /// the tenant has (still).
+    pub(crate) fn measured_for(
+        &self,
+        store: &Store,
+        (reference, request): (&ModelRef, &RunRequest),
+        options: &LoadOptions,
+    ) -> ApiResult<Arc<dyn Model>> {
+        if self.models.name_of(reference).is_none()
+            && let Some((_, job)) = self.adapter_job(reference)
+        {
+            self.trained_adapter(store, &job, &ModelRef { adapter: None, ..reference.clone() })?;
+        }
+        self.measured(reference, request, options)
+    }
+
     /// As [`App::shown_model`], of a model as reports name it.
     pub(crate) fn shown_name(&self, name: String) -> String {
         name.parse().map_or(name, |reference| self.shown_model(&reference))
@@ -197,7 +236,19 @@ impl App {
         if body.tasks.is_empty() {
             return Err(ApiError::new(Code::InvalidRequest, "name at least one task").about("tasks"));
         }
-        let mut request = self.base_request(self.reference(store, &body.model)?, body.tasks.clone());
+        if body.repeats.is_some_and(|repeats| repeats > MOST_REPEATS) {
+            let message = format!("`repeats` is at most {MOST_REPEATS}");
+            return Err(ApiError::new(Code::InvalidRequest, message).about("repeats"));
+        }
+        let reference = self.reference(store, &body.model)?;
+        let budgets = [("budget_tokens", body.budget_tokens), ("budget_requests", body.budget_requests)];
+        if reference.provider != Provider::Openai
+            && let Some((field, _)) = budgets.iter().find(|(_, budget)| budget.is_some())
+        {
+            let message = "a budget is for models on other servers, and this one runs here";
+            return Err(ApiError::new(Code::InvalidRequest, message).about(*field));
+        }
+        let mut request = self.base_request(reference, body.tasks.clone());
         request.shots = body.shots;
         request.limit = body.limit;
         request.samples = body.samples;
@@ -211,6 +262,11 @@ impl App {
         request.multiturn = body.multiturn;
         request.system_instruction.clone_from(&body.system_instruction);
         request.mode = body.compat;
+        request.option_order = body.option_order;
+        // Each kind once, in one order: it is part of what identifies a run.
+        let is_wanted = |kind: &Perturbation| body.perturb.contains(kind);
+        request.perturb = Perturbation::ALL.into_iter().filter(is_wanted).collect();
+        request.typo_rate = body.typo_rate;
         request.seed = body.seed.unwrap_or(request.seed);
         request.max_concurrency = body.max_concurrency;
         request.budget_tokens = body.budget_tokens;
@@ -219,7 +275,12 @@ impl App {
     }
 
     /// Blocks while datasets are read and the model is loaded.
-    pub(crate) fn prepare(&self, request: &RunRequest, stored: Option<&StoredRun>) -> ApiResult<Prepared> {
+    pub(crate) fn prepare(
+        &self,
+        store: &Store,
+        request: &RunRequest,
+        stored: Option<&StoredRun>,
+    ) -> ApiResult<Prepared> {
         let draft = draft(request, &self.catalog, &self.roots)?;
         let spending = request.spending()?;
         let mut options = request.load_options()?;
@@ -228,7 +289,7 @@ impl App {
         // Prompts that name the day go on naming the one the run was started on.
         let rendered_at = stored.and_then(|run| run.spec.rendered_at.as_deref());
         options.now = rendered_at.map(str::parse).transpose().map_err(ApiError::internal)?;
-        let model = self.measured(&request.model, request, &options)?;
+        let model = self.measured_for(store, (&request.model, request), &options)?;
         let plan = draft.bind(&*model)?;
         if let Some(stored) = stored {
             check_resume(stored, &plan)?;
@@ -241,7 +302,7 @@ impl App {
     pub(crate) fn start_run(&self, store: &Store, body: &NewRunBody) -> ApiResult<StoredRun> {
         let request = self.run_request(store, body)?;
         self.check_room(store)?;
-        let Prepared { plan, .. } = self.prepare(&request, None)?;
+        let Prepared { plan, .. } = self.prepare(store, &request, None)?;
         let new = NewRun {
             samples_total: plan.total_samples(),
             spec: plan.spec,
@@ -257,8 +318,8 @@ impl App {
 
     pub(crate) fn queue(&self, store: &Store, run: &RunId) -> ApiResult<Enqueued> {
         let queued = store.enqueue(run, &json!({}), self.settings.max_active_runs)?;
-        if queued == Enqueued::Full {
-            return Err(queue_full());
+        if matches!(queued, Enqueued::Full | Enqueued::KeyFull) {
+            return Err(queue_full(queued));
         }
         self.active.wake();
         Ok(queued)
@@ -272,7 +333,7 @@ impl App {
         }
         match stored.request.get("procedure") {
             None => {}
-            Some(procedure) if procedure.as_str().is_some_and(is_worked_on) => {}
+            Some(_) if is_worked_on(&stored.request) => {}
             Some(_) => {
                 let message = "such a run is gone on with on the command line: `evalign resume`";
                 return Err(ApiError::new(Code::InvalidRequest, message));

@@ -134,6 +134,10 @@ settings! {
     max_upload_mib: u64 = 4096;
     /// Size of all files of a tenant in MiB.
     max_files_mib: u64 = 65_536;
+    /// Size of a file of pairs in MiB that is checked or taken over while its request waits.
+    max_pairs_mib: u64 = 64;
+    /// Answers of a run whose pairs are written into files while the request waits.
+    max_pairs_answers: u64 = 50_000;
     /// Seconds in which a request's head, and each piece of its body, has to come.
     read_timeout_secs: u64 = 15;
     /// Seconds that work gets to end when the server is told to.
@@ -198,6 +202,8 @@ impl Settings {
             ("max_tokens", u64::from(self.max_tokens)),
             ("requests_per_minute", u64::from(self.requests_per_minute)),
             ("max_body_kib", self.max_body_kib),
+            ("max_pairs_mib", self.max_pairs_mib),
+            ("max_pairs_answers", self.max_pairs_answers),
             ("read_timeout_secs", self.read_timeout_secs),
             ("session_hours", self.session_hours),
         ];

@@ -4,13 +4,13 @@ use std::fs::TryLockError;
 use std::path::Path;
 use std::time::Duration;
 
-use evalign_core::{Digest, Tenant};
+use evalign_core::{Digest, RunStatus, Tenant};
 use evalign_store::{KeyScope, Session, Store, WebToken};
 
 use crate::credentials::{MintedKey, mint_key, random_hex};
 use crate::error::ServeError;
 use crate::settings::Settings;
-use crate::worker::mark_failed;
+use crate::worker::mark;
 
 /// How long a link to log in with is good.
 const LOGIN_TTL: Duration = Duration::from_secs(15 * 60);
@@ -34,10 +34,11 @@ pub struct Begun {
 pub fn begin(home: &Path, store: &Store, settings: &Settings) -> Result<Begun, ServeError> {
     let lock = only_server(home)?;
     crate::uploads::remove_partial(home).map_err(|source| ServeError::File { source })?;
+    store.abandon_requests()?;
     let left = store.requeue_orphans()?;
     for (tenant, run) in &left.given_up {
         tracing::error!(%run, "given up: servers ended again and again while they worked on it");
-        mark_failed(&store.for_tenant(tenant), run);
+        mark(&store.for_tenant(tenant), run, RunStatus::Failed);
     }
     let has_key = store.keys()?.iter().any(|key| key.is_good(crate::app::now_ms()));
     let first_key = match (has_key, settings.is_loopback()) {

@@ -1,13 +1,11 @@
 //! Training over REST: pairs that were uploaded or built become an adapter, which a model can then be measured with.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
 
-use evalign_bench::{ActiveRun, Cancel, CancelLevel, RunRequest, job_spec};
+use evalign_bench::{ActiveRun, Cancel, RunRequest, job_spec};
 use evalign_core::{Digest, ModelIdentity, ModelRef, Provider, RunId, RunStatus};
 use evalign_data::{DataRoots, Dataset, DatasetSpec};
-use evalign_fetch::{block_on, silent};
 use evalign_model::EngineOptions;
 use evalign_store::{NewRun, Store, StoredRun};
 use evalign_train::{
@@ -21,19 +19,16 @@ use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::runs::RunObject;
 use crate::uploads;
-use crate::work::Notes;
+use crate::work::{LEASE_TTL, Notes, owner, tended};
 
 /// Where jobs write, in the home.
 pub(crate) const DIRECTORY: &str = "training";
 
+/// Where, in a job's directory, it writes what the reference model says.
+const REFERENCES: &str = "reference-logps";
+
 /// Most checkpoints that a job keeps while it is trained, beside the best: its disk is everybody's.
 const MOST_CHECKPOINTS: usize = 2;
-
-/// How long a run's lease holds without being renewed.
-const LEASE_TTL: Duration = Duration::from_secs(60);
-
-/// How soon a training hears that it is to end.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What may be downloaded of a job.
 const FILES: [&str; 4] = ["adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "report.html"];
@@ -118,12 +113,19 @@ pub(crate) struct TrainingObject {
     /// `update`, `updates`, and the last value of each metric.
     #[schema(value_type = Option<Object>)]
     pub(crate) progress: Option<Value>,
-    /// How the trained model is named, when it is done, wherever a run names a model. Completions do not take it.
+    /// How the trained model is named, when it is done, wherever a request names a model.
     pub(crate) trained_model: Option<String>,
     pub(crate) error: Option<String>,
     /// Unix time in seconds.
     pub(crate) created_at: u64,
     pub(crate) updated_at: u64,
+}
+
+impl TrainingObject {
+    /// Whether what is trained goes on writing texts; a reward model gives them points.
+    pub(crate) fn writes_texts(&self) -> bool {
+        self.kind != "reward"
+    }
 }
 
 /// Settings that say where something lies or runs: never a client's.
@@ -154,6 +156,15 @@ impl App {
         self.home.join(DIRECTORY).join(run.as_str())
     }
 
+    /// The model that a finished job of this tenant has trained, with its adapter.
+    pub(crate) fn trained_model(&self, store: &Store, job: &RunId) -> ApiResult<ModelRef> {
+        let none = || ApiError::not_found("training job", job.as_str());
+        let request = TrainRequest::of(&store.run(job).map_err(|_| none())?)?.ok_or_else(none)?;
+        let base = ModelRef { adapter: None, ..request.run.model };
+        let adapter = self.trained_adapter(store, job.as_str(), &base)?;
+        Ok(ModelRef { adapter: Some(adapter), ..base })
+    }
+
     /// The directory of an adapter that a finished job of this tenant has trained for this model.
     pub(crate) fn trained_adapter(&self, store: &Store, job: &str, base: &ModelRef) -> ApiResult<PathBuf> {
         let none = || ApiError::not_found("training job", job).about("model");
@@ -171,9 +182,9 @@ impl App {
     /// The served model and the job of a reference with an adapter that was trained here.
     pub(crate) fn adapter_job(&self, reference: &ModelRef) -> Option<(String, String)> {
         let adapter = reference.adapter.as_ref()?;
-        let job = adapter.strip_prefix(self.home.join(DIRECTORY)).ok()?.to_str()?.to_owned();
+        let job: RunId = adapter.strip_prefix(self.home.join(DIRECTORY)).ok()?.to_str()?.parse().ok()?;
         let base = ModelRef { adapter: None, ..reference.clone() };
-        Some((self.models.name_of(&base)?.to_owned(), job))
+        Some((self.models.name_of(&base)?.to_owned(), job.as_str().to_owned()))
     }
 
     /// Stores a training and queues it. The same training again is that job.
@@ -194,6 +205,7 @@ impl App {
         let file = uploads::found(store, &body.file, "file")?;
         let find = |id: &String| uploads::found(store, id, "evaluation_file");
         let evaluation = body.evaluation_file.as_ref().map(find).transpose()?;
+        uploads::check_room(self, store, 1)?;
         // What cannot be read is said now.
         self.dataset(&uploads::named_place(&self.home, &file)?)?;
         let request = TrainRequest {
@@ -210,7 +222,7 @@ impl App {
             "evaluation": evaluation.map(|file| file.digest),
         });
         let new = NewRun {
-            spec: job_spec(identity(model), TrainRequest::PROCEDURE, &definition, (&file.digest, 1)),
+            spec: job_spec(named_identity(model), TrainRequest::PROCEDURE, &definition, (&file.digest, 1)),
             request: serde_json::to_value(&request).map_err(ApiError::internal)?,
             samples_total: 0,
             fork: false,
@@ -218,7 +230,7 @@ impl App {
         self.create_and_queue(store, &new)
     }
 
-    fn dataset(&self, path: &Path) -> ApiResult<Dataset> {
+    pub(crate) fn dataset(&self, path: &Path) -> ApiResult<Dataset> {
         let spec = DatasetSpec { files: Some(path.display().to_string()), ..DatasetSpec::default() };
         let roots = DataRoots::from_env(None, Vec::new(), self.settings.offline)?;
         Ok(evalign_data::open(&roots, &spec)?)
@@ -232,29 +244,7 @@ impl App {
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
         let request = TrainRequest::of(stored)?.ok_or_else(|| ApiError::internal("this is no training"))?;
-        let (stop, done) = (AtomicBool::new(false), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            // Whatever becomes of the training, a panic included, the other thread ends.
-            let _ended = Raised(&done);
-            // Loading and a long micro-batch last: the lease is kept, and the wish to end heard, beside them.
-            scope.spawn(|| {
-                let mut renewed = Instant::now();
-                while !done.load(Ordering::Relaxed) {
-                    if cancel.level() != CancelLevel::None {
-                        stop.store(true, Ordering::Relaxed);
-                    }
-                    if renewed.elapsed() > LEASE_TTL / 4 {
-                        renewed = Instant::now();
-                        if let Err(error) = store.renew(run.lease(), LEASE_TTL) {
-                            tracing::warn!(run = %run.id, %error, "a training has lost its lease");
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                    }
-                    std::thread::sleep(LOOK_EVERY);
-                }
-            });
-            self.train(run, store, &request, &stop)
-        })
+        tended(run, store, cancel, |stop| self.train(run, store, &request, stop))
     }
 
     fn train(
@@ -274,7 +264,8 @@ impl App {
         let mut job = Job::prepare(config, &sources, &load, (RecomputeChoice::Auto, None))?;
         let out = self.training_place(&run.id);
         fs_err::create_dir_all(&out).map_err(ApiError::internal)?;
-        let references = self.home.join("reference-logps");
+        // Goes with the checkpoints.
+        let references = out.join(REFERENCES);
         let place = Place { out: &out, fresh: false, references: Some(&references), host: "evalign-serve" };
         let notes = Notes::new(self, store, run);
         let (mut update, updates) = (0, job.updates);
@@ -289,6 +280,8 @@ impl App {
                 notes.note(&json!({"update": update, "updates": updates, "metrics": values(last)}));
             }
         });
+        // However it ended.
+        store.keep_bytes(run.id.as_str(), bytes_below(&out).map_err(ApiError::internal)?)?;
         notes.last()?;
         let Conducted { ending, last, tokens_per_second } = conducted?;
         let (updates, best) = match ending {
@@ -314,15 +307,13 @@ impl App {
         if let Err(error) = remove_checkpoints(&out) {
             tracing::warn!(run = %run.id, %error, "checkpoints stay");
         }
+        store.keep_bytes(run.id.as_str(), bytes_below(&out).map_err(ApiError::internal)?)?;
         Ok(RunStatus::Completed)
     }
 
     fn sources(&self, store: &Store, request: &TrainRequest) -> ApiResult<Sources> {
         let reference = &request.run.model;
-        let find = async {
-            evalign_fetch::Models::from_env(self.settings.offline)?.resolve(&reference.name, &silent).await
-        };
-        let model = block_on(find).map_err(evalign_model::ModelError::from)?;
+        let model = self.model_files(reference)?;
         let rows = |id: &String, field: &str| self.dataset(&self.file_at(store, id, field)?);
         let evaluation = request.evaluation_file.as_ref();
         Ok(Sources {
@@ -366,10 +357,34 @@ impl App {
         })
     }
 
-    /// The tenant's training jobs, newest first.
-    pub(crate) fn trainings(&self, store: &Store) -> ApiResult<Vec<TrainingObject>> {
-        let runs = store.runs_asked_for("procedure", TrainRequest::PROCEDURE)?;
+    /// The tenant's training jobs, newest first: so many that were made before the job `after`.
+    pub(crate) fn trainings(
+        &self,
+        store: &Store,
+        after: Option<&RunId>,
+        limit: u32,
+    ) -> ApiResult<Vec<TrainingObject>> {
+        let runs = store.runs_asked_for_after("procedure", TrainRequest::PROCEDURE, after, limit)?;
         runs.iter().map(|run| self.training(store, &run.id)).collect()
+    }
+
+    /// Removes a training job that has ended, with its adapter.
+    pub(crate) fn remove_training(&self, store: &Store, run: &RunId) -> ApiResult<()> {
+        self.training(store, run)?;
+        if store.job_of(run)?.is_some_and(|job| job.state.is_active()) {
+            let message = "the job is queued or being worked on: cancel it first";
+            return Err(ApiError::new(Code::RunActive, message));
+        }
+        let lease = store.lease(run, &owner(), LEASE_TTL)?;
+        // The directory first: whatever stops this, the job is there to be removed again.
+        match fs_err::remove_dir_all(self.training_place(run)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ApiError::internal(error));
+            }
+            _ => {}
+        }
+        store.remove_run(lease)?;
+        Ok(store.keep_bytes(run.as_str(), 0)?)
     }
 
     /// What a job has logged so far, line by line.
@@ -390,16 +405,22 @@ impl App {
 
 fn remove_checkpoints(out: &Path) -> Result<(), TrainError> {
     let checkpoints = Checkpoints::open(out)?;
-    checkpoints.updates()?.into_iter().try_for_each(|update| checkpoints.remove(update))
+    checkpoints.updates()?.into_iter().try_for_each(|update| checkpoints.remove(update))?;
+    match fs_err::remove_dir_all(out.join(REFERENCES)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
-/// Raises a flag when it goes.
-struct Raised<'a>(&'a AtomicBool);
-
-impl Drop for Raised<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+/// Bytes of all files in a directory and those below it.
+fn bytes_below(directory: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs_err::read_dir(directory)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        bytes += if about.is_dir() { bytes_below(&entry.path())? } else { about.len() };
     }
+    Ok(bytes)
 }
 
 fn dtype(name: &str) -> ApiResult<evalign_core::Dtype> {
@@ -418,7 +439,7 @@ fn values(metrics: &Metrics) -> Value {
 
 /// What is trained, as far as it is known before it is loaded: a job whose model's weights have changed meanwhile is
 /// refused by what it has written.
-fn identity(model: ModelRef) -> ModelIdentity {
+pub(crate) fn named_identity(model: ModelRef) -> ModelIdentity {
     let named = Digest::of(model.to_string());
     ModelIdentity {
         reference: model,

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::next_piece;
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Bytes read from a file at a time.
 const PIECE: usize = 64 * 1024;
@@ -39,20 +39,44 @@ pub(crate) fn named_place(home: &Path, file: &StoredFile) -> ApiResult<PathBuf> 
     Ok(path)
 }
 
+/// Files of a client in a directory of their own, under the names that it gave them: for what reads directories.
+pub(crate) fn together(home: &Path, files: &[StoredFile]) -> ApiResult<tempfile::TempDir> {
+    let dir = partial(home)?;
+    for file in files {
+        link(home, file, &dir.path().join(&file.name))?;
+    }
+    Ok(dir)
+}
+
+/// A file of a client at a place of ours, where there is no other.
+pub(crate) fn link(home: &Path, file: &StoredFile, at: &Path) -> ApiResult<()> {
+    let directory = at.parent().unwrap_or(home);
+    fs_err::create_dir_all(directory).map_err(|error| full(&error))?;
+    match fs_err::hard_link(place(home, &file.id), at) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let message = format!("two of the files are called `{}`", file.name);
+            Err(ApiError::new(Code::InvalidRequest, message).about("files"))
+        }
+        linked => linked.map_err(|error| full(&error)),
+    }
+}
+
 /// Directory of what [`named_place`] makes, in the home.
 const NAMED: &str = "named";
 
-/// A text of ours without the paths of [`named_place`], of which only the file's name stays, and without the place of
-/// adapters, of which the job's id stays.
+/// A text of ours without the paths of [`named_place`] and of files that are being made, of which only the file's name
+/// stays, and without the place of adapters, of which the job's id stays.
 pub(crate) fn without_places(text: &str, home: &Path) -> String {
     let text = text.replace(&format!("{}/", home.join(crate::training::DIRECTORY).display()), "");
-    let before = format!("{}/", home.join(NAMED).display());
-    let mut parts = text.split(&before);
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        plain += part.split_once('/').map_or(part, |(_, rest)| rest);
-    }
-    plain
+    [NAMED, PARTIAL].into_iter().fold(text, |text, directory| {
+        let before = format!("{}/", home.join(directory).display());
+        let mut parts = text.split(&before);
+        let mut plain = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            plain += part.split_once('/').map_or(part, |(_, rest)| rest);
+        }
+        plain
+    })
 }
 
 /// Removes the bytes of a file whose row is gone. What is left, if anything, is bytes that nobody can reach.

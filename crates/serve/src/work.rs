@@ -1,28 +1,47 @@
 //! Runs that are no evaluations: everything else that lasts. They are queued, watched, cancelled and resumed as
 //! evaluations are; what their `procedure` is decides who does the work.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use evalign_bench::{ActiveRun, Cancel};
+use evalign_bench::{ActiveRun, AnsweringRequest, Cancel, CancelLevel, RetrievalRequest};
 use evalign_core::RunStatus;
 use evalign_store::{NewRun, Store, StoredRun};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
+use crate::adapters::{MergeRequest, ScoreRequest};
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::indexes::IndexRequest;
 use crate::procedures::is_of_steps;
+use crate::retrieval::{SweepRequest, TestsRequest, is_of_uploads};
 use crate::runs::queue_full;
 use crate::training::TrainRequest;
 
 /// Progress is told at most so often.
 const NOT_SOONER: Duration = Duration::from_millis(250);
 
-/// Whether runs of this procedure are done here.
-pub(crate) fn is_worked_on(procedure: &str) -> bool {
-    matches!(procedure, IndexRequest::PROCEDURE | TrainRequest::PROCEDURE) || is_of_steps(procedure)
+/// How long a run's lease holds without being renewed.
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(60);
+
+/// How soon work that blocks hears that it is to end.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Whether what this request of a stored run asks for is done here.
+pub(crate) fn is_worked_on(request: &Value) -> bool {
+    let Some(procedure) = request["procedure"].as_str() else { return false };
+    match procedure {
+        IndexRequest::PROCEDURE
+        | TrainRequest::PROCEDURE
+        | MergeRequest::PROCEDURE
+        | ScoreRequest::PROCEDURE
+        | SweepRequest::PROCEDURE
+        | TestsRequest::PROCEDURE => true,
+        RetrievalRequest::PROCEDURE | AnsweringRequest::PROCEDURE => is_of_uploads(request),
+        _ => is_of_steps(procedure),
+    }
 }
 
 /// What a second process is told of who works on a run.
@@ -71,6 +90,47 @@ impl<'a> Notes<'a> {
     }
 }
 
+/// Does long work that blocks. Beside it the run's lease is kept, and the wish to end heard: that raises the flag which the
+/// work is given.
+pub(crate) fn tended<T>(
+    run: &ActiveRun,
+    store: &Store,
+    cancel: &Cancel,
+    work: impl FnOnce(&AtomicBool) -> T,
+) -> T {
+    let (stop, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        // Whatever becomes of the work, a panic included, the other thread ends.
+        let _ended = Raised(&done);
+        scope.spawn(|| {
+            let mut renewed = Instant::now();
+            while !done.load(Ordering::Relaxed) {
+                if cancel.level() != CancelLevel::None {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                if renewed.elapsed() > LEASE_TTL / 4 {
+                    renewed = Instant::now();
+                    if let Err(error) = store.renew(run.lease(), LEASE_TTL) {
+                        tracing::warn!(run = %run.id, %error, "work has lost its lease");
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+        });
+        work(&stop)
+    })
+}
+
+/// Raises a flag when it goes.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl App {
     /// Creates a run and queues it. One of the same specification is that run, and goes on if it is not finished.
     pub(crate) fn create_and_queue(&self, store: &Store, new: &NewRun) -> ApiResult<StoredRun> {
@@ -84,24 +144,39 @@ impl App {
 
     /// Refuses what would be too much, before anything is planned or stored: a flood of requests costs little.
     pub(crate) fn check_room(&self, store: &Store) -> ApiResult<()> {
-        if store.active_jobs()? >= u64::from(self.settings.max_active_runs) {
-            return Err(queue_full());
-        }
-        Ok(())
+        store.jobs_full(self.settings.max_active_runs)?.map_or(Ok(()), |full| Err(queue_full(full)))
     }
 
     /// Does the work of a run that is no evaluation. Blocks.
     pub(crate) fn drive_procedure(
-        &self,
+        self: &Arc<Self>,
         store: &Store,
         stored: &StoredRun,
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
         match stored.request["procedure"].as_str().unwrap_or_default() {
+            // On the server's runtime: connections to a vector store outlive the run.
             IndexRequest::PROCEDURE => self.alone(store, stored, |run| {
-                // On the server's runtime: connections to a vector store outlive the run.
                 Handle::current().block_on(self.drive_index(run, (store, stored), cancel))
             }),
+            RetrievalRequest::PROCEDURE => self.alone(store, stored, |run| {
+                Handle::current().block_on(self.drive_evaluation(run, (store, stored), cancel))
+            }),
+            SweepRequest::PROCEDURE => self.alone(store, stored, |run| {
+                Handle::current().block_on(self.drive_tuning(run, (store, stored), cancel))
+            }),
+            TestsRequest::PROCEDURE => self.alone(store, stored, |run| {
+                Handle::current().block_on(self.drive_tests(run, (store, stored), cancel))
+            }),
+            AnsweringRequest::PROCEDURE => self.alone(store, stored, |run| {
+                Handle::current().block_on(self.drive_answers(run, (store, stored), cancel))
+            }),
+            MergeRequest::PROCEDURE => {
+                self.alone(store, stored, |run| self.drive_merge(run, (store, stored), cancel))
+            }
+            ScoreRequest::PROCEDURE => {
+                self.alone(store, stored, |run| self.drive_score(run, (store, stored), cancel))
+            }
             TrainRequest::PROCEDURE => {
                 self.alone(store, stored, |run| self.drive_training(run, (store, stored), cancel))
             }

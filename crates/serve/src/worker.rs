@@ -29,9 +29,27 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The runs this process works on, and who wants to hear of them.
 #[derive(Debug, Default)]
 pub(crate) struct Active {
-    cancels: Mutex<BTreeMap<RunId, Cancel>>,
+    doing: Mutex<BTreeMap<RunId, Doing>>,
     changes: Mutex<BTreeMap<RunId, watch::Sender<u64>>>,
     queued: Notify,
+}
+
+/// A run that is worked on.
+#[derive(Clone, Debug)]
+struct Doing {
+    cancel: Cancel,
+    /// Id of the key that queued it.
+    key: Option<String>,
+    /// The key has no tokens left.
+    is_used_up: bool,
+}
+
+impl Doing {
+    fn end(&self) {
+        if self.cancel.level() == CancelLevel::None {
+            self.cancel.raise();
+        }
+    }
 }
 
 impl Active {
@@ -41,15 +59,25 @@ impl Active {
     }
 
     pub(crate) fn cancel(&self, run: &RunId) {
-        if let Some(cancel) = self.lock().get(run)
-            && cancel.level() == CancelLevel::None
-        {
-            cancel.raise();
+        if let Some(doing) = self.lock().get(run) {
+            doing.end();
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunId, Cancel>> {
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends a run whose key has no tokens left.
+    fn used_up(&self, run: &RunId) {
+        if let Some(doing) = self.lock().get_mut(run) {
+            doing.is_used_up = true;
+            doing.end();
+        }
+    }
+
+    fn key_of(&self, run: &RunId) -> Option<String> {
+        self.lock().get(run)?.key.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunId, Doing>> {
+        self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something has happened to a run: whoever watches it looks.
@@ -113,7 +141,8 @@ async fn work(app: Arc<App>, name: String) {
 /// claim and listens for the end. A panic fails the job, nothing else.
 async fn do_job(app: &Arc<App>, claim: Claim) {
     let cancel = Cancel::default();
-    app.active.lock().insert(claim.run.clone(), cancel.clone());
+    let doing = Doing { cancel: cancel.clone(), key: claim.key.clone(), is_used_up: false };
+    app.active.lock().insert(claim.run.clone(), doing);
     let (owned, driven, wanted) = (app.clone(), claim.clone(), cancel.clone());
     let mut drive = tokio::task::spawn_blocking(move || drive(&owned, &driven, &wanted));
     let mut renew = tokio::time::interval(RENEW_EVERY);
@@ -128,9 +157,13 @@ async fn do_job(app: &Arc<App>, claim: Claim) {
             _ = renew.tick() => renew_claim(app, &claim, &cancel).await,
         }
     };
-    app.active.lock().remove(&claim.run);
+    let is_used_up = app.active.lock().remove(&claim.run).is_some_and(|doing| doing.is_used_up);
     let run = claim.run.clone();
     let outcome = outcome.map_err(|error| error.without_places(&app.home));
+    let outcome = match outcome {
+        Ok(RunStatus::Cancelled) if is_used_up => Ok(RunStatus::BudgetExhausted),
+        outcome => outcome,
+    };
     let settled = app.blocking(move |app| settle(&app.store, &claim, outcome, is_ending)).await;
     if settled.is_err() {
         tracing::error!(%run, "the end of a job was not stored: it will be taken up again");
@@ -155,11 +188,18 @@ fn settle(store: &Store, claim: &Claim, outcome: ApiResult<RunStatus>, is_ending
     match outcome {
         Ok(RunStatus::Cancelled) if is_ending => store.hand_back(claim)?,
         Ok(RunStatus::Cancelled) => store.settle(claim, JobState::Cancelled, None)?,
+        Ok(RunStatus::BudgetExhausted) => {
+            let view = store.for_tenant(&claim.tenant);
+            if view.run(&claim.run)?.status != RunStatus::BudgetExhausted {
+                mark(&view, &claim.run, RunStatus::BudgetExhausted);
+            }
+            store.settle(claim, JobState::Done, None)?;
+        }
         Ok(_) => store.settle(claim, JobState::Done, None)?,
         Err(error) => {
             tracing::warn!(run = %claim.run, error = error.message, "a run failed");
             let view = store.for_tenant(&claim.tenant);
-            mark_failed(&view, &claim.run);
+            mark(&view, &claim.run, RunStatus::Failed);
             store.settle(claim, JobState::Failed, Some(&error.message))?;
         }
     }
@@ -167,13 +207,13 @@ fn settle(store: &Store, claim: &Claim, outcome: ApiResult<RunStatus>, is_ending
 }
 
 /// A run that could not even begin says so too.
-pub(crate) fn mark_failed(store: &Store, run: &RunId) {
+pub(crate) fn mark(store: &Store, run: &RunId, status: RunStatus) {
     let marked = store.lease(run, "evalign serve", CLAIM_TTL).and_then(|lease| {
-        store.set_status(&lease, RunStatus::Failed)?;
+        store.set_status(&lease, status)?;
         store.release(lease)
     });
     if let Err(error) = marked {
-        tracing::warn!(%run, %error, "the run is not marked as failed");
+        tracing::warn!(%run, %error, status = status.name(), "the run's end is not noted");
     }
 }
 
@@ -195,18 +235,37 @@ impl Progress for Watched<'_> {
         self.app.active.changed(self.run);
     }
 
-    fn sample(&self, _: &SampleRecord) {
+    fn sample(&self, record: &SampleRecord) {
         self.app.metrics.samples.fetch_add(1, Ordering::Relaxed);
+        let tokens = record.usage.prompt_tokens.saturating_add(record.usage.generated_tokens);
+        self.app.metrics.sample_tokens.fetch_add(tokens, Ordering::Relaxed);
+        if let Some(key) = self.app.active.key_of(self.run)
+            && !self.app.count_tokens(&key, tokens)
+        {
+            self.app.active.used_up(self.run);
+        }
     }
 }
 
-fn drive(app: &App, claim: &Claim, cancel: &Cancel) -> ApiResult<RunStatus> {
-    let store = app.store.for_tenant(&claim.tenant);
+fn drive(app: &Arc<App>, claim: &Claim, cancel: &Cancel) -> ApiResult<RunStatus> {
+    let mut store = app.store.for_tenant(&claim.tenant);
+    if let Some(key) = &claim.key {
+        store = store.on_behalf_of(key);
+    }
     let stored = store.run(&claim.run)?;
+    let is_completed = stored.status == RunStatus::Completed;
+    if is_completed && stored.results.is_some() {
+        // The server was killed after its end, before that was told.
+        return Ok(RunStatus::Completed);
+    }
+    if !is_completed && claim.key.as_ref().is_some_and(|key| !app.count_tokens(key, 0)) {
+        // They were used up while it waited.
+        return Ok(RunStatus::BudgetExhausted);
+    }
     if stored.request.get("procedure").is_some() {
         return app.drive_procedure(&store, &stored, cancel);
     }
-    let Prepared { plan, model, spending } = app.prepare(&request_of(&stored)?, Some(&stored))?;
+    let Prepared { plan, model, spending } = app.prepare(&store, &request_of(&stored)?, Some(&stored))?;
     let mut run = ActiveRun::resume(&claim.run, &store, &owner())?;
     run.set_price(spending.price);
     run.set_budget(spending.budget.clone());
@@ -221,7 +280,7 @@ fn drive(app: &App, claim: &Claim, cancel: &Cancel) -> ApiResult<RunStatus> {
     runtime.shutdown_background();
     let end = end?;
     app.metrics.cached_answers.fetch_add(end.from_cache, Ordering::Relaxed);
-    conclude(&run, &store, &app.catalog)?;
+    conclude(&run, &end, &store, &app.catalog)?;
     run.release()?;
     Ok(end.status)
 }

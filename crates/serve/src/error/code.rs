@@ -54,6 +54,7 @@ codes! {
     IdempotencyDiffers = "idempotency_key_reused", "invalid_request_error", UNPROCESSABLE_ENTITY, "This Idempotency-Key was used for another request.";
     DatasetUnavailable = "dataset_unavailable", "invalid_request_error", UNPROCESSABLE_ENTITY, "The task's dataset is not on this server.";
     BudgetExhausted = "budget_exhausted", "insufficient_quota", TOO_MANY_REQUESTS, "What may be spent is spent.";
+    QuotaUsed = "insufficient_quota", "insufficient_quota", TOO_MANY_REQUESTS, "The key's quota of the day is used up; `Retry-After` says when the next day begins.";
     RateLimited = "rate_limit_exceeded", "rate_limit_error", TOO_MANY_REQUESTS, "Too many requests; `Retry-After` says when to come back.";
     QueueFull = "queue_full", "rate_limit_error", TOO_MANY_REQUESTS, "Too much of this tenant waits already.";
     Internal = "internal_error", "server_error", INTERNAL_SERVER_ERROR, "A fault of the server; `x-request-id` finds it in the log.";

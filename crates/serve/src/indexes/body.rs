@@ -77,6 +77,8 @@ pub(crate) struct IndexObject {
     pub(crate) id: String,
     pub(crate) documents: u64,
     pub(crate) chunks: u64,
+    /// What it counts among the bytes that a tenant may keep: texts, as documents and as chunks, and vectors.
+    pub(crate) bytes: u64,
     /// The embedding model that it is made with.
     pub(crate) embedder: String,
     pub(crate) chunk_tokens: u64,

@@ -36,7 +36,26 @@ pub(super) fn check_name(tenant: &Tenant, name: &str) -> ApiResult<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Component, Path};
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever a client writes, what is taken for a name is one part of a path and leads nowhere else, also with
+        /// its tenant.
+        #[test]
+        fn promise_26_what_is_a_name_is_one_part_of_a_path(name in "([a-z0-9._/\\\\-]|\\PC){0,70}") {
+            if check_name(&"acme".parse().unwrap(), &name).is_ok() {
+                for text in [&*name, &*stored_name(&"acme".parse().unwrap(), &name)] {
+                    let parts: Vec<Component<'_>> = Path::new(text).components().collect();
+                    prop_assert_eq!(parts, [Component::Normal(text.as_ref())]);
+                    prop_assert!(text.len() <= 64 && text.is_ascii() && !text.contains(['/', '\\', ':', '%']));
+                }
+            }
+        }
+    }
 
     #[test]
     fn promise_24_an_index_of_one_tenant_is_no_other_tenants() {

@@ -1,12 +1,13 @@
 //! Models with an adapter that was trained here. There may be any number of them, so they do not stay as those that
 //! are served do.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use evalign_core::{ModelRef, ScoringMode};
 use evalign_model::{DateTime, Model};
 
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult, Code};
+use crate::models::{Models, Served};
 
 /// The one that was asked for last. A run asks twice, when it is planned and when it is done, and so do equal
 /// requests: however many come at once, one of them loads.
@@ -40,6 +41,85 @@ impl Adapted {
         let model = load()?;
         *last = Some(Last { reference: reference.clone(), mode, model: model.clone() });
         Ok(model)
+    }
+}
+
+/// Models with adapters that clients talk to. Each has weights of its own in memory.
+const MOST_TALKING: usize = 2;
+
+/// Those that were asked last, the last one last. None goes while it answers somebody.
+type Recent = Vec<(ModelRef, Arc<Served>)>;
+
+#[derive(Clone, Default)]
+pub(super) struct Talking {
+    recent: Arc<Mutex<Recent>>,
+    /// Held by who loads one: however many ask, one loads.
+    loading: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Talking {
+    fn lock(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, reference: &ModelRef) -> Option<Arc<Served>> {
+        let mut recent = self.lock();
+        let place = recent.iter().position(|(known, _)| known == reference)?;
+        let found = recent.remove(place);
+        let served = found.1.clone();
+        recent.push(found);
+        Some(served)
+    }
+
+    /// Makes room for one more, as more may not fit.
+    fn make_room(&self) -> ApiResult<()> {
+        let mut recent = self.lock();
+        if recent.len() < MOST_TALKING {
+            return Ok(());
+        }
+        // Whoever gets one gets it under this lock: one that only the list holds answers nobody.
+        let Some(idle) = recent.iter().position(|(_, served)| Arc::strong_count(served) == 1) else {
+            let message = "as many models with adapters as there may be are answering others";
+            return Err(ApiError::new(Code::Unavailable, message).retry_after(2));
+        };
+        let gone = recent.remove(idle);
+        drop(recent);
+        drop(gone);
+        Ok(())
+    }
+
+    async fn get(
+        &self,
+        reference: &ModelRef,
+        load: impl FnOnce() -> ApiResult<Served> + Send + 'static,
+    ) -> ApiResult<Arc<Served>> {
+        if let Some(served) = self.known(reference) {
+            return Ok(served);
+        }
+        let only = self.loading.clone().lock_owned().await;
+        if let Some(served) = self.known(reference) {
+            return Ok(served);
+        }
+        let (talking, reference) = (self.clone(), reference.clone());
+        let load = move || {
+            // Also when its client leaves.
+            let _only = only;
+            talking.make_room()?;
+            let served = Arc::new(load()?);
+            talking.lock().push((reference, served.clone()));
+            Ok(served)
+        };
+        tokio::task::spawn_blocking(load).await?
+    }
+}
+
+impl Models {
+    /// The model to talk to that an adapter makes of the one that is served under this name, loaded if it is not yet.
+    pub(crate) async fn served_adapted(&self, name: &str, reference: &ModelRef) -> ApiResult<Arc<Served>> {
+        let (name, adapted) = (name.to_owned(), reference.clone());
+        let (offline, max_waiting) = (self.offline, self.max_waiting);
+        let load = move || Served::load(name, &adapted, offline, max_waiting);
+        self.talking_adapted.get(reference, load).await
     }
 }
 

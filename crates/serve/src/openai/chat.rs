@@ -156,12 +156,12 @@ impl ChatBody {
     responses((status = 200, description = "A chat completion, or with `stream` its chunks", body = Object), ErrorAnswers, Refusals))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    _: Tenanted,
+    Tenanted { caller, store }: Tenanted,
     JsonBody { value: body, .. }: JsonBody<ChatBody>,
 ) -> ApiResult<Response> {
     let started = Instant::now();
     let kinds = body.kinds(app.settings.max_tokens)?;
-    let served = app.models.served(&body.model).await?;
+    let served = app.served(&store, &body.model).await?;
     if !served.model.capabilities().chat {
         let message = "this model has no chat template; ask it through /v1/completions";
         return Err(ApiError::new(Code::InvalidRequest, message).about("model"));
@@ -170,12 +170,12 @@ pub(crate) async fn create(
         id: format!("chatcmpl-{}", uuid::Uuid::now_v7().simple()),
         created: unix_secs(),
         include_usage: body.stream_options.unwrap_or_default().include_usage,
-        model: served.name.clone(),
+        model: body.model.clone(),
         logprobs: body.logprobs.unwrap_or(false),
     };
     // All answers are to one prompt.
     let choices = kinds.len();
-    let writing = Writing::begin(app, served, started, kinds, choices)?;
+    let writing = Writing::begin(app, caller.key, served, started, kinds, choices)?;
     if body.stream.unwrap_or(false) {
         return Ok(stream::streamed(stream::chunks(completion, writing)));
     }

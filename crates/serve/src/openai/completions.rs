@@ -18,7 +18,7 @@ use crate::openai::sampling::{Sampling, Stop};
 use crate::openai::schema::AnswerFormat;
 use crate::openai::stream::{self, Chunks};
 use crate::openai::writing::{Part, Writing};
-use crate::openai::{Generated, unix_secs, unsupported, used};
+use crate::openai::{Generated, sum, told, unix_secs, unsupported};
 use crate::openapi::{ErrorAnswers, Refusals};
 
 /// Tokens of an answer where nothing is said, as OpenAI's API has it.
@@ -92,6 +92,7 @@ pub(crate) struct CompletionBody {
     pub(crate) presence_penalty: Option<f64>,
     pub(crate) frequency_penalty: Option<f64>,
     /// Only 1.
+    #[schema(minimum = 1, maximum = 1)]
     pub(crate) best_of: Option<u32>,
     pub(crate) suffix: Option<String>,
     /// Has no effect.
@@ -145,17 +146,18 @@ impl CompletionBody {
     responses((status = 200, description = "A completion, or with `stream` its chunks", body = Object), ErrorAnswers, Refusals))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    _: Tenanted,
+    Tenanted { caller, store }: Tenanted,
     JsonBody { value: body, .. }: JsonBody<CompletionBody>,
 ) -> ApiResult<Response> {
     let started = Instant::now();
     let params = body.params(app.settings.max_tokens)?;
     let starts = body.prompt.clone().starts()?;
-    let served = app.models.served(&body.model).await?;
+    let served = app.served(&store, &body.model).await?;
     let mut completion = Completion {
         id: format!("cmpl-{}", uuid::Uuid::now_v7().simple()),
         created: unix_secs(),
-        model: served.name.clone(),
+        model: body.model.clone(),
+        served: served.name.clone(),
         logprobs: body.logprobs.is_some(),
         include_usage: body.stream_options.unwrap_or_default().include_usage,
         per_prompt: params.len().max(1),
@@ -168,6 +170,7 @@ pub(crate) async fn create(
     if params.is_empty() || decided {
         app.metrics.first_token(&served.name, started.elapsed());
         let (choices, usage) = completion.known(&app);
+        app.count_tokens(&caller.key, usage["total_tokens"].as_u64().unwrap_or_default());
         return Ok(match is_stream {
             true => {
                 let chunks = completion.chunks(choices, usage).into_iter().map(Ok);
@@ -177,7 +180,7 @@ pub(crate) async fn create(
         });
     }
     let kinds = kinds(&served, &starts, &params)?;
-    let writing = Writing::begin(app, served, started, kinds, completion.per_prompt)?;
+    let writing = Writing::begin(app, caller.key, served, started, kinds, completion.per_prompt)?;
     if is_stream {
         return Ok(stream::streamed(stream::chunks(completion, writing)));
     }
@@ -210,6 +213,8 @@ struct Completion {
     id: String,
     created: u64,
     model: String,
+    /// The name by which its tokens are counted.
+    served: String,
     logprobs: bool,
     include_usage: bool,
     /// Answers to each prompt.
@@ -224,7 +229,9 @@ impl Completion {
     /// Prompts and what is known to come after them.
     fn known(&self, app: &App) -> (Vec<Value>, Value) {
         let wholes: Vec<_> = self.prefixes.iter().map(|prefix| prefix.clone().whole()).collect();
-        let usage = used(app, &self.model, wholes.iter().map(|(.., usage)| (true, *usage)));
+        let tokens = sum(wholes.iter().map(|(.., usage)| (true, *usage)));
+        app.metrics.tokens(&self.served, tokens.0, tokens.1);
+        let usage = told(tokens);
         let choice = |(index, (text, tokens, _)): (usize, &(String, Vec<Token>, Usage))| {
             self.choice(index, text, &table(0, tokens), Some("length"))
         };

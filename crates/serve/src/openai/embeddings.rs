@@ -55,7 +55,7 @@ pub(crate) struct EmbeddingsBody {
     responses((status = 200, description = "A vector for each text", body = Object), ErrorAnswers, Refusals))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    _: Tenanted,
+    Tenanted { caller, .. }: Tenanted,
     JsonBody { value: body, .. }: JsonBody<EmbeddingsBody>,
 ) -> ApiResult<Json<Value>> {
     let texts = match body.input {
@@ -72,6 +72,7 @@ pub(crate) async fn create(
     }
     let encoding = body.encoding_format.unwrap_or_default();
     let (vectors, tokens) = tokio::task::spawn_blocking(move || embed(&encoder, &texts)).await??;
+    app.count_tokens(&caller.key, tokens as u64);
     let told = |(index, vector): (usize, Vec<f32>)| json!({"object": "embedding", "index": index, "embedding": written(&vector, encoding)});
     Ok(Json(json!({
         "object": "list",

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use evalign_store::Store;
 use serde::Serialize;
 
 use crate::app::App;
@@ -20,21 +21,22 @@ pub(crate) struct ModelObject {
     owned_by: &'static str,
 }
 
-fn objects(app: &App) -> Vec<ModelObject> {
-    let object = |(id, since_ms): (&str, u64)| ModelObject {
-        object: "model",
-        id: id.to_owned(),
-        created: since_ms / 1000,
-        owned_by: "evalign",
-    };
-    app.models.talking().map(object).collect()
+fn objects(app: &App, store: &Store) -> ApiResult<Vec<ModelObject>> {
+    let object =
+        |(id, created): (String, u64)| ModelObject { object: "model", id, created, owned_by: "evalign" };
+    let served = app.models.talking().map(|(name, since_ms)| (name.to_owned(), since_ms / 1000));
+    Ok(served.chain(app.trained_names(store)?).map(object).collect())
 }
 
-/// The models that answer here.
+/// The models that answer here: those that are served, and those with adapters of the tenant's training jobs.
 #[utoipa::path(get, path = "/v1/models", tag = "models",
     responses((status = 200, description = "All models", body = List<ModelObject>), ErrorAnswers))]
-pub(crate) async fn list(State(app): State<Arc<App>>, _: Tenanted) -> Json<List<ModelObject>> {
-    Json(List::whole(objects(&app), |model: &ModelObject| model.id.clone()))
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+) -> ApiResult<Json<List<ModelObject>>> {
+    let models = app.blocking(move |app| objects(app, &tenanted.store)).await?;
+    Ok(Json(List::whole(models, |model: &ModelObject| model.id.clone())))
 }
 
 /// One model.
@@ -42,10 +44,10 @@ pub(crate) async fn list(State(app): State<Arc<App>>, _: Tenanted) -> Json<List<
     responses((status = 200, description = "The model", body = ModelObject), ErrorAnswers))]
 pub(crate) async fn read(
     State(app): State<Arc<App>>,
-    _: Tenanted,
+    tenanted: Tenanted,
     IdPath(id): IdPath,
 ) -> ApiResult<Json<ModelObject>> {
-    let found = objects(&app).into_iter().find(|model| model.id == id);
+    let models = app.blocking(move |app| objects(app, &tenanted.store)).await?;
     let none = || ApiError::new(Code::ModelNotFound, format!("no model `{}` is served here", shown(&id)));
-    found.map(Json).ok_or_else(none)
+    models.into_iter().find(|model| model.id == id).map(Json).ok_or_else(none)
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use evalign_bench::{BoardQuery, board_sections, leaderboard};
+use evalign_bench::{BoardQuery, board_sections};
 use evalign_core::{ModelSummary, RunId};
 use http::StatusCode;
 use minijinja::{Value, context};
@@ -41,15 +41,10 @@ pub(super) async fn board(
     let task = query.task.filter(|task| !task.is_empty());
     let all = query.all.is_some();
     let wanted = BoardQuery { task: task.clone(), all, run: None };
-    let board = app
-        .blocking(move |app| {
-            let mut board = leaderboard(&tenanted.store, &wanted)?;
-            for row in board.blocks.iter_mut().flat_map(|block| &mut block.rows) {
-                name_as_served(app, &mut row.model);
-            }
-            Ok(board)
-        })
-        .await?;
+    let mut board = app.board(&tenanted.store, wanted).await?.board.clone();
+    for row in board.blocks.iter_mut().flat_map(|block| &mut block.rows) {
+        name_as_served(&app, &mut row.model);
+    }
     // Names in it are escaped where it is made.
     let sections = Value::from_safe_string(board_sections(&board.blocks, &run_page));
     let without_results: Vec<_> = board.without_results.iter().map(ToString::to_string).collect();

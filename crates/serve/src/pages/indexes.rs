@@ -10,7 +10,7 @@ use http::StatusCode;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
-use super::{ON_A_PAGE, Page, given, page, serialized};
+use super::{ON_A_PAGE, Page, first, given, page, serialized};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{IdPath, Query, Tenanted};
@@ -19,17 +19,22 @@ use crate::indexes::{AnswerBody, DocumentObject, SearchBody};
 /// Hits of a question, unless another number is asked for.
 const HITS: usize = 5;
 
-pub(super) async fn list(State(app): State<Arc<App>>, tenanted: Tenanted) -> Page {
-    let caller = tenanted.caller.clone();
-    let indexes = app.blocking(move |app| app.list_indexes(&tenanted.store)).await?;
-    let content = context! { title => "Indexes", indexes => serialized(&indexes) };
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    Query(query): Query<IndexPage>,
+) -> Page {
+    let (caller, after) = (tenanted.caller.clone(), query.after.unwrap_or_default());
+    let indexes = app.blocking(move |app| app.list_indexes(&tenanted.store, &after, ON_A_PAGE + 1)).await?;
+    let (indexes, next) = first(indexes, |index| &index.id);
+    let content = context! { title => "Indexes", indexes => serialized(&indexes), next };
     Ok(page(StatusCode::OK, "indexes", Some(&caller), content))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct IndexPage {
-    /// The last document of the page before.
+    /// The last document, or index, of the page before.
     after: Option<String>,
 }
 
@@ -40,21 +45,15 @@ pub(super) async fn index(
     Query(query): Query<IndexPage>,
 ) -> Page {
     let caller = tenanted.caller.clone();
-    let name = id.clone();
+    let (name, after) = (id.clone(), query.after.unwrap_or_default());
     let (index, documents) = app
         .blocking(move |app| {
-            Ok((app.index(&tenanted.store, &id)?, app.index_documents(&tenanted.store, &id)?))
+            let documents = app.index_documents(&tenanted.store, &id, &after, ON_A_PAGE + 1)?;
+            Ok((app.index(&tenanted.store, &id)?, documents))
         })
         .await?;
-    let after = given(query.after);
-    let behind = documents
-        .into_iter()
-        .filter(|document| after.as_ref().is_none_or(|after| document.document > *after));
-    let mut shown: Vec<DocumentObject> =
-        behind.take(ON_A_PAGE as usize + 1).map(DocumentObject::from).collect();
-    let has_more = shown.len() > ON_A_PAGE as usize;
-    shown.truncate(ON_A_PAGE as usize);
-    let next = shown.last().filter(|_| has_more).map(|document| document.id.clone());
+    let documents = documents.into_iter().map(DocumentObject::from).collect();
+    let (shown, next) = first(documents, |document| &document.id);
     let title = format!("Index {name}");
     let content = context! {
         title, index => serialized(&index), documents => serialized(&shown), next,

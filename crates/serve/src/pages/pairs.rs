@@ -15,6 +15,7 @@ use super::{Page, given, page, serialized};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{Query, RunPath, Tenanted};
+use crate::preferences::KnownPairs;
 
 /// Pairs on a page.
 const PAIRS: usize = 20;
@@ -105,27 +106,27 @@ fn share(text: Option<&String>, field: &str, absent: f64) -> ApiResult<f64> {
 
 /// What a page shows of all pairs.
 #[derive(Serialize)]
-struct Shown {
+struct Shown<'a> {
     pairs: Vec<PairView>,
     found: usize,
     strategies: Vec<String>,
-    report: PairsReport,
+    report: &'a PairsReport,
     next: Option<usize>,
 }
 
-fn shown(pairs: Vec<(bool, BuiltPair)>, report: PairsReport, query: &PairsPage) -> Shown {
+fn shown<'a>((pairs, report): &'a KnownPairs, query: &PairsPage) -> Shown<'a> {
     let mut strategies: Vec<String> =
         pairs.iter().filter_map(|(_, pair)| strategy(pair)).map(str::to_owned).collect();
     strategies.sort();
     strategies.dedup();
     let (part, text) = (given(query.part.clone()), given(query.text.clone()));
     let wanted_strategy = given(query.strategy.clone());
-    let is_wanted = |(is_held_out, pair): &(bool, BuiltPair)| {
+    let is_wanted = |(is_held_out, pair): &&(bool, BuiltPair)| {
         part.as_deref().is_none_or(|part| (part == "held_out") == *is_held_out)
             && wanted_strategy.as_deref().is_none_or(|wanted| strategy(pair) == Some(wanted))
             && text.as_deref().is_none_or(|text| contains(pair, text))
     };
-    let mut pairs: Vec<(bool, BuiltPair)> = pairs.into_iter().filter(is_wanted).collect();
+    let mut pairs: Vec<&(bool, BuiltPair)> = pairs.iter().filter(is_wanted).collect();
     if query.order.as_deref() == Some("margin") {
         let key = |pair: &BuiltPair| margin(pair).unwrap_or(f64::NEG_INFINITY);
         pairs.sort_by(|(_, a), (_, b)| key(b).total_cmp(&key(a)));
@@ -133,7 +134,7 @@ fn shown(pairs: Vec<(bool, BuiltPair)>, report: PairsReport, query: &PairsPage) 
     let widest = pairs.iter().filter_map(|(_, pair)| margin(pair)).fold(0.0, f64::max);
     let from = query.from.unwrap_or(0);
     let next = from.saturating_add(PAIRS);
-    let view = |(is_held_out, pair): &(bool, BuiltPair)| PairView::of(*is_held_out, pair, widest);
+    let view = |(is_held_out, pair): &&(bool, BuiltPair)| PairView::of(*is_held_out, pair, widest);
     Shown {
         pairs: pairs.iter().skip(from).take(PAIRS).map(view).collect(),
         found: pairs.len(),
@@ -157,15 +158,12 @@ pub(super) async fn pairs(
         ..Filters::default()
     };
     let run = id.to_string();
-    let (shown, query) = app
-        .blocking(move |app| {
-            let (pairs, report) = app.pairs_of(&tenanted.store, &id, (&filters, false))?;
-            Ok((shown(pairs, report, &query), query))
-        })
-        .await?;
+    let pairs = app.remembered_pairs(&tenanted.store, &id, filters).await?;
+    let show = move |_: &App| Ok((serialized(shown(&pairs, &query)), query));
+    let (shown, query) = app.blocking(show).await?;
     let PairsPage { min_margin, min_probability, agreed, part, strategy, text, order, .. } = query;
     let content = context! {
-        title => "Preference pairs", run, shown => serialized(&shown), min_margin, min_probability,
+        title => "Preference pairs", run, shown, min_margin, min_probability,
         agreed => agreed.is_some(), part, strategy, text, order,
     };
     Ok(page(StatusCode::OK, "pairs", Some(&caller), content))
@@ -193,18 +191,20 @@ mod tests {
         serde_json::from_value(fields).unwrap()
     }
 
-    fn some() -> Vec<(bool, BuiltPair)> {
-        vec![
+    fn some() -> KnownPairs {
+        let pairs = vec![
             (false, pair("first", 0.25, "best-vs-worst")),
             (true, pair("second", 0.5, "best-vs-worst")),
             (false, pair("third", 0.125, "all-pairs")),
-        ]
+        ];
+        (pairs, PairsReport::default())
     }
 
     #[test]
     fn filters_leave_what_they_say_and_order_by_margin_puts_the_widest_first() {
         let found = |fields: Value| -> Vec<f64> {
-            let shown = shown(some(), PairsReport::default(), &query(fields));
+            let pairs = some();
+            let shown = shown(&pairs, &query(fields));
             assert_eq!(shown.strategies, ["all-pairs", "best-vs-worst"], "of all pairs");
             shown.pairs.iter().filter_map(|pair| pair.margin).collect()
         };
@@ -221,7 +221,8 @@ mod tests {
 
     #[test]
     fn promise_32_pairs_are_text() {
-        let shown = shown(some(), PairsReport::default(), &query(json!({})));
+        let pairs = some();
+        let shown = shown(&pairs, &query(json!({})));
         let none = None::<&str>;
         let content = context! {
             title => "t", csrf => none, tenant => none, run => "run_0", shown => serialized(&shown),

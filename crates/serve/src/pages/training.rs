@@ -6,16 +6,32 @@ use axum::extract::State;
 use evalign_train::{Line, charts, last_values};
 use http::StatusCode;
 use minijinja::{Value, context};
+use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::{Page, page, serialized};
+use super::{ON_A_PAGE, Page, first, page, serialized};
 use crate::app::App;
-use crate::extract::{RunPath, Tenanted};
+use crate::error::ApiError;
+use crate::extract::{Query, RunPath, Tenanted};
 
-pub(super) async fn list(State(app): State<Arc<App>>, tenanted: Tenanted) -> Page {
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TrainingsPage {
+    /// The last job of the page before.
+    after: Option<String>,
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    Query(query): Query<TrainingsPage>,
+) -> Page {
     let caller = tenanted.caller.clone();
-    let jobs = app.blocking(move |app| app.trainings(&tenanted.store)).await?;
-    let content = context! { title => "Training", jobs => serialized(&jobs) };
+    let none = |id: &str| ApiError::not_found("training job", id);
+    let after = query.after.map(|id| id.parse().map_err(|_| none(&id))).transpose()?;
+    let found = move |app: &App| app.trainings(&tenanted.store, after.as_ref(), ON_A_PAGE + 1);
+    let (jobs, next) = first(app.blocking(found).await?, |job| &job.id);
+    let content = context! { title => "Training", jobs => serialized(&jobs), next };
     Ok(page(StatusCode::OK, "trainings", Some(&caller), content))
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Redirect};
-use evalign_bench::{Ballot, Vote, VoteQuestion, Votes};
+use evalign_bench::{Ballot, Vote, VoteQuestion};
 use evalign_store::KeyScope;
 use http::StatusCode;
 use minijinja::context;
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
 use super::login::{Checked, own_form};
@@ -15,9 +16,6 @@ use super::{Page, page, serialized};
 use crate::app::App;
 use crate::error::{ApiError, Code};
 use crate::extract::{Query, RunPath, Tenanted};
-
-/// Who holds the lease of the votes while one is stored.
-const OWNER: &str = "evalign serve";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,29 +100,13 @@ pub(super) async fn vote(
     request: Request,
 ) -> Page {
     let form: VoteForm = own_form(&tenanted, &app, request).await?;
-    let wrong = |field: &str| ApiError::new(Code::InvalidRequest, format!("`{field}` is none")).about(field);
-    let vote = match form.vote.as_str() {
-        "first" => Vote::First,
-        "second" => Vote::Second,
-        "tie" => Vote::Tie,
-        _ => return Err(wrong("vote").into()),
-    };
-    let (store, voter) = (tenanted.store, tenanted.caller.key);
-    let back = app
-        .blocking(move |_| {
-            let votes = Votes::open(&store, &id, &voter, OWNER)?;
-            let question = votes.questions().iter().find(|question| question.id() == form.question);
-            let Some(question) = question else {
-                votes.close(OWNER)?;
-                // Sent twice, or from an old page: the vote that is there stays.
-                return Ok(format!("/runs/{id}/vote"));
-            };
-            let back = format!("/runs/{id}/vote?voted={}", question.id());
-            let cast = votes.cast_one(question, vote);
-            votes.close(OWNER)?;
-            cast?;
-            Ok(back)
-        })
-        .await?;
-    Ok(Redirect::to(&back).into_response())
+    let vote: Result<Vote, serde::de::value::Error> =
+        Vote::deserialize(form.vote.as_str().into_deserializer());
+    let wrong = |_| ApiError::new(Code::InvalidRequest, "`vote` is first, second or tie").about("vote");
+    let vote = vote.map_err(wrong)?;
+    let (page, question) = (format!("/runs/{id}/vote"), form.question.clone());
+    let cast = move |app: &App| app.vote(&tenanted.store, (&id, &tenanted.caller.key), &form.question, vote);
+    // Sent twice, or from an old page: the vote that is there stays.
+    let is_cast = app.blocking(cast).await?;
+    Ok(Redirect::to(&if is_cast { format!("{page}?voted={question}") } else { page }).into_response())
 }

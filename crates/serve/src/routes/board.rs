@@ -3,14 +3,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use evalign_bench::{BoardQuery, CompareOptions, compare, leaderboard};
+use evalign_bench::{Board, BoardQuery, CompareOptions, compare, leaderboard};
+use evalign_store::Store;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
-use crate::extract::{Query, Tenanted, tagged};
+use crate::extract::{Query, TaggedBody, Tenanted, tagged};
 use crate::openapi::ErrorAnswers;
 use crate::routes::List;
 
@@ -37,18 +38,39 @@ pub(crate) async fn board(
     Query(query): Query<LeaderboardQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    app.blocking(move |_| {
-        let query = BoardQuery { task: query.task, all: query.all, run: None };
-        let board = leaderboard(&tenanted.store, &query)?;
-        let document = json!({
-            "object": "leaderboard",
-            "data": board.blocks,
-            "runs": board.runs,
-            "without_results": board.without_results,
+    let query = BoardQuery { task: query.task, all: query.all, run: None };
+    Ok(app.board(&tenanted.store, query).await?.document.answer(&headers))
+}
+
+/// A leaderboard, and how this route tells it.
+#[derive(Debug)]
+pub(crate) struct ShownBoard {
+    pub(crate) board: Board,
+    document: TaggedBody,
+}
+
+impl App {
+    /// The leaderboard, computed anew only where completed runs have changed: it takes a test for each two rows.
+    pub(crate) async fn board(
+        self: &Arc<Self>,
+        store: &Store,
+        query: BoardQuery,
+    ) -> ApiResult<Arc<ShownBoard>> {
+        let completed = self.completed_runs(store).await?;
+        let question = (store.tenant().clone(), format!("{} {:?}", query.all, query.task));
+        let store = store.clone();
+        let compute = self.blocking(move |_| {
+            let board = leaderboard(&store, &query)?;
+            let document = TaggedBody::json(&json!({
+                "object": "leaderboard",
+                "data": board.blocks,
+                "runs": board.runs,
+                "without_results": board.without_results,
+            }))?;
+            Ok(ShownBoard { board, document })
         });
-        tagged(&headers, &document)
-    })
-    .await
+        self.known_boards.get(question, || Some(completed), compute).await
+    }
 }
 
 /// Two runs.

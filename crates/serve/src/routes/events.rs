@@ -54,7 +54,8 @@ pub(crate) async fn events(
         run,
         after,
         changes,
-        ready: Vec::new().into_iter(),
+        ready: Arc::default(),
+        told: 0,
         is_over: false,
         _place: place,
     };
@@ -100,9 +101,19 @@ struct Tail {
     /// The last event that was told.
     after: u64,
     changes: watch::Receiver<u64>,
-    ready: std::vec::IntoIter<Event>,
+    /// What was read, and how much of it was told.
+    ready: Arc<Happened>,
+    told: usize,
     is_over: bool,
     _place: Place,
+}
+
+/// What has happened to a run since an event.
+#[derive(Debug, Default)]
+pub(crate) struct Happened {
+    events: Vec<Event>,
+    /// Nothing more will.
+    is_over: bool,
 }
 
 impl Tail {
@@ -115,18 +126,19 @@ impl Tail {
 
     async fn next(&mut self) -> Option<SseEvent> {
         loop {
-            if let Some(event) = self.ready.next() {
+            if let Some(event) = self.ready.events.get(self.told) {
+                self.told += 1;
                 self.after = event.id;
-                return Some(told(&event));
+                return Some(told(event));
             }
             if self.is_over {
                 return None;
             }
             match self.read().await {
-                Ok((events, is_over)) => {
-                    self.is_over = is_over && events.len() < PAGE as usize;
-                    let idle = events.is_empty();
-                    self.ready = events.into_iter();
+                Ok(happened) => {
+                    self.is_over = happened.is_over && happened.events.len() < PAGE as usize;
+                    let idle = happened.events.is_empty();
+                    (self.ready, self.told) = (happened, 0);
                     if idle && !self.is_over && !self.wait().await {
                         return None;
                     }
@@ -139,19 +151,20 @@ impl Tail {
         }
     }
 
-    /// What has happened since, and whether nothing more will. Asked in this order: an event that is
-    /// committed between the two is read the next time.
-    async fn read(&mut self) -> ApiResult<(Vec<Event>, bool)> {
+    /// What has happened since; read once for all who follow the run and are as far.
+    async fn read(&mut self) -> ApiResult<Arc<Happened>> {
         self.changes.mark_unchanged();
         let (store, run, after) = (self.store.clone(), self.run.clone(), self.after);
-        self.app
-            .blocking(move |_| {
-                let is_active = store.job_of(&run)?.is_some_and(|job| job.state.is_active());
-                let status = store.run(&run)?.status;
-                let events = store.events(&run, after, PAGE)?;
-                Ok((events, !is_active && !matches!(status, RunStatus::Queued | RunStatus::Running)))
-            })
-            .await
+        let question = (store.tenant().clone(), format!("{run} {after}"));
+        // Asked in this order: an event that is committed between the two is read the next time.
+        let read = self.app.blocking(move |_| {
+            let is_active = store.job_of(&run)?.is_some_and(|job| job.state.is_active());
+            let status = store.run(&run)?.status;
+            let events = store.events(&run, after, PAGE)?;
+            let is_over = !is_active && !matches!(status, RunStatus::Queued | RunStatus::Running);
+            Ok(Happened { events, is_over })
+        });
+        self.app.known_events.get(question, || self.app.version(), read).await
     }
 
     /// Until there may be news; `false` when the server ends.

@@ -4,22 +4,23 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{IdPath, JsonBody, Tenanted};
+use crate::extract::{IdPath, JsonBody, Query, Tenanted};
 use crate::indexes::{AnswerBody, DocumentObject, DocumentsBody, IndexObject, NewIndexBody, SearchBody};
 use crate::openapi::{ErrorAnswers, Refusals};
-use crate::routes::List;
 use crate::routes::once::{Made, Repeatable};
 use crate::routes::runs::queued;
+use crate::routes::{List, PageQuery, page_length};
 use crate::runs::RunObject;
 
 /// Makes an index, empty. Its name is its id.
 #[utoipa::path(post, path = "/v1/indexes", tag = "indexes", request_body = NewIndexBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses((status = 201, description = "Made; `Location` names it", body = IndexObject), ErrorAnswers, Refusals))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
@@ -38,15 +39,17 @@ pub(crate) async fn create(
 }
 
 /// Lists indexes, by name.
-#[utoipa::path(get, path = "/v1/indexes", tag = "indexes",
-    responses((status = 200, description = "All indexes", body = List<IndexObject>), ErrorAnswers))]
+#[utoipa::path(get, path = "/v1/indexes", tag = "indexes", params(PageQuery),
+    responses((status = 200, description = "A page of indexes", body = List<IndexObject>), ErrorAnswers))]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
+    Query(query): Query<PageQuery>,
 ) -> ApiResult<Json<List<IndexObject>>> {
+    let (limit, after) = (page_length(query.limit)?, query.after.unwrap_or_default());
     app.blocking(move |app| {
-        let indexes = app.list_indexes(&tenanted.store)?;
-        Ok(Json(List::whole(indexes, |index: &IndexObject| index.id.clone())))
+        let indexes = app.list_indexes(&tenanted.store, &after, limit + 1)?;
+        Ok(Json(List::page(indexes, limit as usize, |index: &IndexObject| index.id.clone())))
     })
     .await
 }
@@ -82,7 +85,7 @@ pub(crate) async fn remove(
 /// one of its name.
 #[utoipa::path(post, path = "/v1/indexes/{id}/documents", tag = "indexes", request_body = DocumentsBody,
     params(("id" = String, Path, description = "The index"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
 pub(crate) async fn fill(
     State(app): State<Arc<App>>,
@@ -101,17 +104,47 @@ pub(crate) async fn fill(
 }
 
 /// The documents of an index, by name.
-#[utoipa::path(get, path = "/v1/indexes/{id}/documents", tag = "indexes", params(("id" = String, Path, description = "The index")),
-    responses((status = 200, description = "All its documents", body = List<DocumentObject>), ErrorAnswers))]
+#[utoipa::path(get, path = "/v1/indexes/{id}/documents", tag = "indexes",
+    params(("id" = String, Path, description = "The index"), PageQuery),
+    responses((status = 200, description = "A page of its documents", body = List<DocumentObject>), ErrorAnswers))]
 pub(crate) async fn documents(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
     IdPath(id): IdPath,
+    Query(query): Query<PageQuery>,
 ) -> ApiResult<Json<List<DocumentObject>>> {
+    let (limit, after) = (page_length(query.limit)?, query.after.unwrap_or_default());
     app.blocking(move |app| {
-        let documents = app.index_documents(&tenanted.store, &id)?;
+        let documents = app.index_documents(&tenanted.store, &id, &after, limit + 1)?;
         let documents = documents.into_iter().map(DocumentObject::from).collect();
-        Ok(Json(List::whole(documents, |document: &DocumentObject| document.id.clone())))
+        Ok(Json(List::page(documents, limit as usize, |document: &DocumentObject| document.id.clone())))
+    })
+    .await
+}
+
+/// Which document of an index.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DocumentQuery {
+    /// Its id: the name of its file.
+    name: String,
+}
+
+/// Removes a document from an index.
+#[utoipa::path(delete, path = "/v1/indexes/{id}/documents", tag = "indexes",
+    params(("id" = String, Path, description = "The index"), DocumentQuery),
+    responses((status = 204, description = "Removed"), ErrorAnswers,
+        (status = 409, description = "Documents are being added", body = crate::openapi::ErrorBody)))]
+pub(crate) async fn remove_document(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    IdPath(id): IdPath,
+    Query(query): Query<DocumentQuery>,
+) -> ApiResult<StatusCode> {
+    app.blocking_alone(&app.retrieval.removing, move |app| {
+        Handle::current().block_on(app.remove_document(&tenanted.store, &id, &query.name))?;
+        Ok(StatusCode::NO_CONTENT)
     })
     .await
 }

@@ -34,6 +34,16 @@ impl Made {
     }
 }
 
+/// The header that tells repetitions of a request, as routes describe it.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct IdempotencyKey {
+    /// 1 to 255 visible ASCII characters; kept for 24 hours
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]*$")]
+    key: Option<String>,
+}
+
 /// A request that may carry an `Idempotency-Key`: which route it is for, and what its body is.
 #[derive(Debug)]
 pub(crate) struct Repeatable {
@@ -86,12 +96,12 @@ struct Begun<'a> {
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.store.abandon_request(self.key) {
-            tracing::warn!(%error, "an Idempotency-Key stays blocked for a minute");
+            tracing::warn!(%error, "an Idempotency-Key stays blocked until the server begins again");
         }
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
     if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::extract::{JsonBody, RunPath, Tenanted};
-use crate::judging::{CritiqueBody, JudgmentBody, PreferencesBody};
+use crate::judging::{CritiqueBody, InjectionsBody, JudgmentBody, PreferencesBody};
 use crate::openapi::{ErrorAnswers, Refusals};
 use crate::preferences::{CheckBody, CheckObject, ImportBody, PairsExportBody, PairsObject};
 use crate::routes::once::{Made, Repeatable};
@@ -18,7 +18,7 @@ use crate::runs::RunObject;
 /// Has something judged: rows of a file, the answers of a run, or models that answer the same prompts. It is a run;
 /// its results are the report that `evalign judge --json` prints.
 #[utoipa::path(post, path = "/v1/judgments", tag = "judging", request_body = JudgmentBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
 pub(crate) async fn judge(
     State(app): State<Arc<App>>,
@@ -27,7 +27,7 @@ pub(crate) async fn judge(
     body: JsonBody<JudgmentBody>,
 ) -> ApiResult<Response> {
     let repeatable = Repeatable::of(&headers, "POST /v1/judgments", &body.digest)?;
-    app.blocking(move |app| {
+    app.plan(move |app| {
         let store = &tenanted.store;
         repeatable.once(store, || {
             let procedure = app.judgment(store, &body.value)?;
@@ -37,10 +37,32 @@ pub(crate) async fn judge(
     .await
 }
 
+/// Has a judge compare answers of which the worse one tries to talk it round: how often it changes its mind. It is a
+/// run; its results are the report that `evalign judge injections --json` prints.
+#[utoipa::path(post, path = "/v1/judgments/injections", tag = "judging", request_body = InjectionsBody,
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
+pub(crate) async fn attack(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    headers: HeaderMap,
+    body: JsonBody<InjectionsBody>,
+) -> ApiResult<Response> {
+    let repeatable = Repeatable::of(&headers, "POST /v1/judgments/injections", &body.digest)?;
+    app.plan(move |app| {
+        let store = &tenanted.store;
+        repeatable.once(store, || {
+            let procedure = app.injections(store, &body.value)?;
+            queued(app, store, &app.start_procedure(store, procedure)?)
+        })
+    })
+    .await
+}
+
 /// Has answers criticised and revised by the principles of a constitution, each revision held against what it revises.
 /// It is a run; its pairs become files by `POST /v1/preferences/{id}/files`.
 #[utoipa::path(post, path = "/v1/critiques", tag = "judging", request_body = CritiqueBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
 pub(crate) async fn criticise(
     State(app): State<Arc<App>>,
@@ -49,7 +71,7 @@ pub(crate) async fn criticise(
     body: JsonBody<CritiqueBody>,
 ) -> ApiResult<Response> {
     let repeatable = Repeatable::of(&headers, "POST /v1/critiques", &body.digest)?;
-    app.blocking(move |app| {
+    app.plan(move |app| {
         let store = &tenanted.store;
         repeatable.once(store, || {
             let procedure = app.critique(store, &body.value)?;
@@ -62,7 +84,7 @@ pub(crate) async fn criticise(
 /// Builds preference pairs: answers are drawn, and compared by a judge or scored by their task. It is a run; its pairs
 /// become files by `POST /v1/preferences/{id}/files`.
 #[utoipa::path(post, path = "/v1/preferences", tag = "preferences", request_body = PreferencesBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
 pub(crate) async fn build(
     State(app): State<Arc<App>>,
@@ -71,7 +93,7 @@ pub(crate) async fn build(
     body: JsonBody<PreferencesBody>,
 ) -> ApiResult<Response> {
     let repeatable = Repeatable::of(&headers, "POST /v1/preferences", &body.digest)?;
-    app.blocking(move |app| {
+    app.plan(move |app| {
         let store = &tenanted.store;
         repeatable.once(store, || {
             let procedure = app.preferences(store, &body.value)?;
@@ -84,7 +106,7 @@ pub(crate) async fn build(
 /// Writes the pairs of a run into files, which can be downloaded and trained on.
 #[utoipa::path(post, path = "/v1/preferences/{id}/files", tag = "preferences", request_body = PairsExportBody,
     params(("id" = String, Path, description = "A run that built pairs or criticised"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses((status = 201, description = "Written; `Location` names the first file", body = PairsObject), ErrorAnswers, Refusals))]
 pub(crate) async fn export(
     State(app): State<Arc<App>>,
@@ -94,7 +116,7 @@ pub(crate) async fn export(
     body: JsonBody<PairsExportBody>,
 ) -> ApiResult<Response> {
     let repeatable = Repeatable::of(&headers, &format!("POST /v1/preferences/{id}/files"), &body.digest)?;
-    app.blocking(move |app| {
+    app.blocking_alone(&app.scoring, move |app| {
         let store = &tenanted.store;
         repeatable.once(store, || made(&app.export_pairs(store, &id, &body.value)?))
     })
@@ -114,13 +136,13 @@ pub(crate) async fn check(
     tenanted: Tenanted,
     body: JsonBody<CheckBody>,
 ) -> ApiResult<Json<CheckObject>> {
-    app.blocking(move |app| app.check_pairs(&tenanted.store, &body.value).map(Json)).await
+    app.blocking_alone(&app.scoring, move |app| app.check_pairs(&tenanted.store, &body.value).map(Json)).await
 }
 
 /// Takes over an uploaded file of preferences: rows that would teach the wrong thing are left out and told, the others
 /// become a file in the layout that is asked for.
 #[utoipa::path(post, path = "/v1/preferences/import", tag = "preferences", request_body = ImportBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses((status = 201, description = "Written; `Location` names the file", body = PairsObject), ErrorAnswers, Refusals))]
 pub(crate) async fn import(
     State(app): State<Arc<App>>,
@@ -129,7 +151,7 @@ pub(crate) async fn import(
     body: JsonBody<ImportBody>,
 ) -> ApiResult<Response> {
     let repeatable = Repeatable::of(&headers, "POST /v1/preferences/import", &body.digest)?;
-    app.blocking(move |app| {
+    app.blocking_alone(&app.scoring, move |app| {
         let store = &tenanted.store;
         repeatable.once(store, || made(&app.import_pairs(store, &body.value)?))
     })

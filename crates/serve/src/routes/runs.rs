@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
-use crate::extract::{JsonBody, Query, RunPath, Tenanted, tagged, tagged_bytes};
+use crate::extract::{JsonBody, Query, RunPath, TaggedBody, Tenanted, tagged_bytes};
 use crate::openapi::{ErrorAnswers, Refusals};
 use crate::routes::once::{Made, Repeatable};
 use crate::routes::{List, page_length};
@@ -61,7 +61,7 @@ pub(crate) async fn list(
 /// with the `Idempotency-Key` of an earlier one is answered as that was; without one, equal requests are still
 /// the same run.
 #[utoipa::path(post, path = "/v1/runs", tag = "runs", request_body = NewRunBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses(
         (status = 202, description = "Queued; `Location` names it", body = RunObject),
         ErrorAnswers, Refusals))]
@@ -72,7 +72,7 @@ pub(crate) async fn create(
     body: JsonBody<NewRunBody>,
 ) -> ApiResult<Response> {
     let repeatable = Repeatable::of(&headers, "POST /v1/runs", &body.digest)?;
-    app.blocking(move |app| {
+    app.plan(move |app| {
         let store = &tenanted.store;
         repeatable.once(store, || queued(app, store, &app.start_run(store, &body.value)?))
     })
@@ -95,11 +95,13 @@ pub(crate) async fn read(
     RunPath(id): RunPath,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    app.blocking(move |app| {
+    // Who waits for a run asks this again and again.
+    let question = (tenanted.store.tenant().clone(), id.to_string());
+    let compute = app.blocking(move |app| {
         let run = tenanted.store.run(&id)?;
-        tagged(&headers, &RunObject::of(app, &tenanted.store, &run)?)
-    })
-    .await
+        TaggedBody::json(&RunObject::of(app, &tenanted.store, &run)?)
+    });
+    Ok(app.known_runs.get(question, || app.version(), compute).await?.answer(&headers))
 }
 
 /// The results of a run: estimates with their intervals and counts.
@@ -230,8 +232,11 @@ pub(crate) async fn resume(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ExportQuery {
-    /// `jsonl` (every sample with everything), or `parquet` (one row for each score).
+    /// `jsonl` (every sample with everything), `parquet` (one row for each score), or `lm-eval` (as
+    /// lm-evaluation-harness logs the samples of one task).
     format: Option<String>,
+    /// Which task, with `lm-eval`.
+    task: Option<String>,
 }
 
 /// The samples of a run as one file, as `evalign export` writes it.
@@ -245,15 +250,18 @@ pub(crate) async fn export(
     RunPath(id): RunPath,
     Query(query): Query<ExportQuery>,
 ) -> ApiResult<Response> {
-    let (format, kind, name) = match query.format.as_deref() {
-        None | Some("jsonl") => (ExportFormat::Jsonl, "application/jsonl", "samples.jsonl"),
-        Some("parquet") => (ExportFormat::Parquet, "application/vnd.apache.parquet", "samples.parquet"),
-        Some(_) => {
-            let message = "`format` is `jsonl` or `parquet`";
-            return Err(ApiError::new(Code::InvalidRequest, message).about("format"));
-        }
+    let wrong = |field: &str, message: &str| Err(ApiError::new(Code::InvalidRequest, message).about(field));
+    let (jsonl, parquet) = ("application/jsonl", "application/vnd.apache.parquet");
+    let (format, kind, name) = match (query.format.as_deref(), query.task) {
+        (None | Some("jsonl"), None) => (ExportFormat::Jsonl, jsonl, "samples.jsonl".to_owned()),
+        (Some("parquet"), None) => (ExportFormat::Parquet, parquet, "samples.parquet".to_owned()),
+        (Some("lm-eval"), Some(task)) => (ExportFormat::LmEval, jsonl, format!("samples_{task}.jsonl")),
+        (Some("lm-eval"), None) => return wrong("task", "`lm-eval` logs one task: name it by `task`"),
+        (None | Some("jsonl" | "parquet"), Some(_)) => return wrong("task", "`task` goes with `lm-eval`"),
+        (Some(_), _) => return wrong("format", "`format` is `jsonl`, `parquet` or `lm-eval`"),
     };
-    let attachment = format!("attachment; filename=\"{id}-{name}\"");
+    let ending = if format == ExportFormat::Parquet { "parquet" } else { "jsonl" };
+    let attachment = format!("attachment; filename=\"{id}-samples.{ending}\"");
     let (dir, path) = app
         .blocking(move |app| {
             let run = tenanted.store.run(&id)?;
@@ -264,8 +272,9 @@ pub(crate) async fn export(
                 let board = Scoreboard::of_run(&run, &app.catalog, true)?;
                 export_run(&tenanted.store, &id, &board, format, dir.path())?
             };
-            let file = files.into_iter().find(|file| file.ends_with(name));
-            let path = file.ok_or_else(|| ApiError::internal("the export wrote no such file"))?;
+            let file = files.into_iter().find(|file| file.ends_with(&name));
+            let path =
+                file.ok_or_else(|| ApiError::not_found("task in this run that has", &name).about("task"))?;
             Ok((dir, path))
         })
         .await?;

@@ -8,18 +8,18 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::app::App;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::extract::{JsonBody, Query, RunPath, Tenanted};
 use crate::openapi::{ErrorAnswers, Refusals};
-use crate::routes::List;
 use crate::routes::once::{Made, Repeatable};
+use crate::routes::{List, PageQuery, page_length};
 use crate::training::{TrainingBody, TrainingObject};
 use crate::uploads;
 
 /// Trains an adapter (SFT, a reward model, DPO) on a file that was uploaded or built. The job is a run: its events,
 /// cancelling and resuming are those of `/v1/runs/{id}`.
 #[utoipa::path(post, path = "/v1/training/jobs", tag = "training", request_body = TrainingBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
     responses((status = 202, description = "Queued; `Location` names the job", body = TrainingObject), ErrorAnswers, Refusals))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
@@ -40,15 +40,35 @@ pub(crate) async fn create(
 }
 
 /// Lists training jobs, the newest first.
-#[utoipa::path(get, path = "/v1/training/jobs", tag = "training",
-    responses((status = 200, description = "All training jobs", body = List<TrainingObject>), ErrorAnswers))]
+#[utoipa::path(get, path = "/v1/training/jobs", tag = "training", params(PageQuery),
+    responses((status = 200, description = "A page of training jobs", body = List<TrainingObject>), ErrorAnswers))]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
+    Query(query): Query<PageQuery>,
 ) -> ApiResult<Json<List<TrainingObject>>> {
+    let limit = page_length(query.limit)?;
+    let none = |id: &str| ApiError::not_found("training job", id);
+    let after = query.after.map(|id| id.parse().map_err(|_| none(&id))).transpose()?;
     app.blocking(move |app| {
-        let jobs = app.trainings(&tenanted.store)?;
-        Ok(Json(List::whole(jobs, |job: &TrainingObject| job.id.clone())))
+        let jobs = app.trainings(&tenanted.store, after.as_ref(), limit + 1)?;
+        Ok(Json(List::page(jobs, limit as usize, |job: &TrainingObject| job.id.clone())))
+    })
+    .await
+}
+
+/// Removes a training job that has ended, with its adapter.
+#[utoipa::path(delete, path = "/v1/training/jobs/{id}", tag = "training", params(("id" = String, Path, description = "The job")),
+    responses((status = 204, description = "Removed"), ErrorAnswers,
+        (status = 409, description = "It has not ended", body = crate::openapi::ErrorBody)))]
+pub(crate) async fn remove(
+    State(app): State<Arc<App>>,
+    tenanted: Tenanted,
+    RunPath(id): RunPath,
+) -> ApiResult<StatusCode> {
+    app.blocking(move |app| {
+        app.remove_training(&tenanted.store, &id)?;
+        Ok(StatusCode::NO_CONTENT)
     })
     .await
 }
@@ -64,18 +84,35 @@ pub(crate) async fn read(
     app.blocking(move |app| app.training(&tenanted.store, &id).map(Json)).await
 }
 
-/// The metrics of a job over its updates, by TRL's names.
-#[utoipa::path(get, path = "/v1/training/jobs/{id}/metrics", tag = "training", params(("id" = String, Path, description = "The job")),
+/// Most lines of metrics in an answer.
+const MOST_LINES: usize = 10_000;
+
+/// Which lines.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LinesQuery {
+    /// `last_id` of the page before: the number of its last line.
+    after: Option<usize>,
+}
+
+/// The metrics of a job over its updates, by TRL's names: at most 10,000 lines.
+#[utoipa::path(get, path = "/v1/training/jobs/{id}/metrics", tag = "training", 
+    params(("id" = String, Path, description = "The job"), LinesQuery),
     responses((status = 200, description = "A line for each update that was logged", body = List<Object>), ErrorAnswers))]
 pub(crate) async fn metrics(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
     RunPath(id): RunPath,
+    Query(query): Query<LinesQuery>,
 ) -> ApiResult<Json<List<Value>>> {
     app.blocking(move |app| {
         app.training(&tenanted.store, &id)?;
-        let lines = app.training_metrics(&id)?.into_iter().map(Value::Object).collect();
-        Ok(Json(List::whole(lines, |line: &Value| line["step"].to_string())))
+        let lines = app.training_metrics(&id)?.into_iter().map(Value::Object).enumerate();
+        // An update may have several lines: they are known by their number.
+        let lines = lines.map(|(index, line)| (index + 1, line)).skip(query.after.unwrap_or(0));
+        let lines = List::page(lines.take(MOST_LINES + 1).collect(), MOST_LINES, |line| line.0.to_string());
+        Ok(Json(lines.map(|(_, line)| line)))
     })
     .await
 }

@@ -2,14 +2,14 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use evalign_bench::{Ballot, Vote, Votes};
+use evalign_bench::{Ballot, Vote};
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
-use crate::extract::{JsonBody, RunPath, Tenanted};
+use crate::extract::{JsonBody, Query, RunPath, Tenanted};
 use crate::openapi::{ErrorAnswers, Refusals};
-use crate::work::owner;
+use crate::routes::page_length;
 
 /// Two answers to one prompt, without their writers' names.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -28,7 +28,20 @@ pub(crate) struct BallotObject {
     /// The comparison that is voted on.
     run: String,
     total: u64,
+    /// How many are open.
+    open_total: u64,
+    /// The next of them.
     open: Vec<QuestionObject>,
+}
+
+/// How much of a ballot.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct BallotQuery {
+    /// Open questions to be shown.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
 }
 
 /// A vote.
@@ -39,15 +52,7 @@ pub(crate) struct VoteBody {
     question: String,
     /// Which answer is better: `first`, `second`, `tie`.
     #[schema(value_type = String, pattern = "^(first|second|tie)$")]
-    vote: Said,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Said {
-    First,
-    Second,
-    Tie,
+    vote: Vote,
 }
 
 /// What was voted, and whose the answers are.
@@ -65,22 +70,26 @@ pub(crate) struct CastObject {
 
 /// The open questions of a comparison of models, blind: the same pairs for everybody, in an order of each key's own.
 #[utoipa::path(get, path = "/v1/judgments/{id}/votes", tag = "judging",
-    params(("id" = String, Path, description = "A run that compared models")),
+    params(("id" = String, Path, description = "A run that compared models"), BallotQuery),
     responses((status = 200, description = "What is open", body = BallotObject), ErrorAnswers))]
 pub(crate) async fn ballot(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
     RunPath(id): RunPath,
+    Query(query): Query<BallotQuery>,
 ) -> ApiResult<Json<BallotObject>> {
+    let limit = page_length(query.limit)?;
     app.blocking(move |_| {
         let ballot = Ballot::of(&tenanted.store, &id, &tenanted.caller.key)?;
         Ok(Json(BallotObject {
             object: "ballot",
             run: ballot.arena.to_string(),
             total: ballot.total() as u64,
+            open_total: ballot.open.len() as u64,
             open: ballot
                 .open
                 .iter()
+                .take(limit as usize)
                 .map(|question| QuestionObject {
                     id: question.id(),
                     prompt: question.prompt.clone(),
@@ -105,21 +114,10 @@ pub(crate) async fn cast(
 ) -> ApiResult<Json<CastObject>> {
     app.blocking(move |app| {
         let (store, key) = (&tenanted.store, &tenanted.caller.key);
-        let votes = Votes::open(store, &id, key, &owner())?;
-        let question = votes.questions().iter().find(|question| question.id() == body.value.question);
-        let Some(question) = question else {
-            votes.close(&owner())?;
+        if !app.vote(store, (&id, key), &body.value.question, body.value.vote)? {
             let message = "this question is not open: it was voted on, or is none";
             return Err(ApiError::new(Code::InvalidRequest, message).about("question"));
-        };
-        let vote = match body.value.vote {
-            Said::First => Vote::First,
-            Said::Second => Vote::Second,
-            Said::Tie => Vote::Tie,
-        };
-        votes.cast_one(question, vote)?;
-        votes.close(&owner())?;
-        app.active.changed(&id);
+        }
         let ballot = Ballot::of(store, &id, key)?;
         let none = || ApiError::internal("a vote that was kept is not there");
         let (_, _, names) = ballot.cast(&body.value.question).ok_or_else(none)?;

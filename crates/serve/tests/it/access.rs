@@ -150,10 +150,15 @@ impl Owned {
             "/v1/indexes/{id}/documents" => (self.index, json!({"files": [self.file]})),
             "/v1/indexes/{id}/query" => (self.index, json!({"query": "x"})),
             "/v1/indexes/{id}/answer" => (self.index, json!({"question": "x"})),
+            "/v1/indexes/{id}/tests" => (self.index, json!({"model": "small", "count": 1})),
+            "/v1/indexes/{id}/evaluations" => (self.index, json!({"questions": self.file})),
             "/v1/indexes/{id}" => (self.index, Value::Null),
             "/v1/judgments/{id}/votes" => (self.arena.as_str(), json!({"question": "0-0", "vote": "tie"})),
             "/v1/preferences/{id}/files" => (self.pairs.as_str(), json!({})),
+            "/v1/training/jobs/{id}/merge" => (self.job.as_str(), json!({})),
             _ if begins("/v1/training/jobs/") => (self.job.as_str(), Value::Null),
+            "/v1/runs/{id}/verify" => (self.run.as_str(), json!({"files": [self.file]})),
+            "/v1/runs/{id}/rescore" => (self.run.as_str(), json!({})),
             _ if begins("/v1/runs/") => (self.run.as_str(), Value::Null),
             _ if begins("/v1/files/") => (self.file.as_str(), Value::Null),
             _ => panic!("{method} {pattern}: whose is its id?"),
@@ -167,7 +172,7 @@ impl Owned {
 async fn promise_24_another_tenants_ids_are_not_there() {
     let service = Service::trainable(Layer::default());
     let owned = Owned::of(&service).await;
-    let Owned { run, file, .. } = &owned;
+    let Owned { run, file, job, .. } = &owned;
     let mut checked = 0;
     for (method, _, pattern) in documented("") {
         if !pattern.contains('{') {
@@ -178,6 +183,8 @@ async fn promise_24_another_tenants_ids_are_not_there() {
             let mut path = pattern.replace("{id}", id);
             if pattern == "/v1/training/jobs/{id}/content" {
                 path += "?name=metrics.jsonl";
+            } else if (&method, &*pattern) == (&Method::DELETE, "/v1/indexes/{id}/documents") {
+                path += "?name=x";
             }
             let answer = service.ask(method.clone(), &path, &service.other, body.as_ref()).await;
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{method} {path}: {}", answer.text());
@@ -188,7 +195,7 @@ async fn promise_24_another_tenants_ids_are_not_there() {
     }
     assert!(checked >= 20, "{checked} routes by id");
     // Neither in lists, nor by comparison, nor as a cursor.
-    for list in ["/v1/runs", "/v1/files"] {
+    for list in ["/v1/runs", "/v1/files", "/v1/training/jobs", "/v1/indexes"] {
         assert_eq!(
             service.ask(Method::GET, list, &service.other, None).await.json()["data"],
             Value::Array(Vec::new())
@@ -198,6 +205,7 @@ async fn promise_24_another_tenants_ids_are_not_there() {
         format!("/v1/compare?a={run}&b=run_0"),
         format!("/v1/runs?after={run}"),
         format!("/v1/files?after={file}"),
+        format!("/v1/training/jobs?after={job}"),
     ] {
         let answer = service.ask(Method::GET, &path, &service.other, None).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");

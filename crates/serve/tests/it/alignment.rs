@@ -79,6 +79,8 @@ async fn pairs_built_over_rest_train_an_adapter_that_is_then_measured() {
         samples["data"].as_array().unwrap().iter().map(|sample| sample["output"].clone()).collect::<Vec<_>>()
     };
     assert_ne!(outputs(&base).await, outputs(&tuned).await, "the adapter changes what the model says");
+    talks_with_its_adapter(service, &job).await;
+    is_merged(&listening, &job).await;
     // Nobody else's, and not another model's.
     let theirs = run(&format!("tiny+adapter={job}"));
     let theirs = service.ask(Method::POST, "/v1/runs", &service.other, Some(&theirs)).await;
@@ -87,6 +89,7 @@ async fn pairs_built_over_rest_train_an_adapter_that_is_then_measured() {
         (Method::GET, format!("/v1/training/jobs/{job}"), None),
         (Method::GET, format!("/v1/training/jobs/{job}/metrics"), None),
         (Method::GET, weights, None),
+        (Method::POST, format!("/v1/training/jobs/{job}/merge"), Some(json!({}))),
         (Method::POST, format!("/v1/preferences/{pairs}/files"), Some(json!({}))),
         (Method::GET, format!("/v1/judgments/{pairs}/votes"), None),
         (
@@ -105,6 +108,88 @@ async fn pairs_built_over_rest_train_an_adapter_that_is_then_measured() {
         (wrong.status, wrong.json()["error"]["param"].as_str()),
         (StatusCode::BAD_REQUEST, Some("model"))
     );
+    listening.end().await;
+}
+
+/// Base and adapter become one model, whose files are the tenant's.
+async fn is_merged(listening: &Listening, job: &str) {
+    let service = &listening.service;
+    let merge = format!("/v1/training/jobs/{job}/merge");
+    let merged = done(listening, &merge, &json!({})).await;
+    let merged = service.get(&format!("/v1/runs/{merged}/results")).await.json();
+    let names: Vec<&str> =
+        merged["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"model.safetensors") && names.contains(&"config.json"), "{merged}");
+    let weights_of =
+        merged["files"][names.iter().position(|name| *name == "model.safetensors").unwrap()]["id"].clone();
+    let content = service.get(&format!("/v1/files/{}/content", weights_of.as_str().unwrap())).await;
+    assert_eq!(content.status, StatusCode::OK);
+    let refused = service.post(&merge, &json!({"form": "gguf", "type": "q9"})).await;
+    assert_eq!(refused.json()["error"]["param"], "type", "{}", refused.text());
+}
+
+/// `NAME+adapter=JOB` writes, other than the model does, and is listed; for its tenant alone.
+async fn talks_with_its_adapter(service: &Service, job: &str) {
+    let name = format!("tiny+adapter={job}");
+    let body = |model: &str| json!({"model": model, "prompt": "t1 t2 t3", "max_tokens": 0, "echo": true, "logprobs": 1});
+    let scored = async |model: &str| {
+        let answer = service.post("/v1/completions", &body(model)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{model}: {}", answer.text());
+        assert_eq!(answer.json()["model"], model);
+        answer.json()["choices"][0]["logprobs"]["token_logprobs"].clone()
+    };
+    let (plain, adapted) = (scored("tiny").await, scored(&name).await);
+    assert_ne!(plain, adapted);
+    assert_eq!(adapted, scored(&name).await);
+    let written = json!({"model": name, "prompt": "t1 t2 t3", "max_tokens": 8});
+    let written = service.post("/v1/completions", &written).await;
+    assert_eq!(written.status, StatusCode::OK, "{}", written.text());
+    let listed = async |key: &str| {
+        let models = service.ask(Method::GET, "/v1/models", key, None).await.json();
+        models["data"].as_array().unwrap().iter().any(|model| model["id"] == name.as_str())
+    };
+    assert!(listed(&service.run).await && !listed(&service.other).await);
+    let one = format!("/v1/models/{name}");
+    assert_eq!(service.get(&one).await.json()["id"], name.as_str());
+    assert_eq!(service.ask(Method::GET, &one, &service.other, None).await.code(), "model_not_found");
+    let chat = json!({"model": name, "messages": [{"role": "user", "content": "t1"}]});
+    for (path, body) in [("/v1/completions", body(&name)), ("/v1/chat/completions", chat)] {
+        let theirs = service.ask(Method::POST, path, &service.other, Some(&body)).await;
+        assert_eq!(theirs.status, StatusCode::NOT_FOUND, "{path}: {}", theirs.text());
+    }
+    // Metrics know models, not what clients make of them.
+    let metrics = service.get("/metrics").await.text();
+    assert!(metrics.contains("model=\"tiny\"") && !metrics.contains(job), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reward_model_is_scored_on_pairs_and_writes_no_texts() {
+    let listening = Service::trainable(Layer::default()).listening().await;
+    let service = &listening.service;
+    let row = |i: u32, category: &str| {
+        let (chosen, rejected) = (format!(" t{} t7", 3 + i), format!(" t{} t9", 3 + i));
+        json!({"prompt": "t1 t2", "chosen": chosen, "rejected": rejected, "category": category})
+    };
+    let rows: String = (0..4).map(|i| row(i, if i < 2 { "a" } else { "b" }).to_string() + "\n").collect();
+    let file = service.upload("pairs.jsonl", "preferences", rows).await;
+    let settings = json!({"max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1,
+                          "lora_r": 2, "samples": 0});
+    let body = json!({"kind": "reward", "model": "tiny", "file": file, "settings": settings});
+    let job = done(&listening, "/v1/training/jobs", &body).await;
+    let name = format!("tiny+adapter={job}");
+    let body = json!({"model": name, "file": file});
+    let scored = done(&listening, "/v1/training/scores", &body).await;
+    let results = service.get(&format!("/v1/runs/{scored}/results")).await.json();
+    let of = |place: usize| {
+        (results["results"][place]["category"].clone(), results["results"][place]["pairs"].clone())
+    };
+    assert_eq!(of(0), (Value::Null, json!(4)), "{results}");
+    assert_eq!((of(1), of(2)), ((json!("a"), json!(2)), (json!("b"), json!(2))), "{results}");
+    let talk = json!({"model": name, "prompt": "t1", "max_tokens": 4});
+    let refused = service.post("/v1/completions", &talk).await;
+    assert_eq!(refused.json()["error"]["param"], "model", "{}", refused.text());
+    let theirs = service.ask(Method::POST, "/v1/training/scores", &service.other, Some(&body)).await;
+    assert_eq!(theirs.status, StatusCode::NOT_FOUND);
     listening.end().await;
 }
 
@@ -170,6 +255,12 @@ async fn what_is_judged_criticised_and_voted_on_is_a_run_with_a_report() {
     let results = service.get(&format!("/v1/runs/{judged}/results")).await.json();
     assert_eq!(results["rows"], 2, "{results}");
     assert_eq!(service.get(&format!("/v1/runs/{judged}")).await.json()["procedure"], "judge");
+
+    let attacked = done(&listening, "/v1/judgments/injections", &json!({"judge": "small", "limit": 2})).await;
+    let results = service.get(&format!("/v1/runs/{attacked}/results")).await.json();
+    assert_eq!((&results["all"]["verdicts"], &results["judge"]), (&json!(4), &json!("small")), "{results}");
+    let attacked = service.get(&format!("/v1/runs/{attacked}")).await.json();
+    assert_eq!((&attacked["procedure"], &attacked["samples_done"]), (&json!("injections"), &json!(8)));
 
     let export = service.get(&format!("/v1/runs/{judged}/export?format=jsonl")).await;
     assert_eq!(export.text().lines().count(), 2, "{}", export.text());

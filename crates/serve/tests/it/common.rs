@@ -188,6 +188,17 @@ impl Listening {
         panic!("{run} is not {status}: {}", self.service.get(&format!("/v1/runs/{run}")).await.text());
     }
 
+    /// Ends, and begins again on the same store, with a scripted model.
+    pub(crate) async fn restarted(self) -> Service {
+        let Self { service, shutdown, task, .. } = self;
+        shutdown.raise();
+        tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+        let Service { home, store, app, router, .. } = service;
+        drop((store, app, router));
+        let settings = settings_with(home.path(), &json!({"seed": 1}), Layer::default());
+        Service::of(home, settings)
+    }
+
     pub(crate) async fn end(self) {
         self.shutdown.raise();
         tokio::time::timeout(Duration::from_secs(30), self.task).await.unwrap().unwrap();

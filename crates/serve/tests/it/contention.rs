@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use evalign_bench::{Ballot, Vote, Votes};
-use evalign_core::{RunId, RunStatus};
-use evalign_serve::{Layer, begin};
-use evalign_store::{NewRun, SampleFilter};
+use evalign_core::{RunId, RunStatus, Tenant};
+use evalign_serve::{Layer, begin, mint_key};
+use evalign_store::{JobState, KeyLimits, KeyScope, NewRun, SampleFilter};
 use futures::executor::block_on;
+use futures::future::join_all;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -149,4 +150,50 @@ async fn a_run_that_ended_three_servers_is_failed_at_the_next_start() {
     assert_eq!(service.store.run(&run).unwrap().status, RunStatus::Failed);
     let told = service.get(&format!("/v1/runs/{run}")).await;
     assert!(told.text().contains("the server ended 3 times"), "{}", told.text());
+}
+
+/// A model that takes long to load holds who plans runs on it, and nobody else. The file of this one is a pipe: it is
+/// read to its end when the test says so.
+#[test]
+fn who_waits_for_a_model_keeps_nobody_from_reading() {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    // The posts alone could take all of them.
+    let threads = threads.worker_threads(2).max_blocking_threads(8).enable_all().build().unwrap();
+    threads.block_on(async {
+        let service = Service::new();
+        let script = service.home.path().join("model.json");
+        fs_err::remove_file(&script).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&script).status().unwrap().success());
+        let post = async |seed: u64| {
+            let mut body = small_run();
+            body["seed"] = json!(seed);
+            service.post("/v1/runs", &body).await.status
+        };
+        let read = async {
+            tokio::time::sleep(MOMENT).await;
+            let read = tokio::time::timeout(Duration::from_secs(30), service.get("/v1/runs")).await;
+            std::thread::spawn(move || fs_err::write(script, json!({"seed": 1}).to_string()));
+            read
+        };
+        let (posted, read) = tokio::join!(join_all((0..16).map(post)), read);
+        assert_eq!(read.unwrap().status, StatusCode::OK);
+        assert_eq!(posted, [StatusCode::ACCEPTED; 16]);
+    });
+}
+
+/// The server was killed between the end of a run and its telling so, and the run was the last that its key could pay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_done_stays_done_when_its_key_is_used_up() {
+    let listening = Service::new().listening().await;
+    let service = &listening.service;
+    let run = posted(service, "/v1/runs", &small_run()).await;
+    listening.until(run.as_str(), "completed").await;
+    let mut key = mint_key(Tenant::default(), "used up", KeyScope::Run, None).unwrap();
+    key.record.limits = KeyLimits { tokens_per_day: Some(0), ..KeyLimits::default() };
+    service.store.create_key(&key.record).unwrap();
+    let store = service.store.on_behalf_of(&key.record.id);
+    store.enqueue(&run, &json!({}), 10).unwrap();
+    listening.until(run.as_str(), "completed").await;
+    assert_eq!(service.store.job_of(&run).unwrap().unwrap().state, JobState::Done);
+    listening.end().await;
 }

@@ -1,9 +1,12 @@
 use axum::body::Body;
+use evalign_core::Digest;
+use evalign_serve::{Layer, begin};
+use evalign_store::Repetition;
 use futures::future::join_all;
 use http::{Method, Request, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::common::{Answer, Service, small_run};
+use crate::common::{Answer, Service, settings_with, small_run};
 
 async fn post(service: &Service, key: &str, body: &Value) -> Answer {
     let request = Request::builder()
@@ -56,4 +59,26 @@ async fn a_request_that_failed_does_not_use_its_key_up() {
     wrong["tasks"] = serde_json::json!(["no_such_task"]);
     assert_eq!(post(&service, "k", &wrong).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(post(&service, "k", &small_run()).await.status, StatusCode::ACCEPTED);
+}
+
+/// Promise 20: an answer is repeated by the next server too, and what a server was answering when it died is tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn promise_20_a_restart_neither_repeats_nor_blocks_a_request() {
+    let listening = Service::new().listening().await;
+    let mut body = small_run();
+    body["fork"] = true.into();
+    let first = post(&listening.service, "once", &body).await.json();
+    let service = listening.restarted().await;
+    let again = post(&service, "once", &body).await;
+    assert_eq!((again.status, &again.json()["id"]), (StatusCode::ACCEPTED, &first["id"]));
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    assert_eq!(service.store.runs(100).unwrap().len(), 1);
+
+    let digest = Digest::of(body.to_string());
+    let asked = Digest::of(format!("POST /v1/runs\n{digest}"));
+    assert_eq!(service.store.begin_request("cut", &asked).unwrap(), Repetition::First);
+    assert_eq!(post(&service, "cut", &body).await.code(), "idempotency_key_in_use");
+    let settings = settings_with(service.home.path(), &json!({"seed": 1}), Layer::default());
+    let _next = begin(service.home.path(), &service.store, &settings).unwrap();
+    assert_eq!(post(&service, "cut", &body).await.status, StatusCode::ACCEPTED);
 }

@@ -91,10 +91,35 @@ async fn uploaded_documents_are_searched_quoted_replaced_and_removed() {
     assert_eq!(answer["text"], Value::Null, "{answer}");
     assert_eq!(other(Method::DELETE, "/v1/indexes/docs", None).await.status, StatusCode::NO_CONTENT);
 
+    // One document goes, with what it says and what it counts.
+    let third = service.upload("notes.md", "documents", "# Weight\n\nThe lamp weighs two kilograms.\n").await;
+    fill(&listening, "docs", json!([third])).await;
+    let (before, files) = (service.get("/v1/indexes/docs").await.json(), service.store.file_bytes().unwrap());
+    let remove = async |name: &str, key: &str| {
+        let path = format!("/v1/indexes/docs/documents?name={name}");
+        service.ask(Method::DELETE, &path, key, None).await.status
+    };
+    assert_eq!(remove("notes.md", &service.other).await, StatusCode::NOT_FOUND);
+    assert_eq!(remove("notes.md", &service.run).await, StatusCode::NO_CONTENT);
+    assert_eq!(remove("notes.md", &service.run).await, StatusCode::NOT_FOUND);
+    let weight = json!({"question": "What does the lamp weigh?"});
+    let answer = service.post("/v1/indexes/docs/answer", &weight).await.text();
+    assert!(!answer.contains("kilograms"), "{answer}");
+    let bytes = |index: &Value| index["bytes"].as_u64().unwrap();
+    let after = service.get("/v1/indexes/docs").await.json();
+    assert!(bytes(&after) < bytes(&before), "{before} {after}");
+    assert_eq!(files - service.store.file_bytes().unwrap(), bytes(&before) - bytes(&after));
+    let page = service.get("/v1/indexes/docs/documents?after=handbook.md").await.json();
+    assert_eq!((&page["data"], &page["has_more"]), (&json!([]), &json!(false)));
+
     assert_eq!(service.get("/v1/indexes/docs").await.json()["documents"], 1);
     let removed = service.ask(Method::DELETE, "/v1/indexes/docs", &service.run, None).await;
     assert_eq!(removed.status, StatusCode::NO_CONTENT, "{}", removed.text());
     assert_eq!(service.get("/v1/indexes/docs").await.status, StatusCode::NOT_FOUND);
+    let files = service.get("/v1/files").await.json();
+    let uploaded: u64 =
+        files["data"].as_array().unwrap().iter().map(|file| file["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(service.store.file_bytes().unwrap(), uploaded, "an index that is gone takes nothing");
     listening.end().await;
 }
 
@@ -120,6 +145,19 @@ async fn promise_26_an_index_and_its_embedder_are_names() {
 
 /// An index without documents, of an embedder that nobody needs: it is searched by words.
 async fn empty_index(service: &Service) {
+    let settings = settings_of_nobody();
+    let spec = CollectionSpec {
+        dimension: Some(settings.embedder.dimension),
+        indexed_fields: Vec::new(),
+        scalar_quantisation: false,
+    };
+    let vectors = EdgeStore::new(service.home.path().join("vectors"));
+    vectors.ensure("docs", &spec).await.unwrap();
+    service.store.put_index("docs", &json!(settings)).unwrap();
+}
+
+/// Of an index whose embedder nobody needs.
+pub(crate) fn settings_of_nobody() -> IndexSettings {
     let embedder = EmbedderIdentity {
         name: "none".to_owned(),
         digest: None,
@@ -128,18 +166,11 @@ async fn empty_index(service: &Service) {
         query_prefix: String::new(),
         passage_prefix: String::new(),
         max_tokens: 128,
+        probe: None,
     };
     let chunking =
         ChunkSettings { strategy: Strategy::Auto, max_tokens: 64, overlap_tokens: 0, prefix: false };
-    let spec = CollectionSpec {
-        dimension: Some(embedder.dimension),
-        indexed_fields: Vec::new(),
-        scalar_quantisation: false,
-    };
-    let vectors = EdgeStore::new(service.home.path().join("vectors"));
-    vectors.ensure("docs", &spec).await.unwrap();
-    let settings = IndexSettings { embedder, chunking, scalar_quantisation: false };
-    service.store.put_index("docs", &json!(settings)).unwrap();
+    IndexSettings { embedder, chunking, scalar_quantisation: false }
 }
 
 /// Each search is blocking work, for which a thread of the pool is needed: none may hold one while it waits for another.

@@ -121,6 +121,11 @@ async fn requests_join_what_is_written_and_who_goes_ends_it() {
     tokio::time::timeout(Duration::from_secs(60), noticed)
         .await
         .expect("nobody noticed that the first is gone");
+    // What was written for the one that left counts too.
+    let text = service.get("/metrics").await.text();
+    let generated = "evalign_tokens_total{model=\"small\",kind=\"generated\"} ";
+    let generated = text.lines().find_map(|line| line.strip_prefix(generated)).unwrap();
+    assert!(generated.parse::<u64>().unwrap() > 9 * 5, "{generated}");
     let steps = metric(&service, "evalign_engine_steps_total").await;
     assert!(steps < u64::from(HOURS), "it was written to its end: {steps} steps");
 }

@@ -1,0 +1,112 @@
+//! Which way of searching suits a collection, as a run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use evalign_bench::{ActiveRun, Cancel, RunRequest, job_spec};
+use evalign_core::RunStatus;
+use evalign_rag::chunker::ChunkSettings;
+use evalign_rag::embed::CachedEmbedder;
+use evalign_rag::{BeirCollection, EdgeStore, Reranker, TuneRequest, tune};
+use evalign_store::{NewRun, Store, StoredRun};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Steps, TuningBody, of_field};
+use crate::app::App;
+use crate::error::{ApiError, ApiResult};
+use crate::indexes::embedder_identity;
+use crate::uploads;
+
+/// Ways of cutting documents in one sweep.
+const MOST_CUTS: usize = 8;
+
+/// What such a run is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SweepRequest {
+    procedure: String,
+    /// Its model is the embedder.
+    run: RunRequest,
+    beir: PathBuf,
+    embedder: String,
+    metric: String,
+    chunkings: Vec<ChunkSettings>,
+    rerank: Option<String>,
+}
+
+impl SweepRequest {
+    pub(crate) const PROCEDURE: &'static str = "tune";
+
+    fn of<'a>(&'a self, reranker: Option<&'a Reranker>) -> TuneRequest<'a> {
+        TuneRequest { metric: &self.metric, chunkings: self.chunkings.clone(), reranker }
+    }
+}
+
+impl App {
+    /// Creates the run that compares ways of searching a collection.
+    pub(crate) async fn start_tuning(&self, store: &Store, body: &TuningBody) -> ApiResult<StoredRun> {
+        if body.chunk_tokens.len() > MOST_CUTS {
+            return Err(of_field("chunk_tokens", format!("at most {MOST_CUTS} ways of cutting")));
+        }
+        let place = self.uploaded(store, &body.collection)?.as_place();
+        let collection = self.collection(store, &place)?;
+        let name = self.embedder_name(body.embedder.as_deref()).await?;
+        let embedder = self.embedder_named(&name).await?;
+        let identity = embedder_identity(embedder.identity());
+        let rerank = body.rerank.as_ref().map(|model| -> ApiResult<_> {
+            Ok(self.reference(store, model).map_err(|error| error.about("rerank"))?.to_string())
+        });
+        let request = SweepRequest {
+            procedure: SweepRequest::PROCEDURE.to_owned(),
+            run: RunRequest::new(identity.reference.clone(), Vec::new()),
+            beir: place,
+            embedder: name,
+            metric: body.metric.clone(),
+            chunkings: body.chunk_tokens.iter().map(|tokens| BeirCollection::chunks(*tokens, 0)).collect(),
+            rerank: rerank.transpose()?,
+        };
+        request.of(None).check(&collection, embedder.as_ref())?;
+        let definition = json!([request.metric, request.chunkings, request.rerank]);
+        let data = (&collection.digest(), collection.queries.len() as u64);
+        self.create_and_queue(
+            store,
+            &NewRun {
+                spec: job_spec(identity, SweepRequest::PROCEDURE, &definition, data),
+                request: serde_json::to_value(&request).map_err(ApiError::internal)?,
+                samples_total: 0,
+                fork: false,
+            },
+        )
+    }
+
+    /// Sweeps. What was tried is not kept when that breaks off, but for the vectors of documents.
+    pub(crate) async fn drive_tuning(
+        self: &Arc<Self>,
+        run: &ActiveRun,
+        (store, stored): (&Store, &StoredRun),
+        cancel: &Cancel,
+    ) -> ApiResult<RunStatus> {
+        let request: SweepRequest =
+            serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
+        let collection = self.collection(store, &request.beir)?;
+        let embedder = CachedEmbedder::new(self.embedder_named(&request.embedder).await?, store.clone());
+        let meter = |model| self.metered_run((store, &run.id), model);
+        let reranker = request.rerank.as_ref().map(|model| self.reranker(model, &request.run, &meter));
+        let reranker = reranker.transpose()?;
+        // What is compared is ways of searching, which rank alike in any store.
+        let directory = uploads::partial(&self.home)?;
+        let vectors = EdgeStore::new(directory.path().to_owned());
+        let sweep = request.of(reranker.as_ref());
+        let steps = Steps::new(self, store, run, sweep.steps(&collection));
+        let advance = |more| steps.advance(more);
+        let Some(report) =
+            run.attended(cancel, tune(&collection, (&vectors, &embedder), &sweep, &advance)).await?
+        else {
+            return Ok(self.ended(store, RunStatus::Cancelled));
+        };
+        let report = report?;
+        steps.end()?;
+        run.complete(&json!(report))?;
+        Ok(RunStatus::Completed)
+    }
+}
