@@ -38,8 +38,11 @@ fn promise_11_the_adaptive_limit_settles_below_the_cliff() {
             exam.ok(&["--max-concurrency", "auto"]);
             let requests = exam.asked();
             let settled = requests.settled_in_flight(0.7);
-            let off = settled.abs_diff(cliff) as f64 / cliff as f64;
-            assert!(off <= 0.1, "cliff {cliff}, seed {seed}: settled at {settled}");
+            // Within a tenth, and no finer than one request.
+            assert!(
+                settled.abs_diff(cliff) <= (cliff / 10).max(1),
+                "cliff {cliff}, seed {seed}: settled at {settled}"
+            );
             let bursts = requests.bursts_of_429(round_trip);
             assert!(bursts <= 2, "cliff {cliff}, seed {seed}: {bursts} bursts of 429");
         }
