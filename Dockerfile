@@ -1,6 +1,25 @@
 # syntax=docker/dockerfile:1
-# Dependencies compile in a layer of their own, which only a change of Cargo.lock or a Cargo.toml makes again.
-FROM rust:1.95-slim-bookworm AS build
+# docker build .                               CPU
+# docker build --build-arg VARIANT=cuda .      NVIDIA GPUs of CUDA_COMPUTE_CAP or newer
+# Between builds, downloaded sources and compiled dependencies stay in caches of the builder.
+ARG VARIANT=cpu
+
+FROM rust:1.95-slim-bookworm AS toolchain-cpu
+ENV FEATURES=""
+
+FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS toolchain-cuda
+COPY --from=toolchain-cpu /usr/local/rustup /usr/local/rustup
+COPY --from=toolchain-cpu /usr/local/cargo /usr/local/cargo
+ARG CUDA_COMPUTE_CAP=80
+ENV FEATURES=cuda \
+    CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP} \
+    RUSTUP_HOME=/usr/local/rustup \
+    CARGO_HOME=/usr/local/cargo \
+    PATH=/usr/local/cargo/bin:${PATH}
+
+# hadolint ignore=DL3006
+FROM toolchain-${VARIANT} AS build
+ARG VARIANT
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends build-essential cmake pkg-config protobuf-compiler \
@@ -9,18 +28,22 @@ WORKDIR /source
 COPY Cargo.toml Cargo.lock ./
 COPY crates crates
 COPY tests tests
+COPY examples examples
 COPY benchmarks benchmarks
 COPY prompts prompts
 COPY rubrics rubrics
 COPY docs docs
-# `cpu` or `cuda`; the latter needs an image with CUDA's compiler as BASE of this stage.
-ARG FEATURES=""
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/source/target \
+    --mount=type=cache,target=/source/target,id=target-${VARIANT} \
     cargo build --locked --release -p evalign --features "${FEATURES}" \
  && cp target/release/evalign /evalign
 
-FROM debian:bookworm-slim
+FROM debian:bookworm-slim AS system-cpu
+
+FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04 AS system-cuda
+
+# hadolint ignore=DL3006
+FROM system-${VARIANT}
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates curl python3-pip \

@@ -25,7 +25,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// speaks to servers by the clients that `fetch` sets up).
 const OWNERS: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
-    ("reqwest", &["fetch", "model"]),
+    // The command line's is that of its traces (feature `otel`).
+    ("reqwest", &["fetch", "model", "cli"]),
     ("candle-core", &["lm"]),
     ("polars-core", &["data"]),
     ("polars-io", &["data"]),

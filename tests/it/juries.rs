@@ -39,6 +39,11 @@ fn a_jury_scores_a_task() {
         text.contains("verdicts on the answers to sums") && text.contains("jury of 2 over 6 items"),
         "{text}"
     );
+    // What is shown later is what was told at the end, also when rules have scored the answers again.
+    assert_eq!(sandbox.ok(&["show", "last", "--json"]).json()["judging"], ran.json()["judging"]);
+    sandbox.ok(&["rescore", "last", "--include-path", "tasks"]);
+    assert!(sandbox.ok(&["show", "last"]).stdout.contains("jury of 2 over 6 items"));
+    assert!(!sandbox.ok(&["show", "last", "--task", "other"]).stdout.contains("jury of 2"));
 }
 
 /// It would agree with itself, and have two votes.

@@ -5,6 +5,8 @@ use evalign_testkit::openai_server::{Behaviour, Capabilities, ScriptedServer, Su
 use evalign_testkit::{Ran, Sandbox};
 use serde_json::{Value, json};
 
+use crate::judge::judged_task;
+
 /// What a judge is told whose answer was no verdict.
 const AGAIN: &str = "That was not in the form I asked for";
 
@@ -142,4 +144,38 @@ fn a_server_that_takes_no_form_is_found_out_before_anything_is_asked() {
     assert!(
         bodies.iter().all(|body| body.get("response_format").is_none() && body.get("top_logprobs").is_none())
     );
+}
+
+/// Answers from here, verdicts from a server that is paid: what the run cost is what its verdicts did, at the price of the
+/// judge.
+#[test]
+fn a_judge_is_paid_at_its_own_price() {
+    let (sandbox, server) = (Sandbox::new(), ScriptedServer::start(Behaviour::default()));
+    let [answering, _] = judged_task(&sandbox);
+    let url = server.base_url();
+    let eval = |prices: &str| -> Ran {
+        sandbox.write("prices.yaml", format!("models: {{{prices}: {{input: 100, output: 1000}}}}\n"));
+        let arguments =
+            ["eval", "sums", "--include-path", "tasks", "--model", &answering, "--fork", "--no-cache"];
+        let more = ["--judge", "openai/scripted", "--base-url", &url, "--prices", "prices.yaml", "--json"];
+        let mut command = sandbox.command(&[&arguments[..], &more].concat());
+        command.env("OPENAI_API_KEY", "sk-test").output().unwrap().into()
+    };
+    let ran = eval("scripted");
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let cost = ran.json()["cost_usd"].as_f64().unwrap();
+    let verdicts = sandbox.ok(&["show", "last", "--samples", "--task", "sums/judge", "--json"]).json();
+    let tokens = |name: &str| -> f64 {
+        verdicts.as_array().unwrap().iter().map(|verdict| verdict["usage"][name].as_f64().unwrap()).sum()
+    };
+    let paid = (100.0 * tokens("prompt_tokens") + 1000.0 * tokens("generated_tokens")) / 1e6;
+    assert!(
+        verdicts.as_array().unwrap().len() == 6 && paid > 0.0 && (cost - paid).abs() < 1e-12,
+        "{cost} {paid}"
+    );
+    assert!(sandbox.ok(&["show", "last"]).stdout.contains(" USD; "));
+    // Nobody says what this judge costs: the run's cost is unknown, not that of its answers.
+    let unknown = eval("other");
+    assert!(unknown.stderr.contains("has no price for `scripted`"), "{unknown:?}");
+    assert_eq!(unknown.json()["cost_usd"], Value::Null);
 }

@@ -114,6 +114,8 @@ fn right_and_wrong_answers_of_training_rows_become_pairs() {
         &model,
         "--samples",
         "16",
+        "--shots",
+        "2",
         "--limit",
         "120",
         "--out",
@@ -133,13 +135,15 @@ fn right_and_wrong_answers_of_training_rows_become_pairs() {
     assert!(train.len() > 3 && !held_out.is_empty(), "{report}");
     assert_eq!(report["answers"], 16 * 120);
     for row in train.iter().chain(&held_out) {
-        let last_number = |side: &str| {
-            let text = row[side][0]["content"].as_str().unwrap();
+        let last_number = |text: &serde_json::Value| {
+            let text = text.as_str().unwrap();
             text.rsplit(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty()).unwrap().to_owned()
         };
-        assert_eq!(last_number("chosen"), row["reference"].as_str().unwrap());
-        assert_ne!(last_number("rejected"), row["reference"].as_str().unwrap());
-        assert_eq!(row["prompt"][0]["role"], "user");
+        let right = last_number(&row["reference"]);
+        assert_eq!(last_number(&row["chosen"][0]["content"]), right);
+        assert_ne!(last_number(&row["rejected"][0]["content"]), right);
+        let prompt = row["prompt"].as_array().unwrap();
+        assert!(prompt.len() == 1 && prompt[0]["role"] == "user", "the question alone: {prompt:?}");
         assert!(row["logprob_chosen"].as_f64().unwrap() < 0.0, "on-policy log-probabilities are kept");
         assert_eq!(row["strategy"], "right-vs-wrong");
     }
@@ -169,6 +173,7 @@ fn requests_that_make_no_sense_are_refused_with_a_hint() {
         (&["--task", "one_step_arithmetic", "--samples", "1"], "makes no pair"),
         (&["--task", "robustness_attacks"], "names no training rows"),
         (&["--task", "no_such_task"], "unknown task"),
+        (&["--task", "one_step_arithmetic", "--shots", "2", "--no-chat-template"], "no chat template"),
         (&["--task", "one_step_arithmetic", "--held-out", "2"], "`--held-out` is 2"),
         (&["--prompts", "no.jsonl", "--judge", &model], "no.jsonl"),
         (&["--task", "one_step_arithmetic", "--strategy", "revision-vs-original"], "evalign critique"),
@@ -284,6 +289,25 @@ fn a_judge_without_verdicts_makes_no_rows() {
         built.json()["report"]["judged"]["undecided"],
         built.json()["report"]["judged"]["comparisons"]
     );
+}
+
+/// A critique is a means: what met the token limit still leads to a revision, and is counted.
+#[test]
+fn critiques_that_met_the_token_limit_are_used_and_counted() {
+    let sandbox = Sandbox::new();
+    let long = "This names no source, it never says how sure it is, and nobody who reads it learns why.";
+    let rules = json!([
+        {"match": "Write the critique that is asked for", "text": long},
+        {"match": "", "text": "A short text."},
+    ]);
+    let model = sandbox.model(&Script::seeded(1).with("rules", rules));
+    let judge = format!("scripted/{}", sandbox.write("judge.json", json!({"seed": 2}).to_string()).display());
+    let file = prompts(&sandbox, 3);
+    let common = ["--prompts", &file, "--model", &model, "--judge", &judge, "--out", "out", "--json"];
+    let ran = sandbox.run(&[&["critique", "--rounds", "1", "--max-tokens", "8"], &common[..]].concat());
+    let report = &ran.json()["report"];
+    assert_eq!(report["cut"], json!({"answers": 0, "critiques": 3, "revisions": 0}), "{report}");
+    assert_eq!((&report["answered"], &report["revisions"]), (&json!(3), &json!(3)), "{report}");
 }
 
 /// A question that a task is measured on becomes no training row, short as it is.

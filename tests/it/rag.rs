@@ -169,14 +169,27 @@ fn mistakes_are_told_with_a_way_out() {
         assert!(ran.stderr.contains(told) && ran.stderr.contains("hint: "), "{arguments:?}: {}", ran.stderr);
     }
     sandbox.ok(&["rag", "index", "docs", "--embedder", &embedder]);
-    let answer = sandbox.ok(&["rag", "query", "What colour is the lamp?"]);
+    let lamp = ["rag", "query", "What colour is the lamp?"];
+    let answer = sandbox.ok(&lamp);
     assert!(
         answer.stdout.contains("The lamp is green.") && answer.stdout.contains("bytes 4 to 22"),
         "{answer:?}"
     );
+    let explained = sandbox.ok(&[&lamp[..], &["--explain"]].concat());
+    assert!(explained.stdout.contains("   dense: rank 1"), "{explained:?}");
     // Another tenant has nothing.
-    let other = sandbox.ok(&["rag", "query", "What colour is the lamp?", "--tenant", "other"]);
+    let other = sandbox.ok(&[&lamp[..], &["--tenant", "other"]].concat());
     assert!(other.stdout.contains("No answer"), "{other:?}");
+    let empty = sandbox.run(&["rag", "search", " "]);
+    assert!(empty.status == 2 && empty.stderr.contains("holds no word"), "{empty:?}");
+    // The vectors are lost, the record is not.
+    std::fs::remove_dir_all(sandbox.home().join("vectors")).unwrap();
+    for lost in [&lamp[..], &["rag", "search", "lamp"]] {
+        let ran = sandbox.run(lost);
+        assert!(ran.status == 2 && ran.stderr.contains("recorded documents: 1;"), "{ran:?}");
+    }
+    assert_eq!(sandbox.ok(&["rag", "index", "docs", "--json"]).json()["added"], 1);
+    assert!(sandbox.ok(&lamp).stdout.contains("The lamp is green."));
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! Documents that are made to break their reader, and a model that says what no document says.
+//! Documents that are made to break their reader, a model that says what no document says, and a server that changes
+//! its model.
 
 use std::fmt::Write as _;
 
+use evalign_testkit::openai_server::{Behaviour, ScriptedServer};
 use evalign_testkit::{Sandbox, Script, embedding_model};
 use serde_json::{Value, json};
 
@@ -86,4 +88,71 @@ fn what_a_model_makes_up_is_no_part_of_the_answer() {
     let answered = told.split("unsupported:").next().unwrap();
     assert!(!answered.contains("not close") && !answered.contains("Alice"), "{told}");
     assert!(told.contains("unsupported: Alice closes the gate"), "{told}");
+    // What was shown while it was written is not shown twice.
+    assert!(told.starts_with("The gate closes at 18:30.\nunsupported:"), "{told}");
+}
+
+#[test]
+fn what_was_shown_and_is_taken_back_is_said_to_be() {
+    let Some(embedder) = embedding_model("what_was_shown_and_is_taken_back_is_said_to_be") else { return };
+    let sandbox = Sandbox::new();
+    let said = "The gate closes at 18:30. Or not: the sources do not say.";
+    let model = sandbox.model(&Script::default().with("rules", json!([{"match": "the gate", "text": said}])));
+    sandbox.write("docs/gate.md", "The gate closes at 18:30.");
+    sandbox.ok(&["rag", "index", "docs", "--embedder", &embedder.display().to_string()]);
+    let query = ["rag", "query", "When does the gate close?", "--model", &model];
+    let told = sandbox.ok(&query);
+    assert!(told.stdout.starts_with("The gate closes at 18:30.\nNo answer:"), "{told:?}");
+    assert!(told.stderr.contains("went on otherwise"), "{told:?}");
+    // A document is one whole.
+    let answer = sandbox.ok(&[&query[..], &["--json"]].concat()).json();
+    assert!(answer["text"].is_null() && answer["claims"].as_array().unwrap().is_empty(), "{answer:#}");
+}
+
+#[test]
+fn a_page_that_nests_without_end_fails_and_the_others_are_read() {
+    let Some(embedder) = embedding_model("a_page_that_nests_without_end_fails_and_the_others_are_read")
+    else {
+        return;
+    };
+    let sandbox = Sandbox::new();
+    sandbox.write("docs/a-deep.html", "<div>".repeat(50_000) + "The gate closes at 19:45.");
+    sandbox.write("docs/b-good.html", "<p>The gate closes at 18:30.");
+    let indexed =
+        sandbox.run(&["rag", "index", "docs", "--json", "--embedder", &embedder.display().to_string()]);
+    assert_eq!(indexed.status, 1, "{indexed:?}");
+    let report = indexed.json();
+    assert_eq!(report["added"], 1, "{report:#}");
+    let reason = report["failed"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("a-deep.html") && reason.contains("too deep"), "{report:#}");
+}
+
+#[test]
+fn a_server_that_changes_its_model_is_found_out() {
+    let server = ScriptedServer::start(Behaviour::default());
+    let sandbox = Sandbox::new();
+    let run = |arguments: &[&str]| {
+        let mut command = sandbox.command(arguments);
+        command.env("OPENAI_BASE_URL", server.base_url()).env("OPENAI_API_KEY", "any");
+        let out = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code(), text(&out.stdout) + &text(&out.stderr))
+    };
+    sandbox.write("docs/gate.md", "The gate closes at 18:30.");
+    let index = ["rag", "index", "docs", "--embedder", "openai/scripted"];
+    let (search, query) = (["rag", "search", "the gate"], ["rag", "query", "the gate"]);
+    for command in [&index[..], &index, &search, &query] {
+        let (code, told) = run(command);
+        assert_eq!(code, Some(0), "{command:?}: {told}");
+    }
+    server.behave(Behaviour { seed: 1, ..Behaviour::default() });
+    for command in [&index[..], &search, &query] {
+        let (code, told) = run(command);
+        assert_eq!(code, Some(2), "{command:?}: {told}");
+        assert!(told.contains("the model behind openai/scripted is another one"), "{told}");
+        assert!(told.contains("hint: "), "{told}");
+    }
+    // It has the model of then again.
+    server.behave(Behaviour::default());
+    assert_eq!(run(&search).0, Some(0));
 }

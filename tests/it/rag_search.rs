@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use evalign_core::RunStatus;
 use evalign_rag::{CollectionSpec, EdgeStore, VectorStore};
 use evalign_store::Store;
 use evalign_testkit::{Ran, Sandbox, shared};
@@ -71,7 +73,7 @@ fn an_evaluation_is_a_run_like_any_other() {
     let sandbox = Sandbox::new();
     collection(&sandbox, "beir");
     let first = sandbox.ok(&EVAL).json();
-    let other = sandbox.ok(&[&EVAL[..], &["--bm25-weight", "2"]].concat()).json();
+    let other = sandbox.ok(&[&EVAL[..], &["--depth", "2000"]].concat()).json();
     // The same once more is measured once more.
     let anew = sandbox.ok(&EVAL).json();
     assert_eq!(anew["per_query"], first["per_query"]);
@@ -90,6 +92,15 @@ fn an_evaluation_is_a_run_like_any_other() {
     assert_eq!(sandbox.run(&["rag", "diff", &id(&first), &id(&other)]).status, 0);
     let shown = sandbox.ok(&["show", &id(&first), "--samples", "--json"]).json();
     assert!(shown[3]["output"]["text"]["text"].as_str().unwrap().starts_with("d3\t"), "{shown}");
+    // What is recorded as running goes on only while somebody works on it.
+    let store = Store::open(&sandbox.home()).unwrap();
+    let run = store.find_run(&id(&anew)).unwrap();
+    let lease = store.lease(&run, "a test", Duration::from_secs(600)).unwrap();
+    store.set_status(&lease, RunStatus::Running).unwrap();
+    let status = || sandbox.ok(&["runs", "--json"]).json()[0]["status"].clone();
+    assert_eq!(status(), "running");
+    store.release(lease).unwrap();
+    assert_eq!(status(), "interrupted");
 }
 
 #[test]
@@ -98,12 +109,17 @@ fn vectors_that_could_not_be_collected_are_a_failure() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let spec = CollectionSpec { dimension: Some(2), indexed_fields: Vec::new(), scalar_quantisation: false };
     let vectors = EdgeStore::new(sandbox.home().join("vectors"));
-    runtime.block_on(vectors.ensure("damaged", &spec)).unwrap();
+    for name in ["damaged", "of-another-home"] {
+        runtime.block_on(vectors.ensure(name, &spec)).unwrap();
+    }
     Store::open(&sandbox.home()).unwrap().put_index("damaged", &json!({})).unwrap();
     drop((vectors, runtime));
     let ran = sandbox.run(&["rag", "gc"]);
     assert!(ran.status == 1 && ran.stderr.contains("settings are damaged"), "{ran:?}");
     assert!(!ran.stdout.contains("vectors"), "{ran:?}");
+    // Nobody knows what embedder it was made with: none is fetched to find out.
+    let ran = sandbox.run(&["rag", "search", "x", "--index", "of-another-home", "--embedder", "./nowhere"]);
+    assert!(ran.status == 2 && ran.stderr.contains("there is no such index"), "{ran:?}");
 }
 
 #[test]
@@ -156,11 +172,15 @@ fn a_server_of_our_own_gives_the_same_rankings() {
 fn what_is_wrong_is_said_with_a_hint() {
     let sandbox = Sandbox::new();
     collection(&sandbox, "beir");
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["rag", "eval", "--beir", "nowhere", "--mode", "bm25"], "corpus.jsonl"),
         (&["rag", "eval", "--beir", "beir", "--mode", "bm25", "--split", "dev"], "dev.tsv"),
         (&["rag", "eval", "--beir", "beir", "--mode", "bm25", "--store", "qdrant"], "set QDRANT_URL"),
         (&["rag", "search", "x", "--mode", "bm25"], "there is no such index"),
+        // Before an embedder is looked for.
+        (&["rag", "search", "x", "--embedder", "./nowhere"], "there is no such index"),
+        (&["rag", "generate-tests", "--model", "local/nowhere", "--out", "q"], "there is no such index"),
+        (&["rag", "search", "x", "--mode", "bm25", "--fusion", "dbsf"], "hint: leave it out"),
         (&["rag", "search", "x", "--mode", "bm25", "--filter", "kind"], "hint: write for example"),
     ];
     for (arguments, wanted) in cases {

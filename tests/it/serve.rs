@@ -9,14 +9,14 @@ use evalign_testkit::{Sandbox, Script};
 use serde_json::{Value, json};
 
 /// A server on a port of its own, with a scripted model called `small`.
-struct Server {
-    child: Child,
-    address: String,
-    key: String,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) address: String,
+    pub(crate) key: String,
 }
 
 impl Server {
-    fn start(sandbox: &Sandbox, script: &Script, key: Option<&str>) -> Self {
+    pub(crate) fn start(sandbox: &Sandbox, script: &Script, key: Option<&str>) -> Self {
         let model = format!("small={}", sandbox.model(script));
         let mut command =
             sandbox.command(&["serve", "--address", "127.0.0.1:0", "--model", &model, "--offline"]);
@@ -56,7 +56,7 @@ impl Server {
     }
 
     /// Status and body.
-    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    pub(crate) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let mut answer = String::new();
         self.open(method, path, body).read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -83,7 +83,7 @@ impl Server {
         }
     }
 
-    fn terminate(&mut self) -> i32 {
+    pub(crate) fn terminate(&mut self) -> i32 {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         self.child.wait().unwrap().code().unwrap_or(-1)
@@ -184,6 +184,17 @@ fn keys_are_shown_once_listed_without_their_secret_and_revoked() {
     assert_eq!(sandbox.ok(&["keys", "list", "--json"]).json()[0]["state"], "revoked");
     assert_eq!(sandbox.run(&["keys", "login", id]).status, 2);
     assert_eq!(sandbox.run(&["keys", "revoke", "nobody"]).status, 2);
+    let limits = ["--requests-per-day", "10", "--tokens-per-day", "1000", "--max-active-runs", "2"];
+    sandbox.ok(&[&["keys", "create"], &limits[..]].concat());
+    let row = &sandbox.ok(&["keys", "list", "--json"]).json()[1];
+    let shown = ["requests_per_day", "tokens_per_day", "max_active_runs", "requests_today", "tokens_today"];
+    assert_eq!(shown.map(|field| row[field].as_u64()), [10, 1000, 2, 0, 0].map(Some), "{row}");
+    let table = sandbox.ok(&["keys", "list"]).stdout;
+    assert!(
+        table.contains("0 of 10") && table.contains("0 of 1000") && table.contains("at most 2"),
+        "{table}"
+    );
+    assert_eq!(sandbox.run(&["keys", "create", "--tokens-per-day", "0"]).status, 2);
     let out = sandbox.path().join("key");
     sandbox.ok(&["keys", "create", "--out", out.to_str().unwrap()]);
     assert!(fs_err::read_to_string(&out).unwrap().starts_with("evk_"));

@@ -77,6 +77,22 @@ fn every_recorded_case_is_certified() {
     }
 }
 
+/// The same on a GPU in f32, in a build that has one to compute on.
+#[test]
+fn every_recorded_case_is_certified_on_a_gpu() {
+    let test = "every_recorded_case_is_certified_on_a_gpu";
+    let Some(golden) = Golden::new(test) else { return };
+    let mut arguments = ["train", "verify", "--json", "--device", "cuda:0"].map(str::to_owned).to_vec();
+    for entry in fs_err::read_dir(golden.root.join("cases")).unwrap() {
+        arguments.extend(["--case".to_owned(), entry.unwrap().path().display().to_string()]);
+    }
+    let ran = golden.sandbox.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    if ran.stderr.contains("`cuda:0` is not available") {
+        return evalign_testkit::skipped(test, "no CUDA device, or a build without `--features cuda`");
+    }
+    assert_eq!(ran.status, 0, "{ran:?}");
+}
+
 /// Forty updates at once, and forty that were killed again and again, each time after a checkpoint: the same bytes.
 #[test]
 fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
@@ -239,6 +255,7 @@ fn a_dry_run_trains_nothing_and_says_what_it_would() {
     let plan = golden.train("out", &["--dry-run", "--json"]).json();
     assert_eq!(plan["items"], 12);
     assert_eq!(plan["updates"], 9);
+    assert_eq!((&plan["report"]["cut"], &plan["report"]["empty"]), (&json!([3, 8]), &json!([7])));
     assert!(plan["memory_bytes"]["total"].as_u64().unwrap() > 0);
     assert!(!Path::new(&golden.sandbox.path().join("out")).exists());
 }
@@ -327,5 +344,9 @@ fn weights_that_do_not_fit_are_refused() {
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let broken = run(&arguments);
         assert_eq!(broken.status, 2, "{more:?}: {broken:?}");
+        assert!(
+            broken.stderr.contains("`model.") && broken.stderr.contains("values that are not numbers"),
+            "{more:?}: {broken:?}"
+        );
     }
 }

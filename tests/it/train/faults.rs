@@ -207,3 +207,83 @@ fn a_directory_is_trained_into_by_one_process() {
     assert_eq!(golden.file("out/adapter_model.safetensors"), adapter, "nothing is lost");
     assert!(!golden.checkpoints("out").is_empty(), "nothing is lost");
 }
+
+/// Mistakes of everyday: each is named with what helps, before anything is trained.
+#[test]
+fn everyday_mistakes_are_named() {
+    let Some(golden) = Golden::new("everyday_mistakes_are_named") else { return };
+    let (model, data) = (golden.model(), golden.data());
+    let told = |arguments: &[&str], words: &[&str]| {
+        let ran = golden.sandbox.run(arguments);
+        assert_eq!(ran.status, 2, "{arguments:?}: {ran:?}");
+        assert!(words.iter().all(|word| ran.stderr.contains(word)), "{arguments:?}: {ran:?}");
+    };
+    let dpo = ["train", "dpo", "--offline", "--model", &model];
+    let with = |more: &[&'static str]| [&dpo[..], &["--data", &data], more].concat();
+    told(&[&dpo[..], &["--data", "nowhere.jsonl"]].concat(), &["--out"]);
+    let nowhere = [&dpo[..], &["--data", "nowhere.jsonl", "--dry-run"]].concat();
+    told(&nowhere, &["nowhere.jsonl: there is no such file", "hint: "]);
+    told(&with(&["--beta", "-1", "--dry-run"]), &["`beta`: -1", "above 0"]);
+    told(&with(&["--dtype", "int3", "--dry-run"]), &["`--dtype int3`", "bf16"]);
+    assert_eq!(golden.train("tuned", &["--max-steps", "1"]).status, 0);
+    let adapted = format!("{model}+adapter=tuned");
+    let merge = ["train", "merge", "--offline", "--model", &adapted, "--out"];
+    told(&[&merge[..], &["tuned"]].concat(), &["exists already", "hint: give another path"]);
+    told(&[&merge[..], &["merged", "--form", "gguf"]].concat(), &["GGUF", "--form hf"]);
+    let other = format!("local/{}+adapter=tuned", golden.root.join("models/tiny-llama-rm").display());
+    told(
+        &["train", "merge", "--offline", "--model", &other, "--out", "merged"],
+        &["hint: use the adapter with"],
+    );
+}
+
+/// Help shows what counts for the purpose.
+#[test]
+fn help_is_about_the_command() {
+    let sandbox = evalign_testkit::Sandbox::new();
+    let help = |command| sandbox.ok(&["train", command, "--help"]).stdout;
+    let (sft, reward, dpo) = (help("sft"), help("reward"), help("dpo"));
+    assert!(dpo.contains("--beta") && !sft.contains("--beta") && !reward.contains("--beta"));
+    assert!(sft.contains("--assistant-only-loss") && !dpo.contains("--assistant-only-loss"));
+    assert!(reward.contains("--center-rewards-coefficient") && !dpo.contains("--center-rewards-coefficient"));
+    assert!([sft, reward, dpo].iter().all(|help| help.contains("--learning-rate")));
+}
+
+/// A rate that leaves numbers behind, but no gradient: the run ends, and says that it was in vain.
+#[test]
+fn a_ruined_model_is_told() {
+    let Some(golden) = Golden::new("a_ruined_model_is_told") else { return };
+    let rate = ["--learning-rate", "1e9", "--warmup-steps", "3"];
+    let ran = golden.train("out", &[&rate[..], &["--max-steps", "6", "--samples", "0"]].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(ran.stderr.contains("the gradient is zero"), "{ran:?}");
+}
+
+/// A chat template of one's own goes with what was trained with it: into the adapter, its checkpoints, what training goes on
+/// from, and what is merged.
+#[test]
+fn a_chat_template_stays_with_what_it_trained() {
+    let Some(golden) = Golden::new("a_chat_template_stays_with_what_it_trained") else { return };
+    let source = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}";
+    golden.sandbox.write("own.jinja", source);
+    let turn = |role: &str, text: &str| json!([{"role": role, "content": text}]);
+    let (chosen, rejected) = (turn("assistant", "yes"), turn("assistant", "no"));
+    let rows = [json!({"prompt": turn("user", "hi"), "chosen": chosen, "rejected": rejected})];
+    let settings = ["--chat-template-path", "own.jinja", "--max-steps", "1", "--samples", "0"];
+    assert_eq!(golden.train_rows("--data", &rows, &settings).status, 0);
+    let mut arguments =
+        golden.arguments("again", &["--adapter", "out", "--max-steps", "1", "--samples", "0"]);
+    arguments[5] = golden.sandbox.path().join("own_rows.jsonl").display().to_string();
+    let run = |more: &[&str]| {
+        let all: Vec<&str> = arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        golden.sandbox.ok(&all)
+    };
+    assert!(run(&["--preview"]).stdout.contains("[assistant] "));
+    run(&[]);
+    let adapted = format!("{}+adapter=again", golden.model());
+    golden.sandbox.ok(&["train", "merge", "--offline", "--model", &adapted, "--out", "merged"]);
+    for place in ["out", "out/checkpoint-1", "again", "merged"] {
+        let kept = golden.file(&format!("{place}/chat_template.jinja"));
+        assert_eq!(String::from_utf8(kept).unwrap(), source, "{place}");
+    }
+}

@@ -25,7 +25,7 @@ use super::fault::{Fault, RetryAfter};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Behaviour {
-    /// Of made-up answers, latencies and faults by chance.
+    /// Of made-up answers and vectors, latencies and faults by chance.
     pub seed: u64,
     /// Models there are; any other is 404 `model_not_found`.
     pub models: Vec<String>,

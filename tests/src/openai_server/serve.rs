@@ -220,13 +220,15 @@ impl Call<'_> {
         }
     }
 
-    /// Unit vectors made up from the text.
+    /// Unit vectors made up from the seed and the text.
     fn embeddings(&self, ask: &Ask) -> Result<Delivery, Refusal> {
         let texts = ask.texts(Route::Embeddings)?;
         let size = ask.dimensions.unwrap_or(8).clamp(1, 4096);
+        let seed = self.behaviour.seed.to_string();
         let embed = |(index, text): (usize, &String)| {
-            let number =
-                |place: usize| hash(&["embed", text, &place.to_string()]) as f64 / u64::MAX as f64 - 0.5;
+            let number = |place: usize| {
+                hash(&["embed", &seed, text, &place.to_string()]) as f64 / u64::MAX as f64 - 0.5
+            };
             let numbers: Vec<f64> = (0..size).map(number).collect();
             let norm = numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
             let numbers: Vec<f64> = numbers.iter().map(|x| x / norm).collect();
