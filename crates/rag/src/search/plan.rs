@@ -37,8 +37,8 @@ impl QueryPlan {
     /// Refuses what cannot be looked for: there every order of the hits would be as good as any other.
     ///
     /// # Errors
-    /// [`RagError::Invalid`] for a plan without a letter or digit, and one for words alone that has only such words as
-    /// stand everywhere.
+    /// [`RagError::Invalid`] for a plan without a letter or digit, and one for words alone that has only words of one
+    /// character and such as stand everywhere.
     pub fn check(&self, mode: SearchMode) -> Result<(), RagError> {
         match self.lack(mode) {
             None => Ok(()),
@@ -55,7 +55,10 @@ impl QueryPlan {
         if is_empty {
             Some(("holds no word", "say what to look for"))
         } else if mode == SearchMode::Bm25 && is_common() {
-            Some(("holds only words that are too common to be looked for", "use others, or `--mode dense`"))
+            Some((
+                "holds only words that are too common or too short to be looked for",
+                "use others, or `--mode dense`",
+            ))
         } else {
             None
         }

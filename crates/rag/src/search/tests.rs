@@ -108,7 +108,8 @@ async fn a_query_without_words_is_refused() {
         (" \t?! ", SearchMode::Dense, true),
         ("the of", SearchMode::Bm25, true),
         ("the of", SearchMode::Hybrid, false),
-        ("7", SearchMode::Bm25, false),
+        ("7", SearchMode::Bm25, true),
+        ("77", SearchMode::Bm25, false),
     ] {
         let options = SearchOptions { mode, ..SearchOptions::default() };
         let found = searcher.search("c", &Scope::of("t"), &QueryPlan::of(query), &options).await;

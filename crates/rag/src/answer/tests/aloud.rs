@@ -150,7 +150,7 @@ async fn a_question_with_nothing_to_look_for_is_not_answered_and_no_error() {
         index: "gate",
         tenant: "t",
     };
-    for (question, mode) in [("Who is he?", SearchMode::Bm25), ("?!", SearchMode::Hybrid)] {
+    for (question, mode) in [("Is this it?", SearchMode::Bm25), ("?!", SearchMode::Hybrid)] {
         assert!(QueryPlan::of(question).check(mode).is_err());
         let search = SearchOptions { mode, ..SearchOptions::default() };
         let options = AnswerOptions { search, threshold: 0.0, ..AnswerOptions::default() };
