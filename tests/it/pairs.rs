@@ -152,6 +152,9 @@ fn right_and_wrong_answers_of_training_rows_become_pairs() {
     let again = sandbox.ok(&arguments).json();
     assert_eq!(again["report"], report);
     let run = again["run_id"].as_str().unwrap();
+    let samples = sandbox.ok(&["show", run, "--samples", "--limit", "1", "--json"]).json();
+    let asked = samples[0]["request"]["kind"]["generate"]["prompt"]["chat"].as_array().unwrap();
+    assert_eq!(asked.len(), 5, "two examples of two turns and the question: {asked:?}");
     sandbox.ok(&["pairs", "export", run, "--out", "again", "--held-out", "0.3", "--no-decontamination"]);
     assert_eq!(rows(&sandbox.path().join("again/train.jsonl")), train);
     assert_eq!(sandbox.ok(&["pairs", "check", "out/train.jsonl"]).status, 0);

@@ -28,35 +28,39 @@ pub(super) type Step = BTreeMap<u64, String>;
 /// Texts without what they repeat of their form, which is their `heading`; those that were cut off, withheld or empty
 /// are not there.
 pub(super) fn step(steps: &Steps, name: &str, heading: &str) -> Result<Step, RunError> {
+    texts(steps, name, |output| finished(output, heading))
+}
+
+fn texts(
+    steps: &Steps,
+    name: &str,
+    text_of: impl Fn(Option<&Output>) -> Option<&str>,
+) -> Result<Step, RunError> {
     let mut found = Step::new();
     for said in steps.said(name)? {
         let said = said?;
-        found.extend(finished(said.output.as_ref(), heading).map(|text| (said.key.doc, text.to_owned())));
+        found.extend(text_of(said.output.as_ref()).map(|text| (said.key.doc, text.to_owned())));
     }
     Ok(found)
 }
 
 fn finished<'a>(output: Option<&'a Output>, heading: &str) -> Option<&'a str> {
-    let Some(Output::Text { text, finish: FinishReason::Stop, .. }) = output else { return None };
+    let Some(Output::Text { finish: FinishReason::Stop, .. }) = output else { return None };
+    said_in(output, heading)
+}
+
+/// What a text says, however it ended; withheld and empty ones are none.
+fn said_in<'a>(output: Option<&'a Output>, heading: &str) -> Option<&'a str> {
+    let Some(Output::Text { text, finish: FinishReason::Stop | FinishReason::Length, .. }) = output else {
+        return None;
+    };
     Some(spoken(text, heading)).filter(|text| !text.is_empty())
 }
 
 /// The critiques of one round, by prompt. One that met the token limit is used as far as it goes: it is a means, and
 /// nobody is trained on it.
 pub(super) fn critiques(steps: &Steps, round: u32) -> Result<Step, RunError> {
-    let mut found = Step::new();
-    for said in steps.said(&critique_step(round))? {
-        let said = said?;
-        let Some(Output::Text { text, finish: FinishReason::Stop | FinishReason::Length, .. }) = &said.output
-        else {
-            continue;
-        };
-        let text = spoken(text, CRITIQUE);
-        if !text.is_empty() {
-            found.insert(said.key.doc, text.to_owned());
-        }
-    }
-    Ok(found)
+    texts(steps, &critique_step(round), |output| said_in(output, CRITIQUE))
 }
 
 /// Texts that met the token limit. Cut answers and revisions end their chain.
