@@ -38,7 +38,7 @@ pub use request::{
     ChoiceLogLikelihood, FinishReason, GenerateParams, Message, Output, Prompt, Request, RequestKind,
     Response, Role, Spent, TokenLogprob, TopLogprob, Usage,
 };
-pub use response_format::{ResponseField, ResponseFormat, ResponseValue};
+pub use response_format::{AnswerSchema, ResponseField, ResponseFormat, ResponseValue};
 pub use results::{Estimate, MetricResult, ModelSummary, RunResults, Seconds, TaskResult};
 pub use run::{Dtype, ModelIdentity, RunSpec, RunStatus, ScoredBy, ScoringMode, SpecDifference, TaskSpec};
 pub use safe_text::{is_obeyed, sanitize};

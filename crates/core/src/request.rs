@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Latency, ResponseFormat, SampleKey};
+use crate::{AnswerSchema, Latency, ResponseFormat, SampleKey};
 
 /// Who speaks in a chat message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -49,6 +49,9 @@ pub struct GenerateParams {
     /// log-probability 0.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub response_format: Option<ResponseFormat>,
+    /// The JSON Schema that the answer must satisfy; not together with `response_format`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub json_schema: Option<Box<AnswerSchema>>,
 }
 
 impl Default for GenerateParams {
@@ -64,6 +67,7 @@ impl Default for GenerateParams {
             seed: 0,
             logprobs: false,
             response_format: None,
+            json_schema: None,
         }
     }
 }

@@ -29,6 +29,15 @@ pub enum ResponseValue {
     OneOf(Vec<String>),
 }
 
+/// A JSON Schema that an answer must satisfy, for callers whose schema says more than a [`ResponseFormat`] can: numbers,
+/// lists, objects in objects. A model in this process is held to it token by token, a server is asked for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswerSchema {
+    /// What servers are told it is called.
+    pub name: String,
+    pub schema: Value,
+}
+
 impl ResponseFormat {
     /// Whether it can be written and read without doubt.
     ///

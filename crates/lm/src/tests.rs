@@ -8,5 +8,6 @@ mod generation;
 mod gpu;
 mod invariance;
 mod real_model;
+mod schema;
 pub(crate) mod tiny;
 mod training;

@@ -24,7 +24,7 @@ use candle_core::quantized::gguf_file::Value;
 use evalign_core::Digest;
 use jiff::civil::DateTime;
 
-use crate::constraint::TokenBytes;
+use crate::constraint::{TokenBytes, Vocabulary};
 use crate::{ChatTemplate, LmError};
 use lines::LineMemory;
 
@@ -44,6 +44,7 @@ pub struct Tokenizer {
     chat_template: Option<String>,
     lines: Option<LineMemory>,
     token_bytes: OnceLock<TokenBytes>,
+    grammar_vocabulary: OnceLock<Result<Vocabulary, String>>,
     digest: Digest,
 }
 
@@ -161,6 +162,7 @@ impl Tokenizer {
             chat_template: parts.chat_template,
             lines,
             token_bytes: OnceLock::new(),
+            grammar_vocabulary: OnceLock::new(),
             digest,
         }
     }

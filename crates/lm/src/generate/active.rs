@@ -56,7 +56,7 @@ impl Active {
     pub(super) fn new(
         item: usize,
         request: &GenerateItem,
-        grammar: Option<Rc<Grammar>>,
+        grammar: Option<Grammar>,
         tail: Rc<KvNode>,
         most_tokens: usize,
         is_streamed: bool,
@@ -157,11 +157,14 @@ impl Active {
             None => 0.0,
         };
         let mut top = Vec::new();
-        if let Some(constraint) = &self.constraint {
+        if let Some(constraint) = &mut self.constraint {
             if self.logprobs.is_some() {
                 top = constraint.labels(logits, normaliser);
             }
-            constraint.mask(tokenizer.token_bytes(), logits);
+            if let Err(error) = constraint.mask(tokenizer.token_bytes(), &self.stop_ids, logits) {
+                self.failure = Some(error);
+                return;
+            }
         }
         let token = self.sampler.choose(logits, &[&self.seen, &self.ids], self.ids.len() as u64);
         let logit = unchanged.as_deref().unwrap_or(logits).get(token as usize).copied().unwrap_or(0.0);
@@ -169,7 +172,7 @@ impl Active {
         if let Some(last) = self.logprobs.as_mut().and_then(|logprobs| logprobs.last_mut()) {
             last.top = top;
         }
-        if self.failure.is_none() && self.constraint.is_some() {
+        if !self.is_finished() && self.constraint.is_some() {
             self.failure = self.follow_form(tokenizer, token).err();
         }
     }

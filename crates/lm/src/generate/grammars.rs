@@ -1,17 +1,13 @@
-use std::rc::Rc;
-
-use evalign_core::ResponseFormat;
-
-use crate::constraint::Grammar;
+use crate::constraint::{Grammar, Held};
 use crate::{GenerateItem, LmError, Tokenizer};
 
-/// Forms that are kept though nobody is held to them at the moment.
+/// Grammars that are kept though nobody is held to them at the moment.
 const MOST_KEPT: usize = 64;
 
-/// The forms that items ask for, each compiled once while it is in use.
+/// What items are held to, each compiled once while it is in use.
 pub(super) struct Grammars<'a> {
     tokenizer: &'a Tokenizer,
-    known: Vec<(ResponseFormat, Rc<Grammar>)>,
+    known: Vec<(Held, Grammar)>,
 }
 
 impl<'a> Grammars<'a> {
@@ -19,20 +15,20 @@ impl<'a> Grammars<'a> {
         Self { tokenizer, known: Vec::new() }
     }
 
-    /// The form that an item is held to, if any.
+    /// What an item is held to, if anything.
     ///
     /// # Errors
-    /// [`LmError::Request`] for a form that cannot be written.
-    pub(super) fn of(&mut self, item: &GenerateItem) -> Result<Option<Rc<Grammar>>, LmError> {
-        let Some(format) = &item.params.response_format else { return Ok(None) };
-        if let Some((_, grammar)) = self.known.iter().find(|(known, _)| known == format) {
-            return Ok(Some(Rc::clone(grammar)));
+    /// [`LmError::Request`] for what cannot be written.
+    pub(super) fn of(&mut self, item: &GenerateItem) -> Result<Option<Grammar>, LmError> {
+        let Some(held) = Held::of(&item.params)? else { return Ok(None) };
+        if let Some((_, grammar)) = self.known.iter().find(|(known, _)| *known == held) {
+            return Ok(Some(grammar.clone()));
         }
-        let grammar = Rc::new(Grammar::new(format, self.tokenizer)?);
+        let grammar = Grammar::new(&held, self.tokenizer)?;
         if self.known.len() >= MOST_KEPT {
-            self.known.retain(|(_, grammar)| Rc::strong_count(grammar) > 1);
+            self.known.retain(|(_, grammar)| grammar.is_in_use());
         }
-        self.known.push((format.clone(), Rc::clone(&grammar)));
+        self.known.push((held, grammar.clone()));
         Ok(Some(grammar))
     }
 }

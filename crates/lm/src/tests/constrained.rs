@@ -23,7 +23,7 @@ fn write_tokenizer(directory: &std::path::Path) {
     fs_err::write(directory.join("tokenizer.json"), tokenizer.to_string()).unwrap();
 }
 
-fn directory() -> tempfile::TempDir {
+pub(super) fn directory() -> tempfile::TempDir {
     let directory = tiny::directory(&tiny::llama());
     write_tokenizer(directory.path());
     directory
@@ -41,7 +41,7 @@ fn format(why_tokens: u32) -> ResponseFormat {
     }
 }
 
-fn item(tokenizer: &Tokenizer, text: &str, params: GenerateParams) -> GenerateItem {
+pub(super) fn item(tokenizer: &Tokenizer, text: &str, params: GenerateParams) -> GenerateItem {
     GenerateItem { prompt: tokenizer.encode(text, false).unwrap(), params, stop_ids: Vec::new() }
 }
 
@@ -56,7 +56,10 @@ fn params(format: &ResponseFormat, seed: u64) -> GenerateParams {
     }
 }
 
-fn results(directory: &std::path::Path, items: &[GenerateItem]) -> Vec<Result<GenerateOutput, LmError>> {
+pub(super) fn results(
+    directory: &std::path::Path,
+    items: &[GenerateItem],
+) -> Vec<Result<GenerateOutput, LmError>> {
     let (decoder, tokenizer) = (tiny::cpu(directory), tiny::tokenizer(directory));
     tiny::results(items.len(), |on_event| generate::generate(&decoder, &tokenizer, PLENTY, items, on_event))
 }

@@ -2,12 +2,20 @@
 
 use super::Tokenizer;
 use crate::LmError;
-use crate::constraint::TokenBytes;
+use crate::constraint::{TokenBytes, Vocabulary};
 
 impl Tokenizer {
     /// The bytes of every token, worked out when they are first needed.
     pub(crate) fn token_bytes(&self) -> &TokenBytes {
         self.token_bytes.get_or_init(|| TokenBytes::new(self))
+    }
+
+    /// What grammars are compiled against, worked out when the first one is.
+    ///
+    /// # Errors
+    /// Says why there is none for these tokens.
+    pub(crate) fn grammar_vocabulary(&self) -> Result<&Vocabulary, &str> {
+        self.grammar_vocabulary.get_or_init(|| Vocabulary::new(self)).as_ref().map_err(String::as_str)
     }
 
     /// The bytes that a token writes; `None` for special tokens, which write nothing, and for holes in the
