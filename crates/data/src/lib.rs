@@ -49,6 +49,7 @@ pub use preference::{
 pub use spec::{ColumnEquals, DataRoots, DatasetSpec, OpenFiles};
 pub use table::{Column, ColumnKind, JsonlWriter, ParquetTable, write_jsonl, write_parquet};
 pub use texts::{TextCounts, TextPart, holds_texts, read_texts};
+pub use unpack::unpacked_bytes;
 
 /// One row: field names in the order of the file's columns, values as JSON.
 pub type Row = serde_json::Map<String, serde_json::Value>;

@@ -63,19 +63,14 @@ impl Lines {
     }
 
     fn failed(&self, cause: &std::io::Error) -> DataError {
-        match cause.get_ref().and_then(|inner| inner.downcast_ref::<OverLimit>()) {
-            Some(OverLimit { what, limit }) => {
-                DataError::TooLarge { path: self.path.clone(), what: what.clone(), limit: limit.clone() }
-            }
-            None => DataError::Row {
-                path: self.path.clone(),
-                unit: "line",
-                row: self.line,
-                field: None,
-                message: cause.to_string(),
-                mend: None,
-            },
-        }
+        OverLimit::of(cause, &self.path).unwrap_or_else(|| DataError::Row {
+            path: self.path.clone(),
+            unit: "line",
+            row: self.line,
+            field: None,
+            message: cause.to_string(),
+            mend: None,
+        })
     }
 }
 

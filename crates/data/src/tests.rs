@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Column, ColumnEquals, ColumnKind, DataError, DataRoots, Dataset, DatasetSpec, Limits, Row, open,
-    write_jsonl, write_parquet,
+    unpacked_bytes, write_jsonl, write_parquet,
 };
 
 mod damage;
@@ -141,6 +141,9 @@ fn decompression_is_bounded() {
     assert!(error.contains("times as many") || error.contains("longer than"), "{error}");
     let lines = b"{\"a\": 1}\n".repeat(1 << 20);
     let (_dir, path) = text_file("bomb.jsonl.zst", zstd::encode_all(lines.as_slice(), 19).unwrap());
+    let of = |most| unpacked_bytes(&path, &Limits { unpacked_bytes: most, ..Limits::default() });
+    assert_eq!(of(9 << 20).unwrap(), 9 << 20);
+    assert!(matches!(of((9 << 20) - 1), Err(DataError::TooLarge { .. })));
     let mut roots = offline();
     roots.limits.unpacked_bytes = 1 << 20;
     let error = open(&roots, &file_spec(&path)).unwrap_err().to_string();

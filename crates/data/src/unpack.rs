@@ -32,6 +32,19 @@ pub(crate) fn open_text(
     Ok(reader)
 }
 
+/// How many bytes a text file has when it is unpacked.
+///
+/// # Errors
+/// It cannot be read, or unpacks to more than the limits allow.
+pub fn unpacked_bytes(path: &Path, limits: &Limits) -> Result<u64, DataError> {
+    if !matches!(extension(path), "gz" | "zst") {
+        return Ok(fs_err::metadata(path).map_err(|e| DataError::file(path, e))?.len());
+    }
+    let mut text = open_text(path, limits, 0)?;
+    io::copy(&mut text, &mut io::sink())
+        .map_err(|e| OverLimit::of(&e, path).unwrap_or_else(|| DataError::file(path, e)))
+}
+
 /// The last extension in lower case spelling as found in file names; empty where there is none.
 pub(crate) fn extension(path: &Path) -> &str {
     path.extension().and_then(|e| e.to_str()).unwrap_or("")
@@ -72,6 +85,12 @@ pub(crate) struct OverLimit {
 }
 
 impl OverLimit {
+    /// What to say where a limit is why the file could not be read.
+    pub(crate) fn of(cause: &io::Error, path: &Path) -> Option<DataError> {
+        let Self { what, limit } = cause.get_ref()?.downcast_ref()?;
+        Some(DataError::TooLarge { path: path.to_owned(), what: what.clone(), limit: limit.clone() })
+    }
+
     pub(crate) fn new(unpacked_bytes: u64, packed_bytes: u64, limits: &Limits) -> Self {
         if unpacked_bytes > limits.unpacked_bytes {
             return Self {

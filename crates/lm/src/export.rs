@@ -10,6 +10,7 @@ mod tensors;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::quantized::GgmlDType;
 use evalign_core::Dtype;
@@ -67,43 +68,69 @@ pub struct Merged {
     pub positions: usize,
 }
 
-/// Merges the adapter in a directory into the model it belongs to.
+/// Merges the adapter in a directory into the model it belongs to. `None` where `stop` was raised before its end: it is
+/// looked at between matrices and steps.
 ///
 /// # Errors
-/// The adapter does not fit, `out` exists already, files cannot be written, or (in f32) the logits do not agree; nothing
-/// is left behind then.
-pub fn merge(base: &Path, adapter: &Path, out: &Path, form: MergedForm) -> Result<Merged, LmError> {
+/// The adapter does not fit, `out` exists already, files cannot be written, or (in f32) the logits do not agree. Nothing
+/// is left behind then, nor where it was stopped.
+pub fn merge(
+    base: &Path,
+    adapter: &Path,
+    out: &Path,
+    form: MergedForm,
+    stop: &AtomicBool,
+) -> Result<Option<Merged>, LmError> {
     if out.exists() {
         let hint = "give another path as `--out`, or remove what is there";
         return Err(LmError::misplaced(out, "exists already", hint));
     }
-    let adapter = Adapter::read(adapter)?;
+    let unfinished = unfinished(out);
+    let made = make(base, &Adapter::read(adapter)?, (out, &unfinished), form, stop);
+    if made.is_err() {
+        remove(&unfinished)?;
+    }
+    match made {
+        Err(_) if stop.load(Ordering::Relaxed) => Ok(None),
+        made => made.map(Some),
+    }
+}
+
+/// Makes the merged model in the second of these places, checks it, and moves it to the first.
+fn make(
+    base: &Path,
+    adapter: &Adapter,
+    (out, unfinished): (&Path, &Path),
+    form: MergedForm,
+    stop: &AtomicBool,
+) -> Result<Merged, LmError> {
     let plain = LoadOptions { dtype: Some(Dtype::F32), ..LoadOptions::default() };
     let mut model = LanguageModel::load(base, &plain)?;
     adapter.fits(&model)?;
-    let unfinished = unfinished(out);
-    let written = write(base, &model, &adapter, &unfinished, form);
-    let checked = written.and_then(|merged| {
-        model.apply(&adapter)?;
-        let result = compare(&model, &LanguageModel::load(&unfinished, &plain)?)?;
-        Ok(Merged { path: out.to_owned(), merged, ..result })
-    });
-    let checked = checked.and_then(|merged| {
-        let lossless = !matches!(form, MergedForm::Gguf(kind) if kind != GgmlDType::F32);
-        if lossless && merged.largest_difference > TOLERANCE * merged.largest_logit.max(1.0) {
-            let problem = format!(
-                "the merged model's logits are up to {} from those of base and adapter (largest logit {})",
-                merged.largest_difference, merged.largest_logit
-            );
-            return Err(LmError::format(out, problem));
-        }
-        fs_err::rename(&unfinished, out)?;
-        Ok(merged)
-    });
-    if checked.is_err() {
-        remove(&unfinished)?;
+    let changes = Changes { model: &model, adapter, stop };
+    let matrices = write(base, &changes, unfinished, form)?;
+    model.apply(adapter)?;
+    let found = LanguageModel::load(unfinished, &plain)?;
+    let merged = Merged { path: out.to_owned(), merged: matrices, ..compare(&model, &found, stop)? };
+    let lossless = !matches!(form, MergedForm::Gguf(kind) if kind != GgmlDType::F32);
+    if lossless && merged.largest_difference > TOLERANCE * merged.largest_logit.max(1.0) {
+        let problem = format!(
+            "the merged model's logits are up to {} from those of base and adapter (largest logit {})",
+            merged.largest_difference, merged.largest_logit
+        );
+        return Err(LmError::format(out, problem));
     }
-    checked
+    go_on(stop)?;
+    fs_err::rename(unfinished, out)?;
+    Ok(merged)
+}
+
+/// An error where the work is to end, which [`merge`] knows by the flag.
+fn go_on(stop: &AtomicBool) -> Result<(), LmError> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(std::io::Error::from(std::io::ErrorKind::Interrupted).into()),
+        false => Ok(()),
+    }
 }
 
 /// What lies beside `model.safetensors` in a Hugging Face directory (`config.json`, the tokeniser), as it is for the model
@@ -131,63 +158,65 @@ fn remove(path: &Path) -> Result<(), LmError> {
 }
 
 /// Writes the merged model and says how many matrices the adapter changed.
-fn write(
-    base: &Path,
-    model: &LanguageModel,
-    adapter: &Adapter,
-    out: &Path,
-    form: MergedForm,
-) -> Result<usize, LmError> {
+fn write(base: &Path, changes: &Changes<'_>, out: &Path, form: MergedForm) -> Result<usize, LmError> {
     remove(out)?;
     match form {
         MergedForm::HuggingFace => {
             fs_err::create_dir_all(out)?;
-            for (name, contents) in description::files(base, model)? {
+            for (name, contents) in description::files(base, changes.model)? {
                 fs_err::write(out.join(name), contents)?;
             }
-            if let Some(template) = &adapter.chat_template {
+            if let Some(template) = &changes.adapter.chat_template {
                 fs_err::write(out.join(TEMPLATE_FILE), template)?;
             }
-            tensors::write(model, adapter, &out.join("model.safetensors"))
+            tensors::write(changes, &out.join("model.safetensors"))
         }
-        MergedForm::Gguf(kind) => gguf::write(base, model, adapter, out, kind),
+        MergedForm::Gguf(kind) => gguf::write(base, changes, out, kind),
     }
 }
 
-/// A weight with its adapter added: `W + scale B A`, in DoRA rescaled to the magnitudes. Added up in f64, rounded once.
-fn merged_values(
-    model: &LanguageModel,
-    adapter: &Adapter,
-    id: WeightId,
-) -> Result<(Vec<f32>, bool), LmError> {
-    let values = model.weight_values(id)?;
-    let WeightId::Weight(layer, module) = id else { return Ok((values, false)) };
-    let [_, inputs] = model.module_shape(module);
-    let Some(found) = adapter.module(layer, module, inputs) else { return Ok((values, false)) };
-    let scale = f64::from(found.scale);
-    let mut merged = Vec::with_capacity(values.len());
-    let mut row = vec![0.0f64; inputs];
-    for (output, weights) in values.chunks_exact(inputs).enumerate() {
-        row.iter_mut().zip(weights).for_each(|(row, weight)| *row = f64::from(*weight));
-        let b = &found.b[output * found.rank..(output + 1) * found.rank];
-        for (b, a) in b.iter().zip(found.a.chunks_exact(inputs)) {
-            let factor = scale * f64::from(*b);
-            row.iter_mut().zip(a).for_each(|(row, a)| *row += factor * f64::from(*a));
+/// What a merge changes, until it is stopped.
+struct Changes<'a> {
+    model: &'a LanguageModel,
+    adapter: &'a Adapter,
+    stop: &'a AtomicBool,
+}
+
+impl Changes<'_> {
+    /// A weight with its adapter added: `W + scale B A`, in DoRA rescaled to the magnitudes. Added up in f64, rounded
+    /// once. With it, whether the adapter changes it.
+    fn values(&self, id: WeightId) -> Result<(Vec<f32>, bool), LmError> {
+        go_on(self.stop)?;
+        let values = self.model.weight_values(id)?;
+        let WeightId::Weight(layer, module) = id else { return Ok((values, false)) };
+        let [_, inputs] = self.model.module_shape(module);
+        let Some(found) = self.adapter.module(layer, module, inputs) else { return Ok((values, false)) };
+        let scale = f64::from(found.scale);
+        let mut merged = Vec::with_capacity(values.len());
+        let mut row = vec![0.0f64; inputs];
+        for (output, weights) in values.chunks_exact(inputs).enumerate() {
+            row.iter_mut().zip(weights).for_each(|(row, weight)| *row = f64::from(*weight));
+            let b = &found.b[output * found.rank..(output + 1) * found.rank];
+            for (b, a) in b.iter().zip(found.a.chunks_exact(inputs)) {
+                let factor = scale * f64::from(*b);
+                row.iter_mut().zip(a).for_each(|(row, a)| *row += factor * f64::from(*a));
+            }
+            let gain = found.magnitude.map_or(1.0, |magnitude| {
+                let norm = row.iter().map(|value| value * value).sum::<f64>().sqrt();
+                f64::from(magnitude[output]) / norm
+            });
+            merged.extend(row.iter().map(|value| (value * gain) as f32));
         }
-        let gain = found.magnitude.map_or(1.0, |magnitude| {
-            let norm = row.iter().map(|value| value * value).sum::<f64>().sqrt();
-            f64::from(magnitude[output]) / norm
-        });
-        merged.extend(row.iter().map(|value| (value * gain) as f32));
+        Ok((merged, true))
     }
-    Ok((merged, true))
 }
 
 /// Compares two models' logits on the probes.
-fn compare(expected: &LanguageModel, found: &LanguageModel) -> Result<Merged, LmError> {
+fn compare(expected: &LanguageModel, found: &LanguageModel, stop: &AtomicBool) -> Result<Merged, LmError> {
     let mut result =
         Merged { path: PathBuf::new(), merged: 0, largest_difference: 0.0, largest_logit: 0.0, positions: 0 };
     for probe in PROBES {
+        go_on(stop)?;
         let tokens = expected.tokenizer().encode(probe, true)?;
         let (a, b) = (expected.logits(&tokens)?, found.logits(&tokens)?);
         for (a, b) in a.iter().zip(&b) {

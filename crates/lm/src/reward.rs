@@ -18,6 +18,21 @@ impl LanguageModel {
     /// The model has no reward head, a text is empty, longer than the context or holds an unknown token, or computing
     /// fails.
     pub fn rewards(&self, texts: &[(Vec<u32>, usize)]) -> Result<Vec<f32>, LmError> {
+        let mut rewards = Vec::with_capacity(texts.len());
+        for some in self.reward_steps(texts)? {
+            rewards.extend(some?);
+        }
+        Ok(rewards)
+    }
+
+    /// As [`LanguageModel::rewards`], of some texts at a time, in their order: whoever asks can end in between.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::rewards`], of which all but the first come with the step that they are about.
+    pub fn reward_steps<'a>(
+        &'a self,
+        texts: &'a [(Vec<u32>, usize)],
+    ) -> Result<impl Iterator<Item = Result<Vec<f32>, LmError>> + 'a, LmError> {
         let head = self.reward_head().ok_or_else(|| {
             LmError::Request(
                 "this model has no reward head: name an adapter of `train reward` as `+adapter=DIR`"
@@ -25,19 +40,20 @@ impl LanguageModel {
             )
         })?;
         let mut space = TrainingSpace::default();
-        let mut rewards = Vec::with_capacity(texts.len());
         let mut rest = texts;
-        while !rest.is_empty() {
+        Ok(std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
             let mut tokens = 0;
             let fit = rest.iter().take_while(|(ids, _)| {
                 tokens += ids.len();
                 tokens <= STEP_TOKENS
             });
             let (now, later) = rest.split_at(fit.count().max(1));
-            rewards.extend(self.rewards_of(now, head, &mut space)?);
             rest = later;
-        }
-        Ok(rewards)
+            Some(self.rewards_of(now, head, &mut space))
+        }))
     }
 
     fn rewards_of(

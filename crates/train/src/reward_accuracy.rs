@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use evalign_core::Dtype;
 use evalign_data::Dataset;
@@ -79,7 +80,8 @@ pub struct RewardScore {
     pub results: Vec<RewardAccuracy>,
 }
 
-/// Scores the reward model in a directory, or the one that an adapter makes of a model, in f32.
+/// Scores the reward model in a directory, or the one that an adapter makes of a model, in f32. `None` where `stop` was
+/// raised before its end: it is looked at between steps of some thousand tokens.
 ///
 /// # Errors
 /// A model that cannot be loaded or has no reward head, rows that are no pairs.
@@ -88,7 +90,8 @@ pub fn score_rewards(
     adapter: Option<&Path>,
     dataset: &Dataset,
     options: &ScoreOptions<'_>,
-) -> Result<RewardScore, TrainError> {
+    stop: &AtomicBool,
+) -> Result<Option<RewardScore>, TrainError> {
     let load = LoadOptions {
         adapter: adapter.map(Path::to_owned),
         dtype: Some(Dtype::F32),
@@ -112,12 +115,12 @@ pub fn score_rewards(
         Value::Null => None,
         other => Some(other.to_string()),
     };
-    let results = reward_accuracy(&model, &data, pad, &category)?;
-    Ok(RewardScore { left_out: data.report.too_long.len(), results })
+    let results = reward_accuracy(&model, &data, pad, &category, stop)?;
+    Ok(results.map(|results| RewardScore { left_out: data.report.too_long.len(), results }))
 }
 
 /// Accuracies over all pairs, then by category in order of their names. `category_of` names the category of a row of the
-/// file; `pad` as in [`pooled_index`].
+/// file; `pad` as in [`pooled_index`]. `None` where `stop` was raised before the end.
 ///
 /// # Errors
 /// The model has no reward head, an item is no pair, or computing fails.
@@ -126,7 +129,8 @@ pub fn reward_accuracy(
     data: &Prepared,
     pad: Option<u32>,
     category_of: &dyn Fn(u64) -> Option<String>,
-) -> Result<Vec<RewardAccuracy>, TrainError> {
+    stop: &AtomicBool,
+) -> Result<Option<Vec<RewardAccuracy>>, TrainError> {
     let mut texts = Vec::with_capacity(2 * data.items.len());
     for item in &data.items {
         let Item::Pair { chosen, rejected, .. } = item else {
@@ -137,7 +141,13 @@ pub fn reward_accuracy(
         };
         texts.extend([chosen, rejected].map(|text| (text.ids.clone(), pooled_index(&text.ids, pad))));
     }
-    let rewards = model.rewards(&texts)?;
+    let mut rewards = Vec::with_capacity(texts.len());
+    for some in model.reward_steps(&texts)? {
+        rewards.extend(some?);
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+    }
     let mut all = Tally::default();
     let mut by_category: BTreeMap<String, Tally> = BTreeMap::new();
     for (row, pair) in data.rows.iter().zip(rewards.chunks_exact(2)) {
@@ -147,5 +157,5 @@ pub fn reward_accuracy(
         }
     }
     let categories = by_category.into_iter().map(|(name, tally)| tally.result(Some(name)));
-    Ok(std::iter::once(all.result(None)).chain(categories).collect())
+    Ok(Some(std::iter::once(all.result(None)).chain(categories).collect()))
 }

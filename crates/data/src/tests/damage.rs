@@ -74,7 +74,7 @@ fn five_hundred_bytes_of_a_larger_file_may_be_damaged() {
 }
 
 #[test]
-fn published_files_may_be_damaged() {
+fn promise_34_published_files_may_be_damaged() {
     let Some(shared) = evalign_testkit::shared("published_files_may_be_damaged") else { return };
     let dir = tempfile::tempdir().unwrap();
     // Lists of texts, dictionaries, snappy: what pyarrow writes.

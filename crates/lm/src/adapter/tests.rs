@@ -155,7 +155,8 @@ fn an_adapter_trained_by_trl_gives_its_logits() {
     let place = tempfile::tempdir().unwrap();
     let merged = place.path().join("merged");
     let form = crate::export::MergedForm::HuggingFace;
-    let report = crate::export::merge(&base, &case.join("adapter"), &merged, form).unwrap();
+    let never = std::sync::atomic::AtomicBool::new(false);
+    let report = crate::export::merge(&base, &case.join("adapter"), &merged, form, &never).unwrap().unwrap();
     assert_eq!((report.path.as_path(), report.merged), (merged.as_path(), 14));
     let load = |path: &Path, adapter: Option<PathBuf>| {
         LanguageModel::load(path, &crate::LoadOptions { adapter, ..crate::LoadOptions::default() }).unwrap()

@@ -7,22 +7,21 @@ use candle_core::quantized::gguf_file::{self, Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
-use super::{matrices, merged_values};
-use crate::adapter::Adapter;
+use super::{Changes, matrices};
+use crate::LmError;
 use crate::training::WeightId;
 use crate::weights::Naming;
-use crate::{LanguageModel, LmError};
 
 const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
 /// Tensors that the adapter does not change are copied as they are; the others are held in `kind`.
 pub(super) fn write(
     base: &Path,
-    model: &LanguageModel,
-    adapter: &Adapter,
+    changes: &Changes<'_>,
     out: &Path,
     kind: GgmlDType,
 ) -> Result<usize, LmError> {
+    let Changes { model, adapter, .. } = changes;
     if fs_err::metadata(base)?.is_dir() {
         let problem = "is no GGUF file, whose metadata the merged one could take over";
         let hint = "merge to `--form hf`, or merge the adapter into a base that is a GGUF file";
@@ -33,7 +32,7 @@ pub(super) fn write(
     let mut changed = std::collections::BTreeMap::new();
     for id in matrices(model) {
         let WeightId::Weight(layer, module) = id else { continue };
-        let (values, merged) = merged_values(model, adapter, id)?;
+        let (values, merged) = changes.values(id)?;
         if merged {
             let [outputs, inputs] = model.module_shape(module);
             let stored = model.stored_order(module, &values);

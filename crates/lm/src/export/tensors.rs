@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use super::merged_values;
-use crate::adapter::{Adapter, HEAD};
+use super::Changes;
+use crate::LmError;
+use crate::adapter::HEAD;
 use crate::tensor_file::write_tensors;
-use crate::{LanguageModel, LmError};
 
 /// Writes all weights in f32 and says how many matrices the adapter changed. Memory holds one tensor.
-pub(super) fn write(model: &LanguageModel, adapter: &Adapter, path: &Path) -> Result<usize, LmError> {
+pub(super) fn write(changes: &Changes<'_>, path: &Path) -> Result<usize, LmError> {
+    let Changes { model, adapter, .. } = changes;
     let weights = model.weights();
     let mut tensors: Vec<(String, Vec<usize>)> =
         weights.iter().map(|(id, shape)| (id.name(), shape.clone())).collect();
@@ -21,7 +22,7 @@ pub(super) fn write(model: &LanguageModel, adapter: &Adapter, path: &Path) -> Re
     write_tensors(path, &tensors, |index| {
         // The head comes last.
         let Some((id, _)) = weights.get(index) else { return Ok(Cow::Borrowed(head)) };
-        let (values, changed) = merged_values(model, adapter, *id)?;
+        let (values, changed) = changes.values(*id)?;
         merged += usize::from(changed);
         Ok::<_, LmError>(Cow::Owned(values))
     })?;

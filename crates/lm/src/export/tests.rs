@@ -35,6 +35,26 @@ fn write_adapter(directory: &Path, model: &LanguageModel, dora: bool) {
     fs_err::write(directory.join(CONFIG_FILE), config.to_json()).unwrap();
 }
 
+/// [`merge`] to its end.
+fn whole(base: &Path, adapter: &Path, out: &Path, form: MergedForm) -> Result<Merged, LmError> {
+    merge(base, adapter, out, form, &AtomicBool::new(false)).map(|merged| merged.expect("nobody stops it"))
+}
+
+#[test]
+fn a_merge_that_is_stopped_leaves_nothing() {
+    let base = tiny::directory(&tiny::llama());
+    let place = tempfile::tempdir().unwrap();
+    let model = LanguageModel::load(base.path(), &LoadOptions::default()).unwrap();
+    let (adapter, out) = (place.path().join("adapter"), place.path().join("out"));
+    write_adapter(&adapter, &model, false);
+    let stop = AtomicBool::new(true);
+    assert_eq!(merge(base.path(), &adapter, &out, MergedForm::HuggingFace, &stop).unwrap(), None);
+    assert_eq!(fs_err::read_dir(place.path()).unwrap().count(), 1, "something was left behind");
+    // What is wrong before anything is done is said also then.
+    fs_err::create_dir(&out).unwrap();
+    assert!(merge(base.path(), &adapter, &out, MergedForm::HuggingFace, &stop).is_err());
+}
+
 #[test]
 fn a_merged_directory_computes_what_base_and_adapter_do() {
     let base = tiny::directory(&tiny::llama());
@@ -44,7 +64,7 @@ fn a_merged_directory_computes_what_base_and_adapter_do() {
         let (adapter, out) =
             (place.path().join(format!("adapter-{dora}")), place.path().join(format!("out-{dora}")));
         write_adapter(&adapter, &model, dora);
-        let merged = merge(base.path(), &adapter, &out, MergedForm::HuggingFace).unwrap();
+        let merged = whole(base.path(), &adapter, &out, MergedForm::HuggingFace).unwrap();
         assert_eq!(merged.merged, 7 * model.layers());
         assert!(merged.largest_difference < 1e-3, "{merged:?}");
         // The adapter does something, so agreement means something.
@@ -60,7 +80,7 @@ fn a_merged_directory_computes_what_base_and_adapter_do() {
         let config: Value =
             serde_json::from_str(&fs_err::read_to_string(out.join("config.json")).unwrap()).unwrap();
         assert_eq!(config["dtype"], "float32");
-        let again = merge(base.path(), &adapter, &out, MergedForm::HuggingFace).unwrap_err();
+        let again = whole(base.path(), &adapter, &out, MergedForm::HuggingFace).unwrap_err();
         assert!(again.to_string().contains("exists already"), "{again}");
     }
 }
@@ -87,7 +107,7 @@ fn an_adapter_is_applied_as_it_is_loaded_and_belongs_to_its_base() {
     let refused = LanguageModel::load(base.path(), &options).unwrap_err().to_string();
     assert!(refused.contains("local/another"), "{refused}");
     let out = place.path().join("out");
-    assert!(merge(base.path(), &adapter, &out, MergedForm::HuggingFace).is_err());
+    assert!(whole(base.path(), &adapter, &out, MergedForm::HuggingFace).is_err());
     assert!(fs_err::read_dir(place.path()).unwrap().count() == 1, "something was left behind");
 }
 
@@ -98,7 +118,7 @@ fn a_directory_does_not_become_a_gguf_file() {
     let model = LanguageModel::load(base.path(), &LoadOptions::default()).unwrap();
     write_adapter(&place.path().join("adapter"), &model, false);
     let out = place.path().join("model.gguf");
-    let refused = merge(base.path(), &place.path().join("adapter"), &out, MergedForm::Gguf(GgmlDType::F16));
+    let refused = whole(base.path(), &place.path().join("adapter"), &out, MergedForm::Gguf(GgmlDType::F16));
     assert!(refused.unwrap_err().to_string().contains("GGUF"));
     assert!(!out.exists());
 }
@@ -115,7 +135,7 @@ fn the_real_model_survives_both_forms() {
     for (name, form) in
         [("directory", MergedForm::HuggingFace), ("f32.gguf", MergedForm::Gguf(GgmlDType::F32))]
     {
-        let merged = merge(base, &adapter, &place.path().join(name), form).unwrap();
+        let merged = whole(base, &adapter, &place.path().join(name), form).unwrap();
         assert_eq!(merged.merged, 210);
         assert!(merged.largest_difference < 1e-3, "{merged:?}");
     }
