@@ -67,7 +67,7 @@ pub struct EncodedText {
 
 #[derive(Debug)]
 enum Engine {
-    Cpu(Encoder<CpuBackend>, Mutex<Workspace<CpuBuffer>>),
+    Cpu(Box<Encoder<CpuBackend>>, Mutex<Workspace<CpuBuffer>>),
     Candle(Encoder<CandleBackend>, Mutex<Workspace<CandleBuffer>>),
 }
 
@@ -100,7 +100,7 @@ impl TextEncoder {
         let engine = match options.device {
             DeviceSpec::Cpu => {
                 let backend = CpuBackend::new(options.threads, dtype)?;
-                Engine::Cpu(Encoder::load(backend, &config, &weights)?, Mutex::default())
+                Engine::Cpu(Box::new(Encoder::load(backend, &config, &weights)?), Mutex::default())
             }
             DeviceSpec::Cuda(_) | DeviceSpec::Metal => {
                 let backend = CandleBackend::new(options.device, dtype)?;
@@ -179,6 +179,10 @@ impl TextEncoder {
                     self.pool(encoder.forward(&tokens, &sequences, &mut work)?, &sequences, &mut vectors);
                 }
             }
+        }
+        match &self.engine {
+            Engine::Cpu(encoder, _) => encoder.rest(),
+            Engine::Candle(encoder, _) => encoder.rest(),
         }
         Ok(vectors)
     }

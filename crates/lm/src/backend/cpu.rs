@@ -111,11 +111,13 @@ pub(crate) struct CpuBackend {
     dtype: Dtype,
     /// Floats of quantised matrices, by outputs and inputs, while they are multiplied with.
     unpacked: Mutex<BTreeMap<(usize, usize), PackedMatrix>>,
+    /// Keys and values of an encoder's texts in the layer at hand; the next layer's take their place.
+    texts: Mutex<Vec<KvSegment>>,
 }
 
 impl CpuBackend {
     pub(crate) fn new(threads: Option<usize>, dtype: Dtype) -> Result<Self, LmError> {
-        Ok(Self { pool: Pool::new(threads)?, dtype, unpacked: Mutex::default() })
+        Ok(Self { pool: Pool::new(threads)?, dtype, unpacked: Mutex::default(), texts: Mutex::default() })
     }
 
     fn pack(&self, parts: &[RawTensor<'_>], dtype: PanelDtype) -> Result<CpuMatrix, LmError> {

@@ -32,6 +32,8 @@ pub(crate) trait EncoderBackend: Backend {
         sequences: &[Range<usize>],
         out: &mut Self::Buffer,
     ) -> Result<(), LmError>;
+    /// Leaves the cores to others: nothing more is computed for now.
+    fn rest(&self) {}
     /// All values on the host, row-major.
     fn download(&self, x: &Self::Buffer, out: &mut Vec<f32>) -> Result<(), LmError>;
 }

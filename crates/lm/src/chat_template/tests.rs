@@ -102,7 +102,7 @@ fn digests_tell_templates_and_tokens_apart() {
 }
 
 #[test]
-fn hostile_templates_end_in_errors_soon() {
+fn promise_27_hostile_templates_end_in_errors_soon() {
     let hostile = [
         ("endless loops", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
         ("recursion", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),

@@ -113,6 +113,11 @@ impl<B: EncoderBackend> Encoder<B> {
         Ok(&work.hidden)
     }
 
+    /// Leaves the cores to others: nothing more is computed for now.
+    pub(super) fn rest(&self) {
+        self.backend.rest();
+    }
+
     /// Words and positions of the tokens, added.
     fn embed(&self, tokens: &[u32], sequences: &[Range<usize>], out: &mut Vec<f32>) {
         let width = self.hidden_size;

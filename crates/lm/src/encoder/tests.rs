@@ -71,6 +71,29 @@ fn ids_and_vectors_are_the_references_whatever_shares_the_step() {
     }
 }
 
+/// What the texts before have left in the work space changes nothing.
+#[test]
+fn an_encoder_does_not_remember_what_it_embedded_before() {
+    let Some(directory) =
+        evalign_testkit::embedding_model("an_encoder_does_not_remember_what_it_embedded_before")
+    else {
+        return;
+    };
+    let used = load(directory);
+    let ids = |text: &str| used.tokenise(text).unwrap().ids;
+    let (long, short) = (ids("The gate of the northern yard closes at half past six."), ids("A pump."));
+    let alone = |ids: &Vec<u32>| load(directory).embed(std::slice::from_ref(ids)).unwrap().remove(0);
+    let (fresh_long, fresh_short) = (alone(&long), alone(&short));
+    for (texts, expected) in [
+        (vec![&long, &short], vec![&fresh_long, &fresh_short]),
+        (vec![&short, &long], vec![&fresh_short, &fresh_long]),
+        (vec![&long], vec![&fresh_long]),
+    ] {
+        let texts: Vec<Vec<u32>> = texts.into_iter().cloned().collect();
+        assert_eq!(used.embed(&texts).unwrap().iter().collect::<Vec<_>>(), expected, "{texts:?}");
+    }
+}
+
 #[test]
 fn the_other_backend_and_eight_bits_come_close() {
     let test = "the_other_backend_and_eight_bits_come_close";

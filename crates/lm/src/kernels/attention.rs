@@ -345,6 +345,7 @@ impl<'a> Block<'a> {
             rows,
             vectors: if keys > VECTOR { 2 } else { 1 },
             depth,
+            bias: std::ptr::null(),
             accumulate: false,
         };
         #[expect(unsafe_code, reason = "calls the tile kernel")]
@@ -464,6 +465,7 @@ impl<'a> Block<'a> {
                 rows: count,
                 vectors: ((width - column) / VECTOR).min(2),
                 depth: range.len(),
+                bias: std::ptr::null(),
                 accumulate: false,
             };
             #[expect(unsafe_code, reason = "calls the tile kernel")]

@@ -23,9 +23,9 @@ const TASK_MICROSECONDS: usize = 12;
 const TASKS_PER_THREAD: usize = 8;
 /// Tiles that make few rows. Weights then come from memory for each of them, and reading them takes as long as the
 /// sums: they are read once, by one task, and the next ones are asked for while sums are made.
-const FEW_TILES: usize = 2;
+const FEW_TILES: usize = 3;
 /// Tasks for each thread where there are few rows: every task packs all of them.
-const TASKS_OF_FEW: usize = 3;
+const TASKS_OF_FEW: usize = 2;
 /// Rows of a tile from which on making its sums leaves time to ask for the next weights.
 const ROWS_TO_ASK_AHEAD: usize = 6;
 /// Values in a line of the cache.
@@ -74,16 +74,17 @@ pub fn linear_columns(
     assert!(bias.is_none_or(|bias| bias.len() == n), "the bias must hold {n} values");
     let grid = Grid::new(pool, m, n, w.k(), w.bytes());
     let shared = SharedSlice::new(out);
-    let direct = bias.is_none().then_some(Direct { out: &shared, stride, start, accumulate });
+    let direct = Direct { out: &shared, stride, start, bias, accumulate };
     pool.run(grid.tasks(), &|task| {
         let (rows, panels) = grid.task(task);
         let Grid { tile_rows, packed_rows, .. } = grid;
-        let part = Part { rows: rows.clone(), panels: panels.clone(), tile_rows, packed_rows };
+        let then = grid.after(task, pool.threads());
+        let part = Part { rows: rows.clone(), panels: panels.clone(), then, tile_rows, packed_rows };
         with_scratch(rows.len() * panels.len() * PANEL, |sums| {
-            product(pool.isa(), x, w, &part, sums, direct);
+            product(pool.isa(), x, w, &part, sums, Some(direct));
             for (sums, panel) in sums.chunks_exact(rows.len() * PANEL).zip(panels) {
                 let columns = panel * PANEL..n.min((panel + 1) * PANEL);
-                if direct.is_some() && columns.len() == PANEL {
+                if columns.len() == PANEL {
                     continue;
                 }
                 for (sums, row) in sums.chunks_exact(PANEL).zip(rows.clone()) {
@@ -148,6 +149,13 @@ impl Grid {
         let panel = (index / self.row_blocks) * self.block_panels;
         (row..self.m.min(row + self.block_rows), panel..self.panels.min(panel + self.block_panels))
     }
+
+    /// The first panel of what the thread that has this task will probably do next; none where that shares weights
+    /// with it.
+    fn after(&self, task: usize, threads: usize) -> Option<usize> {
+        let panel = (task + threads) * self.block_panels;
+        (self.row_blocks == 1 && panel < self.panels).then_some(panel)
+    }
 }
 
 /// Rows of a tile and of a task, in `blocks` tasks or more, so that no tile is much smaller than the others.
@@ -163,6 +171,8 @@ pub(super) fn split_rows(isa: Isa, m: usize, blocks: usize) -> (usize, usize) {
 pub(super) struct Part {
     pub(super) rows: Range<usize>,
     pub(super) panels: Range<usize>,
+    /// The panel that will be read after these.
+    pub(super) then: Option<usize>,
     pub(super) tile_rows: usize,
     pub(super) packed_rows: usize,
 }
@@ -173,6 +183,8 @@ pub(super) struct Direct<'a> {
     out: &'a SharedSlice<'a, f32>,
     stride: usize,
     start: usize,
+    /// One value for each output.
+    bias: Option<&'a [f32]>,
     accumulate: bool,
 }
 
@@ -218,12 +230,19 @@ fn product_of<W: Weight>(
                     let share = (panel - part.panels.start, part.panels.len());
                     prefetch_rows(x, row + rows, rows, share, depth.clone());
                     let at = |panel: usize| (panel * k + from) * PANEL;
+                    let is_last = place + rows == m;
+                    let ahead = match panel + 1 {
+                        next if next < part.panels.end => Some(at(next)),
+                        _ if is_last && depth.end < k => Some((part.panels.start * k + depth.end) * PANEL),
+                        _ if is_last => part.then.map(|panel| panel * k * PANEL),
+                        _ => None,
+                    };
                     let strip = Strip {
                         left,
                         rows: row..row + rows,
                         tile_rows: part.tile_rows,
                         right: &weights[at(panel)..at(panel) + depth.len() * PANEL],
-                        ahead: weights.get(at(panel + 1)..).filter(|_| panel + 1 < part.panels.end),
+                        ahead: ahead.and_then(|at| weights.get(at..)),
                         columns: panel * PANEL..n.min((panel + 1) * PANEL),
                         first: from == 0,
                         direct: direct.filter(|_| depth.end == k && (panel + 1) * PANEL <= n),
@@ -274,17 +293,20 @@ impl<W: Weight> Strip<'_, W> {
                 rows,
                 vectors: if self.columns.len() > VECTOR { 2 } else { 1 },
                 depth,
+                bias: std::ptr::null(),
                 accumulate: false,
             };
             if let Some(direct) = self.direct {
                 let at = (self.rows.start + place) * direct.stride + direct.start + self.columns.start;
                 tile.out = direct.out.rectangle(at, rows, PANEL, direct.stride);
                 tile.out_stride = direct.stride;
+                tile.bias = direct.bias.map_or(std::ptr::null(), |bias| bias[self.columns.clone()].as_ptr());
                 tile.accumulate = direct.accumulate;
             }
             #[expect(unsafe_code, reason = "calls the tile kernel")]
             // SAFETY: `left` and `sums` hold `rows` rows, `right` holds `depth` rows of 32 values, and the
-            // rectangle of `direct` was checked to lie inside and belongs to this task alone.
+            // rectangle of `direct`, with a bias for its 32 columns, was checked to lie inside and belongs to this task
+            // alone.
             unsafe {
                 tile::multiply(isa, tile);
             }

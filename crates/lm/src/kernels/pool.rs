@@ -6,7 +6,8 @@
 //! when none is left it closes the region and waits only for the workers that joined. A worker that
 //! the operating system has not scheduled therefore delays nobody.
 //!
-//! Workers spin for [`SPIN`] after a region (the next one usually follows at once) and then park.
+//! Workers spin for [`SPIN`] after a region (the next one usually follows at once) and then park; after [`Pool::rest`]
+//! they park at once.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -54,6 +55,8 @@ struct Apart<T>(T);
 struct Shared {
     state: Apart<AtomicU64>,
     next: Apart<AtomicUsize>,
+    /// No region follows soon. A hint: it decides when a worker parks and nothing else.
+    resting: AtomicBool,
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     shutdown: AtomicBool,
@@ -98,6 +101,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             state: Apart(AtomicU64::new(0)),
             next: Apart(AtomicUsize::new(0)),
+            resting: AtomicBool::new(false),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             shutdown: AtomicBool::new(false),
@@ -143,6 +147,11 @@ impl Pool {
         }
     }
 
+    /// Leaves the cores of the workers to others until the next region: nothing more is computed for now.
+    pub fn rest(&self) {
+        self.shared.resting.store(true, Ordering::Relaxed);
+    }
+
     /// Calls `task(i, part)` for consecutive parts of `data` of `part_len` elements (the last may be shorter).
     pub fn for_each_part<T: Send>(
         &self,
@@ -168,6 +177,7 @@ impl Pool {
             *self.shared.job.get() = Some(job);
         }
         self.shared.next.0.store(0, Ordering::Relaxed);
+        self.shared.resting.store(false, Ordering::Relaxed);
         let state = self.shared.state.0.load(Ordering::Relaxed);
         let region = (state & !(OPEN | JOINED)).wrapping_add(REGION);
         // SeqCst pairs with `Worker::park`: either the worker sees this region or we see that it is parked.
@@ -240,7 +250,7 @@ fn wait(shared: &Shared, parked: &AtomicBool, served: u64) -> Option<u64> {
     };
     loop {
         let start = Instant::now();
-        while start.elapsed() < SPIN {
+        while start.elapsed() < SPIN && !shared.resting.load(Ordering::Relaxed) {
             for _ in 0..32 {
                 if let Some(region) = open_region(Ordering::Acquire) {
                     return Some(region);
@@ -385,6 +395,9 @@ mod tests {
             pool.run(4, &|index| {
                 total.fetch_add(index, Ordering::Relaxed);
             });
+            if round % 100 == 0 {
+                pool.rest();
+            }
             if round % 1000 == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }

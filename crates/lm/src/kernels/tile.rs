@@ -79,7 +79,9 @@ pub(super) struct Tile<W> {
     /// 1 or 2 vectors of 16 columns.
     pub(super) vectors: usize,
     pub(super) depth: usize,
-    /// Add the finished sums to what `out` holds.
+    /// `16 * vectors` values that are added to each row's finished sums. Null adds nothing.
+    pub(super) bias: *const f32,
+    /// Add the finished sums (and the bias) to what `out` holds.
     pub(super) accumulate: bool,
 }
 
@@ -113,7 +115,8 @@ pub(super) fn prefetch(values: &[f32]) {
 ///
 /// # Safety
 /// The pointers must be valid for the extents that [`Tile`] names, `out` for reads and writes without any other
-/// access at the same time, `start` for reads unless it is null; `rows <= max_rows(isa)`; `vectors` is 1 or 2.
+/// access at the same time, `start` and `bias` for reads unless they are null; `rows <= max_rows(isa)`; `vectors` is
+/// 1 or 2.
 #[expect(unsafe_code, reason = "works on raw tiles")]
 pub(super) unsafe fn multiply<W: Weight>(isa: Isa, tile: Tile<W>) {
     debug_assert!(tile.rows <= max_rows(isa) && (1..=2).contains(&tile.vectors));
@@ -175,6 +178,7 @@ pub(super) fn product(
             rows: tile_rows.min(rows - row),
             vectors: columns / VECTOR,
             depth,
+            bias: std::ptr::null(),
             accumulate: false,
         };
         #[expect(unsafe_code, reason = "calls the tile kernel")]
@@ -215,6 +219,11 @@ unsafe fn scalar<W: Weight>(tile: Tile<W>) {
             for (sum, weight) in sums.iter_mut().zip(right) {
                 *sum = factor.mul_add(weight.widen(), *sum);
             }
+        }
+        if !tile.bias.is_null() {
+            // SAFETY: the caller vouches for a bias of `columns` values unless it is null.
+            let bias = unsafe { std::slice::from_raw_parts(tile.bias, columns) };
+            sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
         }
         for (out, sum) in out.iter_mut().zip(sums.iter()) {
             *out = if tile.accumulate { *out + sum } else { *sum };

@@ -87,7 +87,8 @@ pub fn log_softmax_gather(
         let first = range.start * PANEL;
         let columns = head.n().min(range.end * PANEL) - first;
         with_scratch(rows.len() * range.len() * PANEL, |logits| {
-            let part = Part { rows: rows.clone(), panels: range.clone(), tile_rows, packed_rows: tile_rows };
+            let (rows, panels) = (rows.clone(), range.clone());
+            let part = Part { rows: rows.clone(), panels, then: None, tile_rows, packed_rows: tile_rows };
             product(pool.isa(), Rows::new(hidden, m, head.k()), head, &part, logits, None);
             let begin = order.partition_point(|index| targets[*index].row < rows.start);
             for index in order[begin..].iter().take_while(|index| targets[**index].row < rows.end) {

@@ -24,7 +24,7 @@ fn load_directory(path: &Path) -> Result<(), LmError> {
 }
 
 #[test]
-fn a_truncated_gguf_is_an_error_wherever_it_ends() {
+fn promise_33_a_truncated_gguf_is_an_error_wherever_it_ends() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("whole.gguf");
     tiny::write_gguf(&path, GgmlDType::Q8_0, &[]);

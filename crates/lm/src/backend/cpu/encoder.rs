@@ -1,4 +1,5 @@
 use std::ops::Range;
+use std::sync::PoisonError;
 
 use super::{CpuBackend, CpuBuffer};
 use crate::LmError;
@@ -30,8 +31,8 @@ impl EncoderBackend for CpuBackend {
         out: &mut CpuBuffer,
     ) -> Result<(), LmError> {
         let width = heads.count * heads.dim;
-        let mut segments: Vec<KvSegment> =
-            sequences.iter().map(|rows| KvSegment::new(heads.count, heads.dim, rows.len())).collect();
+        let mut segments = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        prepare(&mut segments, heads, sequences);
         self.pool.for_each_part(&mut segments, 1, &|index, segment| {
             let rows = &sequences[index];
             let from =
@@ -40,7 +41,7 @@ impl EncoderBackend for CpuBackend {
         });
         let jobs: Vec<AttentionJob<'_>> = sequences
             .iter()
-            .zip(&segments)
+            .zip(segments.iter())
             .map(|(rows, own)| AttentionJob { first_row: rows.start, rows: rows.len(), prefix: &[], own })
             .collect();
         let shape = AttentionShape {
@@ -56,9 +57,29 @@ impl EncoderBackend for CpuBackend {
         Ok(())
     }
 
+    fn rest(&self) {
+        self.pool.rest();
+    }
+
     fn download(&self, x: &CpuBuffer, out: &mut Vec<f32>) -> Result<(), LmError> {
         out.clear();
         out.extend_from_slice(&x.values);
         Ok(())
+    }
+}
+
+/// An empty segment for each sequence, exactly as large as it; those of the last layer, or of texts as long, are used
+/// again.
+fn prepare(segments: &mut Vec<KvSegment>, heads: EncoderHeads, sequences: &[Range<usize>]) {
+    segments.truncate(sequences.len());
+    for (index, rows) in sequences.iter().enumerate() {
+        let wanted = (heads.count, heads.dim, rows.len());
+        match segments.get_mut(index) {
+            Some(there) if (there.kv_heads(), there.head_dim(), there.capacity()) == wanted => {
+                there.truncate(0);
+            }
+            Some(other) => *other = KvSegment::new(heads.count, heads.dim, rows.len()),
+            None => segments.push(KvSegment::new(heads.count, heads.dim, rows.len())),
+        }
     }
 }

@@ -29,6 +29,7 @@ pub(super) unsafe fn multiply<W: Weight>(tile: Tile<W>) {
         let half = Tile {
             right: tile.right.wrapping_add(column * VECTOR),
             start: if tile.start.is_null() { tile.start } else { tile.start.wrapping_add(column * VECTOR) },
+            bias: if tile.bias.is_null() { tile.bias } else { tile.bias.wrapping_add(column * VECTOR) },
             out: tile.out.wrapping_add(column * VECTOR),
             ..tile
         };
@@ -72,9 +73,14 @@ unsafe fn fixed<W: Weight, const ROWS: usize>(tile: Tile<W>) {
     for (row, sums) in sums.iter().enumerate() {
         for (column, sum) in sums.iter().enumerate() {
             let out = tile.out.wrapping_add(row * tile.out_stride + column * LANES);
+            let mut sum = *sum;
+            if !tile.bias.is_null() {
+                // SAFETY: within the tile's bias.
+                sum = _mm256_add_ps(sum, unsafe { _mm256_loadu_ps(tile.bias.wrapping_add(column * LANES)) });
+            }
             // SAFETY: within the tile's results.
             unsafe {
-                let sum = if tile.accumulate { _mm256_add_ps(_mm256_loadu_ps(out), *sum) } else { *sum };
+                let sum = if tile.accumulate { _mm256_add_ps(_mm256_loadu_ps(out), sum) } else { sum };
                 _mm256_storeu_ps(out, sum);
             }
         }

@@ -67,9 +67,14 @@ unsafe fn fixed<W: Weight, const ROWS: usize, const VECTORS: usize>(tile: Tile<W
     for (row, sums) in sums.iter().enumerate() {
         for (column, sum) in sums.iter().enumerate() {
             let out = tile.out.wrapping_add(row * tile.out_stride + column * VECTOR);
+            let mut sum = *sum;
+            if !tile.bias.is_null() {
+                // SAFETY: within the tile's bias.
+                sum = _mm512_add_ps(sum, unsafe { _mm512_loadu_ps(tile.bias.wrapping_add(column * VECTOR)) });
+            }
             // SAFETY: within the tile's results.
             unsafe {
-                let sum = if tile.accumulate { _mm512_add_ps(_mm512_loadu_ps(out), *sum) } else { *sum };
+                let sum = if tile.accumulate { _mm512_add_ps(_mm512_loadu_ps(out), sum) } else { sum };
                 _mm512_storeu_ps(out, sum);
             }
         }
