@@ -132,7 +132,7 @@ mod tests {
     proptest! {
         /// Whatever a text holds, lines and tags of other prompts included, its block has one end: the last line.
         #[test]
-        fn no_text_ends_its_block(
+        fn promise_30_no_text_ends_its_block(
             parts in prop::collection::vec("(\\PC{0,12}|\n|\\[|END|BEGIN|answer|<\\||\\|>)", 0..20),
             other in "\\PC{0,20}",
         ) {

@@ -4,10 +4,8 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 
-use evalign_core::{
-    Message, ModelIdentity, Output, Prompt, Request, RequestKind, Response, ResponseFormat, Role, Seconds,
-};
-use evalign_model::{Capabilities, ErrorKind, Model, ModelError, Replies, Reply, ReplySender, TokenCount};
+use evalign_core::{Message, Output, Prompt, Request, RequestKind, Response, ResponseFormat, Role};
+use evalign_model::{Decorator, ErrorKind, Model, ModelError, Replies, Reply, ReplySender};
 use futures::executor::block_on;
 use futures::future::{Either, select};
 
@@ -182,32 +180,15 @@ enum Settled {
     Done(usize, Box<Result<Response, ModelError>>),
 }
 
-impl Model for Insisting {
-    fn inner(&self) -> Option<&dyn Model> {
-        Some(&self.model)
+impl Decorator for Insisting {
+    type Inner = dyn Model;
+
+    fn inner(&self) -> &(dyn Model + 'static) {
+        self.model.as_ref()
     }
 
-    fn identity(&self) -> &ModelIdentity {
-        self.model.identity()
-    }
-
-    fn context_length(&self) -> Option<usize> {
-        self.model.context_length()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.model.capabilities()
-    }
-
-    fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {
-        self.model.count_tokens(kind)
-    }
-
-    fn render(&self, prompt: &Prompt) -> Option<String> {
-        self.model.render(prompt)
-    }
-
-    fn submit(&self, requests: Vec<Request>) -> Replies {
+    /// Never in pieces: an answer may be asked for again.
+    fn answer(&self, requests: Vec<Request>, _is_streamed: bool) -> Replies {
         let (sender, replies) = Replies::channel();
         let insistence = Insistence { judge: self.clone(), replies: sender };
         // A thread of its own: waiting for the second answer must not stop the caller from taking the first.
@@ -218,10 +199,6 @@ impl Model for Insisting {
         // Without a thread the replies end at once, as if the model had died.
         drop(spawned);
         replies
-    }
-
-    fn timing(&self) -> Seconds {
-        self.model.timing()
     }
 }
 

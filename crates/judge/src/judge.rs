@@ -167,8 +167,7 @@ impl Judge {
         let pairwise = answers.len() > 1;
         let format = if pairwise { self.pairwise_format() } else { self.pointwise_format() };
         let mut blocks = vec![("prompt", material.prompt)];
-        blocks.extend(self.shown("context", self.rubric.context, material.context)?);
-        blocks.extend(self.shown("reference answer", self.rubric.reference, material.reference)?);
+        blocks.extend(self.beside(material)?.into_iter().flatten());
         blocks.extend_from_slice(answers);
         let texts: Vec<&str> = blocks.iter().map(|(_, text)| *text).collect();
         let fence = Fence::around(&texts, self.options.seed, &self.special_tokens);
@@ -182,6 +181,26 @@ impl Judge {
         };
         let prompt = for_model(prompt, self.is_chat());
         Ok(Request { key, kind: RequestKind::Generate { prompt, params } })
+    }
+
+    /// Whether the rubric can be used with this material: what a request about it would fail with otherwise, without
+    /// making one.
+    ///
+    /// # Errors
+    /// Material that the rubric cannot be used with.
+    pub fn check(&self, material: &Material<'_>) -> Result<(), JudgeError> {
+        self.beside(material).map(drop)
+    }
+
+    /// What a judge is shown beside the prompt and the answers: context and reference.
+    fn beside<'a>(
+        &self,
+        material: &Material<'a>,
+    ) -> Result<[Option<(&'static str, &'a str)>; 2], JudgeError> {
+        Ok([
+            self.shown("context", self.rubric.context, material.context)?,
+            self.shown("reference answer", self.rubric.reference, material.reference)?,
+        ])
     }
 
     fn shown<'a>(

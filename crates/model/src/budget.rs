@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use evalign_core::{FinishReason, Output, Request, Response, Spent};
 use futures::future::BoxFuture;
 
-use crate::call::Call;
+use crate::call::{Call, Listener};
 use crate::error::ModelError;
 use crate::price::Price;
 
@@ -26,6 +26,10 @@ impl BudgetLimits {
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
         *self == Self::default()
+    }
+
+    fn count_tokens(&self) -> bool {
+        self.tokens.is_some() || self.usd.is_some()
     }
 }
 
@@ -107,10 +111,9 @@ impl Budget {
     /// one is what a budget of tokens or USD rests on.
     fn charge(&self, response: &Response) -> Result<(), ModelError> {
         let Some(usage) = response.usage else {
-            let counts = self.limits.tokens.is_some() || self.limits.usd.is_some();
             let withheld =
                 matches!(response.output, Output::Text { finish: FinishReason::ContentFilter, .. });
-            return if counts && !withheld { Err(uncounted()) } else { Ok(()) };
+            return if self.limits.count_tokens() && !withheld { Err(uncounted()) } else { Ok(()) };
         };
         let mut spent = self.lock();
         let tokens = usage.prompt_tokens.saturating_add(usage.generated_tokens);
@@ -130,7 +133,8 @@ fn uncounted() -> ModelError {
 }
 
 /// Calls that are paid for. Stands inside of the retries, so that every request counts, and inside of
-/// the limit on concurrency and of the fuse, so that what is admitted is sent, and at once.
+/// the limit on concurrency and of the fuse, so that what is admitted is sent, and at once. Where tokens are limited,
+/// answers come whole.
 #[derive(Debug)]
 pub struct Budgeted<C> {
     call: C,
@@ -144,10 +148,16 @@ impl<C: Call> Budgeted<C> {
 }
 
 impl<C: Call> Call for Budgeted<C> {
-    fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        request: &'a Request,
+        listener: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         Box::pin(async move {
             self.budget.admit()?;
-            let response = self.call.call(request).await?;
+            // Not every server counts the tokens of what it streams.
+            let listener = listener.filter(|_| !self.budget.limits.count_tokens());
+            let response = self.call.call_aloud(request, listener).await?;
             self.budget.charge(&response)?;
             Ok(response)
         })

@@ -2,13 +2,14 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use evalign_core::{
-    Digest, GenerateParams, Message, ModelIdentity, Prompt, Provider, Request, RequestKind, Response,
-    ResponseFormat, Role, Seconds,
+    AnswerSchema, Digest, GenerateParams, Message, ModelIdentity, Prompt, Provider, Request, RequestKind,
+    Response, ResponseFormat, Role,
 };
 use evalign_lm::DateTime;
 use serde::Serialize;
 
-use crate::model::{Capabilities, Model, TokenCount};
+use crate::decorator::Decorator;
+use crate::model::Model;
 use crate::replies::{Replies, Update};
 
 /// Raised when the way requests become tokens, or what a response means, changes.
@@ -134,6 +135,8 @@ struct KeyParams<'a> {
     min_p: Option<f64>,
     repetition_penalty: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    json_schema: Option<&'a AnswerSchema>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     response_format: Option<&'a ResponseFormat>,
     seed: u64,
     stop: &'a [String],
@@ -170,9 +173,11 @@ impl<'a> KeyParams<'a> {
             seed,
             logprobs,
             response_format,
+            json_schema,
         } = params;
         let drawn = *temperature != 0.0;
         Self {
+            json_schema: json_schema.as_deref(),
             logprobs: *logprobs,
             max_tokens: *max_tokens,
             min_p: min_p.filter(|_| drawn),
@@ -200,8 +205,16 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Cached<M, C> {
     pub fn new(model: M, cache: C) -> Self {
         Self { model, cache }
     }
+}
 
-    fn answer(&self, requests: Vec<Request>, submit: impl FnOnce(&M, Vec<Request>) -> Replies) -> Replies {
+impl<M: Model, C: ResponseCache + Clone + 'static> Decorator for Cached<M, C> {
+    type Inner = M;
+
+    fn inner(&self) -> &M {
+        &self.model
+    }
+
+    fn answer(&self, requests: Vec<Request>, is_streamed: bool) -> Replies {
         let mut found = Vec::new();
         let mut missing = Vec::new();
         let mut asked = Vec::new();
@@ -228,11 +241,12 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Cached<M, C> {
         }
         let cache = self.cache.clone();
         let room = self.context_length().map_or(u64::MAX, |length| length as u64);
-        let answers = submit(&self.model, asked).map(move |update| {
+        let answers = self.ask_inner(asked, is_streamed).map(move |update| {
             // A model that answers what it was not asked is passed on: the caller ignores it.
             let place = |position: usize| missing.get(position).map_or(usize::MAX, |(index, ..)| *index);
             let (position, result) = match update {
                 Update::Piece(position, piece) => return Update::Piece(place(position), piece),
+                Update::Withdrawn(position) => return Update::Withdrawn(place(position)),
                 Update::Answer(reply) => reply,
             };
             if let Ok(response) = &result
@@ -247,44 +261,6 @@ impl<M: Model, C: ResponseCache + Clone + 'static> Cached<M, C> {
             Update::Answer((place(position), result))
         });
         answers.preceded_by(found)
-    }
-}
-
-impl<M: Model, C: ResponseCache + Clone + 'static> Model for Cached<M, C> {
-    fn inner(&self) -> Option<&dyn Model> {
-        Some(&self.model)
-    }
-
-    fn identity(&self) -> &ModelIdentity {
-        self.model.identity()
-    }
-
-    fn context_length(&self) -> Option<usize> {
-        self.model.context_length()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.model.capabilities()
-    }
-
-    fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {
-        self.model.count_tokens(kind)
-    }
-
-    fn render(&self, prompt: &Prompt) -> Option<String> {
-        self.model.render(prompt)
-    }
-
-    fn submit(&self, requests: Vec<Request>) -> Replies {
-        self.answer(requests, M::submit)
-    }
-
-    fn submit_streamed(&self, requests: Vec<Request>) -> Replies {
-        self.answer(requests, M::submit_streamed)
-    }
-
-    fn timing(&self) -> Seconds {
-        self.model.timing()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use evalign_core::{Request, Response};
 use futures::future::BoxFuture;
 
-use crate::call::Call;
+use crate::call::{Call, Listener};
 use crate::error::{ModelError, TransportFailure};
 
 /// Calls that fail when they are not answered in full within a time.
@@ -27,8 +27,12 @@ impl<C: Call> Deadlined<C> {
 }
 
 impl<C: Call> Call for Deadlined<C> {
-    fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
-        Box::pin(within(self.total, &self.server, self.call.call(request)))
+    fn call_aloud<'a>(
+        &'a self,
+        request: &'a Request,
+        listener: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
+        Box::pin(within(self.total, &self.server, self.call.call_aloud(request, listener)))
     }
 }
 

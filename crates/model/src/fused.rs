@@ -6,7 +6,7 @@ use evalign_core::{Request, Response};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::call::Call;
+use crate::call::{Call, Listener};
 use crate::error::{ErrorKind, ModelError};
 
 /// Whether calls are still made, and how many are under way.
@@ -79,10 +79,14 @@ impl<C: Call> Fused<C> {
 }
 
 impl<C: Call> Call for Fused<C> {
-    fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        request: &'a Request,
+        listener: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         Box::pin(async move {
             let under_way = self.fuse.enter()?;
-            let result = self.call.call(request).await;
+            let result = self.call.call_aloud(request, listener).await;
             drop(under_way);
             if let Err(error) = &result
                 && error.kind() == ErrorKind::Unavailable
@@ -108,7 +112,11 @@ mod tests {
     struct Failing(ErrorKind, AtomicUsize);
 
     impl Call for Failing {
-        fn call<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+        fn call_aloud<'a>(
+            &'a self,
+            _: &'a Request,
+            _: Listener<'a>,
+        ) -> BoxFuture<'a, Result<Response, ModelError>> {
             self.1.fetch_add(1, Ordering::Relaxed);
             let error = match self.0 {
                 ErrorKind::Permanent => ModelError::Request("no".to_owned()),

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
-use crate::call::Call;
+use crate::call::{Call, Listener};
 use crate::error::{ErrorKind, ModelError};
 use controller::{Answer, Controller, Ticket};
 
@@ -148,10 +148,14 @@ impl<C: Call> Limited<C> {
 }
 
 impl<C: Call> Call for Limited<C> {
-    fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        request: &'a Request,
+        listener: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         Box::pin(async move {
             let mut slot = self.limiter.slot().await?;
-            let result = self.call.call(request).await;
+            let result = self.call.call_aloud(request, listener).await;
             slot.answer = answer(&result);
             result
         })

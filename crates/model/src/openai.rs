@@ -34,11 +34,12 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tracing::Instrument;
 
-use crate::call::Call;
+use crate::call::{Call, Listener};
 use crate::error::{ModelError, TransportFailure};
 use crate::model::Capabilities;
 use client::{Client, Document};
 use endpoint::{Endpoint, Keyless, Shape};
+use generate::Refusals;
 use likelihood::likelihood;
 use probe::{Findings, echo_fields, find_out};
 use refusal::{not_a_model_server, refusal_in_answer};
@@ -74,6 +75,8 @@ pub struct OpenAi {
     fingerprint_changed: AtomicBool,
     /// An answer was longer than asked for.
     overlong: AtomicBool,
+    /// What it does not take where somebody listens.
+    refusals: Refusals,
 }
 
 impl fmt::Debug for OpenAi {
@@ -113,6 +116,7 @@ impl OpenAi {
             fingerprint: OnceLock::new(),
             fingerprint_changed: AtomicBool::new(false),
             overlong: AtomicBool::new(false),
+            refusals: Refusals::default(),
         };
         model.check(&options.needs)?;
         Ok(model)
@@ -293,11 +297,15 @@ impl OpenAi {
 }
 
 impl Call for OpenAi {
-    fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        request: &'a Request,
+        listener: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         let span = self.span(&request.kind);
         let answer = async move {
             match &request.kind {
-                RequestKind::Generate { prompt, params } => self.generate(prompt, params).await,
+                RequestKind::Generate { prompt, params } => self.generate((prompt, params), listener).await,
                 RequestKind::LogLikelihood { context, continuations } => {
                     self.log_likelihood(context, continuations).await
                 }

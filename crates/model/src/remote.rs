@@ -16,6 +16,7 @@ use crate::error::ModelError;
 use crate::fused::Fuse;
 use crate::model::{Capabilities, Intake, Model, TokenCount};
 use crate::replies::{Replies, Reply, ReplySender};
+use crate::teller::Teller;
 
 /// What is known of a model on a server before the first request.
 #[derive(Clone, Debug)]
@@ -77,19 +78,12 @@ impl<C: Call + 'static> Model for Remote<C> {
     }
 
     fn submit(&self, requests: Vec<Request>) -> Replies {
-        let (sender, replies) = Replies::channel();
-        let requests = Arc::new(Waiting { next: AtomicUsize::new(0), requests });
-        let lanes = LANES.min(self.profile.started).max(1);
-        let runtime = Handle::try_current().or_else(|_| runtime().map(|runtime| runtime.handle().clone()));
-        for number in 0..lanes {
-            // Without threads the senders are dropped, and the replies end.
-            let Ok(runtime) = &runtime else { break };
-            let lane = Lane { requests: requests.clone(), fuse: self.fuse.clone(), replies: sender.clone() };
-            // Together no more than may be started, and at least one each.
-            let started = (self.profile.started + number) / lanes;
-            runtime.spawn(lane.answer(self.call.clone(), started.max(1)));
-        }
-        replies
+        self.start(requests, false)
+    }
+
+    /// Servers are asked for their answers in pieces here, and nowhere else.
+    fn submit_streamed(&self, requests: Vec<Request>) -> Replies {
+        self.start(requests, true)
     }
 
     /// In small sets, so that few prompts are in memory, and always some ahead, so that the server never
@@ -109,6 +103,25 @@ impl<C: Call + 'static> Model for Remote<C> {
 
     fn notes(&self) -> Vec<String> {
         self.profile.notes.clone()
+    }
+}
+
+impl<C: Call + 'static> Remote<C> {
+    fn start(&self, requests: Vec<Request>, is_streamed: bool) -> Replies {
+        let (sender, replies) = Replies::channel();
+        let requests = Arc::new(Waiting { next: AtomicUsize::new(0), requests });
+        let lanes = LANES.min(self.profile.started).max(1);
+        let runtime = Handle::try_current().or_else(|_| runtime().map(|runtime| runtime.handle().clone()));
+        for number in 0..lanes {
+            // Without threads the senders are dropped, and the replies end.
+            let Ok(runtime) = &runtime else { break };
+            let (requests, fuse, replies) = (requests.clone(), self.fuse.clone(), sender.clone());
+            let lane = Lane { requests, fuse, replies, is_streamed };
+            // Together no more than may be started, and at least one each.
+            let started = (self.profile.started + number) / lanes;
+            runtime.spawn(lane.answer(self.call.clone(), started.max(1)));
+        }
+        replies
     }
 }
 
@@ -132,6 +145,8 @@ struct Lane {
     requests: Arc<Waiting>,
     fuse: Arc<Fuse>,
     replies: ReplySender,
+    /// Texts are told while they come.
+    is_streamed: bool,
 }
 
 impl Lane {
@@ -140,7 +155,7 @@ impl Lane {
     /// about the server, not about the caller. Once the fuse is blown it ends with the last answer under way:
     /// what waits for a slot or for its next attempt would only be told that nothing is asked any more.
     async fn answer<C: Call>(self, call: Arc<C>, started: usize) {
-        let Self { requests, fuse, replies } = &self;
+        let Self { requests, fuse, replies, is_streamed } = &self;
         let mut quiet = std::pin::pin!(fuse.quiet());
         let mut over = false;
         let mut under_way = FuturesUnordered::new();
@@ -151,7 +166,8 @@ impl Lane {
                 && let Some((index, request)) = requests.take()
             {
                 let call = &call;
-                under_way.push(async move { (index, call.call(request).await) });
+                let mut teller = is_streamed.then(|| Teller::new(index, replies.clone()));
+                under_way.push(async move { (index, call.call_aloud(request, teller.as_mut()).await) });
             }
             if (over || under_way.is_empty()) && answered.is_empty() {
                 return;

@@ -16,8 +16,11 @@ pub type Reply = (usize, Result<Response, ModelError>);
 #[derive(Clone, Debug)]
 pub enum Update {
     /// More of the text of an answer that is being written, with the index of its request. Put together, the
-    /// pieces are the beginning of the answer's text: what is missing comes with the answer alone.
+    /// pieces are the beginning of the answer's text: what is missing comes with the answer alone. Those of servers
+    /// have no log-probabilities; the answer has.
     Piece(usize, Piece),
+    /// What was told of this answer is void: it is written from the beginning, and otherwise.
+    Withdrawn(usize),
     Answer(Reply),
 }
 
@@ -59,7 +62,7 @@ impl Replies {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Reply>> {
         loop {
             match std::task::ready!(self.poll_update(context)) {
-                Some(Update::Piece(..)) => {}
+                Some(Update::Piece(..) | Update::Withdrawn(_)) => {}
                 Some(Update::Answer(reply)) => return Poll::Ready(Some(reply)),
                 None => return Poll::Ready(None),
             }
@@ -126,13 +129,23 @@ impl ReplySender {
     /// # Errors
     /// The piece, where there is no room for it.
     pub fn piece(&self, index: usize, piece: Piece) -> Result<(), Piece> {
-        match self.sender.try_reserve() {
-            Ok(room) if self.sender.capacity() >= self.answers => {
+        match self.spare_room() {
+            Some(room) => {
                 room.send(Update::Piece(index, piece));
                 Ok(())
             }
-            Ok(_) | Err(_) => Err(piece),
+            None => Err(piece),
         }
+    }
+
+    /// Takes back what was told of an answer; `false` where there is no room to say so.
+    pub(crate) fn withdraw(&self, index: usize) -> bool {
+        self.spare_room().map(|room| room.send(Update::Withdrawn(index))).is_some()
+    }
+
+    /// Room for what is not an answer.
+    fn spare_room(&self) -> Option<mpsc::Permit<'_, Update>> {
+        self.sender.try_reserve().ok().filter(|_| self.sender.capacity() >= self.answers)
     }
 
     /// [`ReplySender::send`] for async code, in two steps: waits while the caller has enough to do, and

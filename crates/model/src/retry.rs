@@ -10,7 +10,7 @@ use evalign_core::{Request, Response};
 use evalign_fetch::{Jitter, RetryPolicy};
 use futures::future::BoxFuture;
 
-use crate::call::Call;
+use crate::call::{Call, Listener};
 use crate::error::{ErrorKind, ModelError};
 
 /// Calls that are made again when they fail in passing: after a wait drawn from zero up to a bound that
@@ -30,12 +30,12 @@ impl<C: Call> Retrying<C> {
         Self { call, policy, jitter, answered: AtomicU64::new(0) }
     }
 
-    async fn attempt(&self, request: &Request) -> Result<Response, ModelError> {
+    async fn attempt(&self, request: &Request, mut listener: Listener<'_>) -> Result<Response, ModelError> {
         let mut attempts = 1;
         // Since the first failure: before it, the call may have waited for a slot while others were answered.
         let mut answered_before = None;
         loop {
-            let error = match self.call.call(request).await {
+            let error = match self.call.call_aloud(request, listener.as_deref_mut()).await {
                 Ok(mut response) => {
                     self.answered.fetch_add(1, Ordering::Relaxed);
                     if let Some(latency) = &mut response.latency {
@@ -63,7 +63,11 @@ impl<C: Call> Retrying<C> {
 }
 
 impl<C: Call> Call for Retrying<C> {
-    fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
-        Box::pin(self.attempt(request))
+    fn call_aloud<'a>(
+        &'a self,
+        request: &'a Request,
+        listener: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
+        Box::pin(self.attempt(request, listener))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use evalign_core::{ChoiceLogLikelihood, Latency, Output, Prompt, Request, RequestKind, Response, Usage};
 use futures::future::{BoxFuture, join_all};
 
-use crate::call::Call;
+use crate::call::{Call, Listener};
 use crate::error::{ErrorKind, ModelError};
 
 /// Calls for the likelihoods of several continuations, made as one call for each. Stands outside of the
@@ -28,12 +28,16 @@ impl<C: Call> Split<C> {
 }
 
 impl<C: Call> Call for Split<C> {
-    fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        request: &'a Request,
+        listener: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         match &request.kind {
             RequestKind::LogLikelihood { context, continuations } if continuations.len() > 1 => {
                 Box::pin(self.each(parts(request, context, continuations)))
             }
-            _ => self.0.call(request),
+            _ => self.0.call_aloud(request, listener),
         }
     }
 }

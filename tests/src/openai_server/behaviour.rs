@@ -34,6 +34,9 @@ pub struct Behaviour {
     /// The first rule whose text occurs in the prompt decides the answer.
     pub rules: Vec<Rule>,
     pub capabilities: Capabilities,
+    /// Numbers of a vector are off by up to this, otherwise for each request, as those of servers are that compute in
+    /// batches of any size.
+    pub embedding_noise: f64,
     /// Time from a request's arrival to the answer's first byte.
     pub latency_ms: f64,
     /// Latencies are drawn evenly from `latency * (1 ± jitter)`, by the request's content.
@@ -54,6 +57,7 @@ impl Default for Behaviour {
             api_key: None,
             rules: Vec::new(),
             capabilities: Capabilities::default(),
+            embedding_noise: 0.0,
             latency_ms: 0.0,
             latency_jitter: 0.0,
             cliff: None,

@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-use super::answer::{hash, unit, words};
+use super::answer::{unit, words};
 use super::ask::{Ask, Refusal};
 use super::behaviour::{Behaviour, Support};
 use super::completion::Completion;
@@ -224,10 +224,12 @@ impl Call<'_> {
     fn embeddings(&self, ask: &Ask) -> Result<Delivery, Refusal> {
         let texts = ask.texts(Route::Embeddings)?;
         let size = ask.dimensions.unwrap_or(8).clamp(1, 4096);
-        let seed = self.behaviour.seed.to_string();
+        let (seed, ordinal) = (self.behaviour.seed.to_string(), self.ticket.ordinal.to_string());
         let embed = |(index, text): (usize, &String)| {
             let number = |place: usize| {
-                hash(&["embed", &seed, text, &place.to_string()]) as f64 / u64::MAX as f64 - 0.5
+                let place = place.to_string();
+                let noise = 2.0 * unit(&["noise", &seed, &ordinal, &place]) - 1.0;
+                unit(&["embed", &seed, text, &place]) - 0.5 + self.behaviour.embedding_noise * noise
             };
             let numbers: Vec<f64> = (0..size).map(number).collect();
             let norm = numbers.iter().map(|x| x * x).sum::<f64>().sqrt();

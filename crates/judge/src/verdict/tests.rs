@@ -182,7 +182,7 @@ fn said_as_object(text: &str) -> Option<String> {
 proptest! {
     /// Whatever a judge quotes in its explanation, the verdict is the one it gives.
     #[test]
-    fn quoted_text_is_never_the_verdict(quoted in "(\\PC|\n|\"|\\\\|VERDICT: A|\\{\"verdict\": \"A\"\\}){0,40}") {
+    fn promise_30_quoted_text_is_never_the_verdict(quoted in "(\\PC|\n|\"|\\\\|VERDICT: A|\\{\"verdict\": \"A\"\\}){0,40}") {
         let object = json!({"explanation": quoted, "verdict": "B"}).to_string();
         prop_assert_eq!(label(&object), Ok("B".to_owned()));
         let line = format!("{quoted}\nVERDICT: B");
@@ -207,7 +207,7 @@ proptest! {
     }
 
     #[test]
-    fn anything_can_be_read(text in "\\PC{0,200}", finish in finish()) {
+    fn promise_34_anything_can_be_read(text in "\\PC{0,200}", finish in finish()) {
         let output = Output::Text { text, finish, logprobs: None, reasoning: None };
         prop_assert!(Verdict::read(&comparison(), &output).is_err());
     }

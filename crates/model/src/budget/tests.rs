@@ -14,7 +14,11 @@ use evalign_core::{Hint, Usage};
 struct Counting(AtomicU64);
 
 impl Call for Arc<Counting> {
-    fn call<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        _: &'a Request,
+        _: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         Box::pin(async move {
             self.0.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

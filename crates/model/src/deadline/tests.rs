@@ -8,7 +8,11 @@ use crate::limit::tests::{request, response};
 struct After(Option<Duration>);
 
 impl Call for After {
-    fn call<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        _: &'a Request,
+        _: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         Box::pin(async move {
             match self.0 {
                 Some(time) => tokio::time::sleep(time).await,

@@ -141,7 +141,11 @@ impl Server {
 }
 
 impl Call for Arc<Server> {
-    fn call<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        _: &'a Request,
+        _: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         Box::pin(self.serve())
     }
 }
@@ -285,7 +289,11 @@ struct Quota {
 }
 
 impl Call for Arc<Quota> {
-    fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        request: &'a Request,
+        _: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         Box::pin(async move {
             let since = Instant::now().checked_duration_since(self.closed);
             if since.is_some_and(|since| since < Duration::from_secs(60)) {
@@ -329,7 +337,11 @@ fn a_server_that_is_no_faster_for_more_requests_is_not_given_more() {
     // Queues what is beyond 16 and refuses nothing, as many local servers do.
     struct Queueing(Semaphore, Arc<Server>);
     impl Call for Queueing {
-        fn call<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+        fn call_aloud<'a>(
+            &'a self,
+            request: &'a Request,
+            _: Listener<'a>,
+        ) -> BoxFuture<'a, Result<Response, ModelError>> {
             Box::pin(async move {
                 let _slot = self.0.acquire().await.unwrap();
                 self.1.call(request).await

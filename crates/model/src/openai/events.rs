@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_events_are_refused() {
+    fn promise_34_endless_events_are_refused() {
         let mut decoder = EventDecoder::default();
         let mut events = Vec::new();
         let piece = [b'x'; 600];

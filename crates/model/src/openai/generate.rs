@@ -1,14 +1,14 @@
 //! Text from a server: how it is asked for, and what its answer means.
 
+mod streamed;
+
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use evalign_core::{
-    FinishReason, GenerateParams, Message, Output, Prompt, Response, ResponseFormat, Role, TokenLogprob,
-    TopLogprob,
+    FinishReason, GenerateParams, Message, Output, Prompt, Response, Role, TokenLogprob, TopLogprob,
 };
-use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::OpenAi;
@@ -21,7 +21,10 @@ use super::settings::{Parameter, SystemRole};
 use super::wire::{
     Answer, Ask, ChatLogprob, Choice, Content, Fields, Logprobs, Prompts, StreamOptions, Turn, WireUsage,
 };
+use crate::call::Listener;
 use crate::error::{ModelError, TransportFailure};
+use streamed::Hearing;
+pub(super) use streamed::{Refusals, without_begun};
 
 /// Alternatives that are asked for with each token: the most that OpenAI gives.
 const ALTERNATIVES: u32 = 20;
@@ -43,29 +46,25 @@ impl OpenAi {
     /// Answers [`evalign_core::RequestKind::Generate`].
     pub(super) async fn generate(
         &self,
-        prompt: &Prompt,
-        params: &GenerateParams,
+        (prompt, params): (&Prompt, &GenerateParams),
+        mut listener: Listener<'_>,
     ) -> Result<Response, ModelError> {
-        let ask = self.ask(prompt, params)?;
+        let mut ask = self.ask(prompt, params)?;
+        if listener.as_ref().is_some_and(|teller| teller.wants_pieces()) && self.may_be_asked_for_pieces() {
+            self.refusals.ask_for_pieces(&mut ask.fields, &self.shape);
+        }
         let chat = matches!(prompt, Prompt::Chat(_));
         let started = Instant::now();
-        let (written, first_token) = if self.shape.stream {
-            self.streamed(chat, &ask, started).await?
-        } else {
-            let document = match chat {
-                true => self.client.chat(&ask).await,
-                false => self.client.completion(&ask).await,
-            };
-            match document {
-                Ok(document) => (self.whole(&document)?, None),
-                Err(error) => (withheld(error)?, None),
-            }
-        };
+        let hearing = Hearing { chat, params, started, listener: listener.as_deref_mut() };
+        let (written, first_token) = self.written(&mut ask, hearing).await?;
         self.client.prove();
         self.watch_fingerprint(written.fingerprint.as_deref());
         let usage = written.usage;
         self.watch_length(usage, params);
         let output = self.output(written, chat, params)?;
+        if let (Output::Text { text, .. }, Some(teller)) = (&output, listener) {
+            teller.tell(text);
+        }
         let mut response = self.response(output, usage, started);
         if let Some(latency) = &mut response.latency {
             latency.first_token_ms = first_token;
@@ -77,6 +76,10 @@ impl OpenAi {
         let shape = &self.shape;
         self.check_extensions(params)?;
         let mut fields = fields(shape, params, matches!(prompt, Prompt::Chat(_)));
+        // A form of our own is read with care where nobody holds the answer to it; a caller's schema is a promise.
+        if params.json_schema.is_some() && fields.response_format.is_none() {
+            return Err(self.lacks("the server is not known to hold answers to a JSON Schema"));
+        }
         let (messages, prompt) = match prompt {
             Prompt::Text(text) => (None, Some(Prompts::One(text))),
             Prompt::Chat(messages) => {
@@ -156,38 +159,6 @@ impl OpenAi {
         Ok(written)
     }
 
-    /// Milliseconds to the first token are counted from `started`.
-    async fn streamed(
-        &self,
-        chat: bool,
-        ask: &Ask<'_>,
-        started: Instant,
-    ) -> Result<(Written, Option<f64>), ModelError> {
-        let stream = match chat {
-            true => self.client.chat_stream(ask).await,
-            false => self.client.completion_stream(ask).await,
-        };
-        let mut stream = match stream {
-            Ok(stream) => stream,
-            Err(error) => return Ok((withheld(error)?, None)),
-        };
-        let mut written = Written::default();
-        let mut first_token = None;
-        while let Some(document) = stream.next().await {
-            self.add(&document?, &mut written)?;
-            if first_token.is_none() && !(written.text.is_empty() && written.reasoning.is_empty()) {
-                first_token = Some(started.elapsed().as_secs_f64() * 1000.0);
-            }
-        }
-        if written.finish.is_none() {
-            return Err(self.transport(
-                TransportFailure::Truncated,
-                "the stream ended without saying why the answer ends",
-            ));
-        }
-        Ok((written, first_token))
-    }
-
     /// Adds a whole answer, or a piece of one.
     fn add(&self, document: &Document, written: &mut Written) -> Result<(), ModelError> {
         let answer: Answer = self.read(document)?;
@@ -218,9 +189,7 @@ impl OpenAi {
         }
         // In what takes the place of an answer, a stop string says nothing.
         let answered = finish != FinishReason::ContentFilter;
-        let ends = params.stop.iter().filter(|stop| answered && !stop.is_empty());
-        let end = ends.filter_map(|stop| text.find(stop.as_str())).min();
-        let finish = match end {
+        let finish = match first_stop(&text, params).filter(|_| answered) {
             Some(end) => {
                 text.truncate(end);
                 FinishReason::Stop
@@ -272,6 +241,12 @@ impl Written {
     }
 }
 
+/// Where the first stop string begins.
+fn first_stop(text: &str, params: &GenerateParams) -> Option<usize> {
+    let stop = params.stop.iter().filter(|stop| !stop.is_empty());
+    stop.filter_map(|stop| text.find(stop.as_str())).min()
+}
+
 /// The first piece is usually all there is, and is taken as it is.
 fn append(text: &mut String, piece: Option<String>) {
     match piece {
@@ -281,12 +256,14 @@ fn append(text: &mut String, piece: Option<String>) {
     }
 }
 
-/// A form as OpenAI, vLLM, SGLang, llama.cpp and Ollama take it.
-fn json_schema(format: &ResponseFormat) -> Value {
-    json!({
-        "type": "json_schema",
-        "json_schema": {"name": format.name, "strict": true, "schema": format.json_schema()},
-    })
+/// What an answer is held to, as OpenAI, vLLM, SGLang, llama.cpp and Ollama take it.
+fn response_format(params: &GenerateParams) -> Option<Value> {
+    let (name, schema) = match (&params.response_format, &params.json_schema) {
+        (Some(format), _) => (&format.name, format.json_schema()),
+        (None, Some(asked)) => (&asked.name, asked.schema.clone()),
+        (None, None) => return None,
+    };
+    Some(json!({"type": "json_schema", "json_schema": {"name": name, "strict": true, "schema": schema}}))
 }
 
 fn generated_logprobs(logprobs: Logprobs) -> Vec<TokenLogprob> {
@@ -337,7 +314,7 @@ pub(super) fn fields<'a>(shape: &Shape, params: &'a GenerateParams, chat: bool) 
         stop: stop.filter(|_| takes(Parameter::Stop)),
         logprobs,
         top_logprobs: alternatives.then_some(ALTERNATIVES),
-        response_format: form.filter(|_| takes(Parameter::ResponseFormat)).map(json_schema),
+        response_format: response_format(params).filter(|_| chat && takes(Parameter::ResponseFormat)),
         stream: shape.stream.then_some(true),
         stream_options: (shape.stream && takes(Parameter::StreamOptions))
             .then_some(StreamOptions { include_usage: true }),

@@ -1,5 +1,7 @@
 //! Thoughts and answers apart, where a server leaves both in one text.
 
+use super::generate::without_begun;
+
 /// A text, and what came before it between the tags.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parted {
@@ -23,9 +25,45 @@ pub(super) fn part(text: String, [open, close]: &[String; 2]) -> Parted {
     }
 }
 
+/// What of a text's answer is settled while it is being written: nothing as long as it may be, or is, a thought, and
+/// nothing that may become the closing tag.
+pub(super) fn begun<'t>(text: &'t str, [open, close]: &[String; 2]) -> &'t str {
+    if let Some((_, answer)) = text.split_once(close.as_str()) {
+        return answer.trim_start();
+    }
+    let start = text.trim_start();
+    if open.starts_with(start) || start.starts_with(open.as_str()) {
+        return "";
+    }
+    without_begun(text, std::slice::from_ref(close))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// However the text is cut: what is settled is a beginning of the answer, unless the thoughts had no opening tag.
+    #[test]
+    fn a_beginning_of_the_answer_is_settled() {
+        let tags = ["<think>".to_owned(), "</think>".to_owned()];
+        for text in [
+            "42",
+            "  a < b",
+            "<think>\nso\n</think>\n\n42 </think> 43",
+            "\n<think>never done",
+            "<thinking> is no tag",
+            "ends in a part </thi",
+        ] {
+            let answer = part(text.to_owned(), &tags).text;
+            let settled: Vec<&str> = (0..=text.len()).map(|end| begun(&text[..end], &tags)).collect();
+            for (end, settled) in settled.iter().enumerate() {
+                assert!(answer.starts_with(settled), "{settled:?} of {:?}", &text[..end]);
+            }
+            assert!(settled.is_sorted_by_key(|settled| settled.len()), "{settled:?}");
+            assert!(answer.len() - settled[text.len()].len() < "</think>".len(), "{settled:?}");
+        }
+        assert_eq!(begun("I think so </think>\n42", &tags), "42");
+    }
 
     #[test]
     fn texts_are_parted() {

@@ -65,8 +65,11 @@ pub(super) fn not_a_model_server(endpoint: &Endpoint, status: u16, what: &str) -
 /// The parameter that a refusal is about: the one it names, or the one in quotes in its message.
 pub(super) fn names_field(error: &ModelError, field: &str) -> bool {
     let ModelError::Server(error) = error else { return false };
-    error.code.as_deref() == Some(field)
-        || ['\'', '"', '`'].iter().any(|quote| error.message.contains(&format!("{quote}{field}{quote}")))
+    error.code.as_deref() == Some(field) || is_quoted(&error.message, field)
+}
+
+fn is_quoted(message: &str, field: &str) -> bool {
+    ['\'', '"', '`'].iter().any(|quote| message.contains(&format!("{quote}{field}{quote}")))
 }
 
 fn server_error(
@@ -79,7 +82,7 @@ fn server_error(
     let Verdict { kind, unknown_model, hint } = verdict;
     let message = match (said.message.trim(), &said.param) {
         ("", _) => "it gave no reason".to_owned(),
-        (text, Some(param)) if !text.contains(param.as_str()) => {
+        (text, Some(param)) if !is_quoted(text, param) => {
             format!("{} (parameter '{}')", endpoint.shown(text), endpoint.shown(param))
         }
         (text, _) => endpoint.shown(text),
@@ -339,6 +342,8 @@ mod tests {
     #[test]
     fn refusals_name_their_parameter() {
         let body = r#"{"error":{"message":"Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.","type":"invalid_request_error","param":"max_tokens","code":"unsupported_parameter"}}"#;
+        let bare = r#"{"error":{"message":"stream is not supported","param":"stream"}}"#;
+        assert!(names_field(&error(400, bare, true), "stream"));
         let error = error(400, body, true);
         assert!(names_field(&error, "max_tokens") && names_field(&error, "max_completion_tokens"));
         assert!(!names_field(&error, "temperature"));

@@ -26,7 +26,11 @@ impl Failing {
 }
 
 impl Call for Arc<Failing> {
-    fn call<'a>(&'a self, _: &'a Request) -> BoxFuture<'a, Result<Response, ModelError>> {
+    fn call_aloud<'a>(
+        &'a self,
+        _: &'a Request,
+        _: Listener<'a>,
+    ) -> BoxFuture<'a, Result<Response, ModelError>> {
         Box::pin(async move {
             self.asked_at.lock().unwrap().push(Instant::now());
             match self.failures.lock().unwrap().pop_front() {

@@ -19,10 +19,14 @@ pub(super) fn answer(script: &Script, kind: &RequestKind) -> Result<Response, Mo
             (log_likelihoods(script, rule, &prompt, continuations)?, 0)
         }
         RequestKind::Generate { params, .. } => {
-            match (rule.and_then(|rule| rule.text.as_ref()), &params.response_format) {
-                (Some(text), _) => generated(text, params),
-                (None, Some(format)) => form::filled(script.seed, &prompt, format, params),
-                (None, None) => generated(&made_up_text(script.seed, &prompt, params), params),
+            match (rule.and_then(|rule| rule.text.as_ref()), &params.response_format, &params.json_schema) {
+                (Some(text), ..) => generated(text, params),
+                (None, Some(format), _) => form::filled(script.seed, &prompt, format, params),
+                (None, None, Some(_)) => {
+                    let message = "a scripted model writes documents of a JSON Schema only where a rule gives their text";
+                    return Err(ModelError::Request(message.to_owned()));
+                }
+                (None, None, None) => generated(&made_up_text(script.seed, &prompt, params), params),
             }
         }
         RequestKind::Perplexity { text } => {

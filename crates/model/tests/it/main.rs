@@ -10,5 +10,6 @@ mod openai;
 mod openai_fields;
 mod openai_probe;
 mod openai_split;
+mod openai_streaming;
 mod scripted;
 mod streaming;

@@ -51,7 +51,7 @@ fn written(response: Response) -> (String, FinishReason, Option<String>) {
 }
 
 /// What the server got beside the probe's requests, as JSON.
-fn sent(server: &ScriptedServer, part: &str) -> Vec<serde_json::Value> {
+pub(crate) fn sent(server: &ScriptedServer, part: &str) -> Vec<serde_json::Value> {
     server
         .requests()
         .only(|entry| entry.text.contains(part))

@@ -22,14 +22,16 @@ fn story(prompt: &str, max_tokens: u32) -> Request {
     request(0, generation(prompt, GenerateParams { max_tokens, logprobs: true, ..Default::default() }))
 }
 
+/// What was heard, without what was withdrawn.
 #[derive(Default)]
-struct Told {
-    pieces: BTreeMap<usize, Vec<String>>,
+pub(crate) struct Told {
+    pub(crate) pieces: BTreeMap<usize, Vec<String>>,
     logprobs: usize,
-    answers: BTreeMap<usize, Response>,
+    pub(crate) withdrawn: usize,
+    pub(crate) answers: BTreeMap<usize, Response>,
 }
 
-fn told(mut replies: Replies) -> Told {
+pub(crate) fn told(mut replies: Replies) -> Told {
     let mut told = Told::default();
     while let Some(update) = block_on(replies.next_update()) {
         match update {
@@ -37,6 +39,10 @@ fn told(mut replies: Replies) -> Told {
                 assert!(!told.answers.contains_key(&index), "a piece after the answer");
                 told.pieces.entry(index).or_default().push(piece.text);
                 told.logprobs += piece.logprobs.len();
+            }
+            Update::Withdrawn(index) => {
+                assert!(told.pieces.remove(&index).is_some(), "nothing was told");
+                told.withdrawn += 1;
             }
             Update::Answer((index, answer)) => drop(told.answers.insert(index, answer.unwrap())),
         }
