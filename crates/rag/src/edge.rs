@@ -15,6 +15,7 @@ mod collection;
 mod convert;
 mod idf;
 mod log;
+mod room;
 mod summed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use evalign_data::guarded;
+use futures::future::try_join_all;
 use qdrant_edge as qe;
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -298,9 +300,11 @@ impl VectorStore for EdgeStore {
     ) -> Result<Vec<Vec<Scored>>, RagError> {
         let filter = convert::filter(&scope.all())?;
         let corpus = convert::filter(&scope.corpus())?;
-        self.with(collection, move |collection| {
-            legs.into_iter().map(|leg| collection.leg(leg, filter.clone(), &corpus)).collect()
-        })
+        // Beside each other: each keeps one core busy.
+        try_join_all(legs.into_iter().map(|leg| {
+            let (filter, corpus) = (filter.clone(), corpus.clone());
+            self.with(collection, move |collection| collection.leg(leg, filter, &corpus))
+        }))
         .await
     }
 

@@ -86,7 +86,7 @@ pub async fn open_embedder(
         }
     };
     Ok(match store {
-        Some(store) => Arc::new(CachedEmbedder::new(embedder, store)),
+        Some(store) => Arc::new(CachedEmbedder::across_sessions(embedder, store)?),
         None => embedder,
     })
 }
@@ -99,6 +99,17 @@ pub(crate) async fn resolve(
     let path = Path::new(reference);
     if path.is_dir() {
         return Ok(path.to_owned());
+    }
+    if path.is_absolute() {
+        return Err(RagError::Embed {
+            embedder: reference.to_owned(),
+            message: "there is no such directory".to_owned(),
+            hint: Some(
+                "put it back, or say with `--embedder` where it is now: an index takes the same weights from \
+                 anywhere"
+                    .to_owned(),
+            ),
+        });
     }
     Ok(Models::from_env(offline)?.resolve(reference, progress).await?)
 }

@@ -111,7 +111,10 @@ impl EmbedderIdentity {
         Err(RagError::index(
             index,
             format!("it was made with the embedder {}, not {}", shown(&recorded), shown(self)),
-            "leave out `--embedder`, or index the documents into another index",
+            match recorded.name == self.name {
+                true => "put the weights of then back, or index the documents into another index",
+                false => "leave out `--embedder`, or index the documents into another index",
+            },
         ))
     }
 }
@@ -126,23 +129,26 @@ pub fn as_recorded(
     index: &str,
     settings: &serde_json::Value,
 ) -> Result<Arc<dyn Embedder>, RagError> {
-    let identity = embedder.identity();
-    identity.check_against(index, settings)?;
-    let recorded = EmbedderIdentity::recorded(index, settings)?;
-    if identity.probe == recorded.probe {
-        return Ok(embedder);
-    }
-    let identity = EmbedderIdentity { probe: recorded.probe, ..identity.clone() };
-    Ok(Arc::new(AsRecorded { inner: embedder, identity }))
+    embedder.identity().check_against(index, settings)?;
+    Ok(under_probe(embedder, EmbedderIdentity::recorded(index, settings)?.probe))
 }
 
-struct AsRecorded {
+/// The embedder under a probe of the same model.
+pub(crate) fn under_probe(embedder: Arc<dyn Embedder>, probe: Option<Probe>) -> Arc<dyn Embedder> {
+    if embedder.identity().probe == probe {
+        return embedder;
+    }
+    let identity = EmbedderIdentity { probe, ..embedder.identity().clone() };
+    Arc::new(UnderProbe { inner: embedder, identity })
+}
+
+struct UnderProbe {
     inner: Arc<dyn Embedder>,
     identity: EmbedderIdentity,
 }
 
 #[async_trait]
-impl Embedder for AsRecorded {
+impl Embedder for UnderProbe {
     fn identity(&self) -> &EmbedderIdentity {
         &self.identity
     }

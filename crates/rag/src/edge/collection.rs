@@ -11,7 +11,8 @@ use qdrant_edge as qe;
 use uuid::Uuid;
 
 use super::idf::Counts;
-use super::{convert, log};
+use super::summed::HitVectors;
+use super::{convert, log, room};
 use crate::vector_store::{DENSE, SPARSE};
 use crate::{CollectionInfo, Leg, Page, RagError, Record, Scored, StoreFault, With};
 
@@ -22,6 +23,7 @@ pub(crate) struct Collection {
     /// Sparse vectors whose queries are weighed by inverse document frequency.
     idf: BTreeSet<String>,
     counts: Counts,
+    hit_vectors: HitVectors,
     /// One write or flush at a time: the engine panics where a flush meets a write.
     writing: Mutex<()>,
     optimising: AtomicBool,
@@ -56,6 +58,7 @@ impl Collection {
         let file = path.join(IDF);
         let idf = fs_err::read(&file).map_err(|error| RagError::file(&file, error))?;
         let idf = serde_json::from_slice(&idf).map_err(|error| RagError::file(&file, error))?;
+        room::to_open(path)?;
         let shard = qe::EdgeShard::load(path, None).map_err(|error| fault(name, &error))?;
         Ok(Self::of(name, shard, idf, lock))
     }
@@ -77,6 +80,7 @@ impl Collection {
                 _ => {}
             }
         }
+        room::to_create(path)?;
         let file = path.join(IDF);
         fs_err::write(&file, serde_json::json!(idf).to_string())
             .map_err(|error| RagError::file(&file, error))?;
@@ -93,6 +97,7 @@ impl Collection {
             shard: Arc::new(shard),
             idf,
             counts: Counts::default(),
+            hit_vectors: HitVectors::default(),
             writing: Mutex::new(()),
             optimising: AtomicBool::new(false),
             _lock: lock,
@@ -105,6 +110,10 @@ impl Collection {
 
     pub(super) fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    pub(super) fn hit_vectors(&self) -> &HitVectors {
+        &self.hit_vectors
     }
 
     pub(crate) fn idf(&self) -> &BTreeSet<String> {
@@ -133,9 +142,17 @@ impl Collection {
 
     pub(crate) fn update(&self, operation: qe::UpdateOperation) -> Result<(), RagError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        room::to_write(self.shard.path())?;
+        // Also before: a search that meets the write must not add up with what was.
+        self.forget();
         let updated = self.shard.update(operation).map_err(|error| fault(&self.name, &error));
-        self.counts.forget();
+        self.forget();
         updated
+    }
+
+    fn forget(&self) {
+        self.counts.forget();
+        self.hit_vectors.forget();
     }
 
     pub(super) fn leg(
@@ -243,15 +260,7 @@ impl Collection {
             }
             std::thread::sleep(FLUSH_PAUSE);
         }
-        let path = self.shard.path();
-        let message = "what was written could not be brought to disk";
-        Err(RagError::File {
-            path: path.to_owned(),
-            message: message.to_owned(),
-            hint: Some(
-                "make room on the disk, or make the directory writable, and run the command again".to_owned(),
-            ),
-        })
+        Err(RagError::disk(self.shard.path(), "what was written could not be brought to disk"))
     }
 
     fn trim_log(&self) {
@@ -261,6 +270,10 @@ impl Collection {
     }
 
     pub(crate) fn optimise(&self) -> Result<(), RagError> {
+        if let Err(error) = room::to_optimise(self.shard.path()) {
+            tracing::warn!(index = self.name, %error, "segments are not made anew: searching may take longer");
+            return self.flush();
+        }
         self.optimising.store(true, Ordering::Release);
         let optimised = self.shard.optimize();
         self.optimising.store(false, Ordering::Release);

@@ -5,28 +5,108 @@
 //! bits, and with them the order of near ties. So the score of a hit is added up once more in f64, in the order
 //! in which the point holds its terms: the same points rank the same wherever this engine holds them.
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use qdrant_edge as qe;
 
 use super::collection::Collection;
+
+/// Term weights that are remembered before all are forgotten: some 8 MB.
+const MAX_REMEMBERED: usize = 1_000_000;
+
+/// Term weights of points that were hits since the last write: reading one from the engine takes longer than finding it.
+#[derive(Debug, Default)]
+pub(super) struct HitVectors(Mutex<Remembered>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    /// Writes so far. What was read before a write is not remembered after it.
+    writes: u64,
+    /// By the vector's name.
+    points: BTreeMap<String, HashMap<qe::PointId, Arc<qe::SparseVector>>>,
+    /// Numbers in all of them.
+    weights: usize,
+}
+
+impl HitVectors {
+    pub(super) fn forget(&self) {
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *remembered = Remembered { writes: remembered.writes + 1, ..Remembered::default() };
+    }
+
+    /// The writes so far, and what is known of these points.
+    fn get(&self, using: &str, hits: &[qe::ScoredPoint]) -> (u64, Vec<Option<Arc<qe::SparseVector>>>) {
+        let remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = remembered.points.get(using);
+        (remembered.writes, hits.iter().map(|hit| points?.get(&hit.id).cloned()).collect())
+    }
+
+    fn put(&self, writes: u64, using: &str, read: &[(qe::PointId, Arc<qe::SparseVector>)]) {
+        let mut remembered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.writes != writes {
+            return;
+        }
+        let more: usize = read.iter().map(|(_, vector)| vector.indices.len()).sum();
+        if more > MAX_REMEMBERED {
+            return;
+        }
+        if remembered.weights + more > MAX_REMEMBERED {
+            *remembered = Remembered { writes, ..Remembered::default() };
+        }
+        remembered.weights += more;
+        remembered.points.entry(using.to_owned()).or_default().extend(read.iter().cloned());
+    }
+}
 
 impl Collection {
     /// The hits of a query; if it is one by a sparse vector, with scores that were added up again.
     pub(crate) fn query(
         &self,
-        mut request: qe::QueryRequest,
+        request: qe::QueryRequest,
     ) -> Result<Vec<qe::ScoredPoint>, qe::OperationError> {
         let Some((using, weights)) = sparse(&request) else { return self.shard().query(request) };
-        let wanted = std::mem::replace(&mut request.with_vector, qe::WithVector::Bool(false));
-        request.with_vector = with(&wanted, &using);
         let mut hits = self.shard().query(request)?;
-        for hit in &mut hits {
-            if let Some(score) = score(&weights, hit.vector.as_ref(), &using) {
-                hit.score = score;
+        let vectors = self.vectors_of(&using, &hits)?;
+        for (hit, vector) in hits.iter_mut().zip(vectors) {
+            // A point that was deleted meanwhile keeps the engine's score.
+            if let Some(vector) = vector {
+                hit.score = score(&weights, &vector);
             }
-            strip(hit, &wanted, &using);
         }
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
         Ok(hits)
+    }
+
+    /// The term weights of hits, `None` of a point that has none.
+    fn vectors_of(
+        &self,
+        using: &str,
+        hits: &[qe::ScoredPoint],
+    ) -> Result<Vec<Option<Arc<qe::SparseVector>>>, qe::OperationError> {
+        let (writes, mut known) = self.hit_vectors().get(using, hits);
+        let missing: Vec<qe::PointId> =
+            hits.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(hit, _)| hit.id).collect();
+        if missing.is_empty() {
+            return Ok(known);
+        }
+        let wanted = qe::WithVector::Selector(vec![using.to_owned()]);
+        let records = self.shard().retrieve(&missing, Some(false.into()), Some(wanted))?;
+        let read: Vec<_> = records.into_iter().filter_map(|record| term_weights(record, using)).collect();
+        self.hit_vectors().put(writes, using, &read);
+        let read: HashMap<_, _> = read.into_iter().collect();
+        for (hit, known) in hits.iter().zip(&mut known) {
+            *known = known.take().or_else(|| read.get(&hit.id).cloned());
+        }
+        Ok(known)
+    }
+}
+
+fn term_weights(record: qe::Record, using: &str) -> Option<(qe::PointId, Arc<qe::SparseVector>)> {
+    let Some(qe::VectorStructInternal::Named(mut vectors)) = record.vector else { return None };
+    match vectors.remove(using) {
+        Some(qe::VectorInternal::Sparse(vector)) => Some((record.id, Arc::new(vector))),
+        _ => None,
     }
 }
 
@@ -40,39 +120,10 @@ fn sparse(request: &qe::QueryRequest) -> Option<(String, Vec<(u32, f32)>)> {
     Some((nearest.using.clone()?, weights))
 }
 
-fn score(weights: &[(u32, f32)], point: Option<&qe::VectorStructInternal>, using: &str) -> Option<f32> {
-    let Some(qe::VectorStructInternal::Named(vectors)) = point else { return None };
-    let Some(qe::VectorInternal::Sparse(vector)) = vectors.get(using) else { return None };
+fn score(weights: &[(u32, f32)], vector: &qe::SparseVector) -> f32 {
     let product = |(dimension, value): (&u32, &f32)| {
         let place = weights.binary_search_by_key(dimension, |(dimension, _)| *dimension).ok()?;
         Some(f64::from(weights[place].1) * f64::from(*value))
     };
-    Some(vector.indices.iter().zip(&vector.values).filter_map(product).sum::<f64>() as f32)
-}
-
-/// What was asked for and the vector itself.
-fn with(wanted: &qe::WithVector, using: &str) -> qe::WithVector {
-    match wanted {
-        qe::WithVector::Bool(true) => qe::WithVector::Bool(true),
-        qe::WithVector::Bool(false) => qe::WithVector::Selector(vec![using.to_owned()]),
-        qe::WithVector::Selector(names) => {
-            let others = names.iter().filter(|name| *name != using).cloned();
-            qe::WithVector::Selector(others.chain([using.to_owned()]).collect())
-        }
-    }
-}
-
-/// Takes the vector away again where it was not asked for.
-fn strip(hit: &mut qe::ScoredPoint, wanted: &qe::WithVector, using: &str) {
-    match wanted {
-        qe::WithVector::Bool(true) => {}
-        qe::WithVector::Bool(false) => hit.vector = None,
-        qe::WithVector::Selector(names) => {
-            if let Some(qe::VectorStructInternal::Named(vectors)) = &mut hit.vector
-                && !names.iter().any(|name| name == using)
-            {
-                vectors.remove(using);
-            }
-        }
-    }
+    vector.indices.iter().zip(&vector.values).filter_map(product).sum::<f64>() as f32
 }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::StoreFault;
 
 fn point(id: u128, tenant: &str, terms: &[u32]) -> Point {
     Point {
@@ -41,6 +42,26 @@ async fn a_term_is_worth_the_same_however_it_was_counted() {
 }
 
 #[tokio::test]
+async fn a_hit_is_scored_by_the_weights_that_it_has_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EdgeStore::new(directory.path().to_owned());
+    let spec = CollectionSpec { dimension: Some(2), indexed_fields: Vec::new(), scalar_quantisation: false };
+    store.ensure("a", &spec).await.unwrap();
+    store.upsert("a", (1..=4).map(|id| point(id, "a", &[1])).collect()).await.unwrap();
+    let scope = Scope::of("a");
+    let leg = || Leg::Sparse { vector: SparseVector { indices: vec![1], values: vec![1.0] }, limit: 10 };
+    let before = store.legs("a", &scope, vec![leg()]).await.unwrap().remove(0);
+    assert_eq!(store.legs("a", &scope, vec![leg()]).await.unwrap().remove(0), before, "remembered");
+    let heavier = SparseVector { indices: vec![1], values: vec![2.0] };
+    store.update_sparse("a", &scope, vec![(Uuid::from_u128(3), heavier)]).await.unwrap();
+    let after = store.legs("a", &scope, vec![leg()]).await.unwrap().remove(0);
+    assert_eq!((after[0].id, after[0].score), (Uuid::from_u128(3), 2.0 * before[0].score));
+    let others =
+        |hits: &[Scored]| hits.iter().filter(|hit| hit.id.as_u128() != 3).copied().collect::<Vec<_>>();
+    assert_eq!(others(&after), others(&before));
+}
+
+#[tokio::test]
 async fn a_collection_that_takes_long_to_load_holds_up_nobody_else() {
     let directory = tempfile::tempdir().unwrap();
     let store = EdgeStore::new(directory.path().to_owned());
@@ -57,8 +78,21 @@ async fn a_collection_that_takes_long_to_load_holds_up_nobody_else() {
     let pause = Duration::from_millis(50);
     assert!(tokio::time::timeout(pause, store.ensure("a", &spec)).await.is_err());
     assert!(tokio::time::timeout(pause, store.flush("a")).await.is_err());
+    let leg = Leg::Dense { vector: vec![1.0, 0.0], limit: 1, exact: true };
+    assert!(tokio::time::timeout(pause, store.legs("a", &Scope::of("a"), vec![leg])).await.is_err());
     loaded.send(()).unwrap();
     loading.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_panics_is_an_error_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EdgeStore::new(directory.path().to_owned());
+    let spec = CollectionSpec { dimension: Some(2), indexed_fields: Vec::new(), scalar_quantisation: false };
+    store.ensure("a", &spec).await.unwrap();
+    let done: Result<(), RagError> = store.with("a", |_| panic!("its data are damaged")).await;
+    assert!(matches!(done, Err(RagError::Store { kind: StoreFault::Broken, .. })), "{done:?}");
+    store.upsert("a", vec![point(1, "a", &[1])]).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use evalign_core::Digest;
 use evalign_store::Store;
 use serde_json::json;
 
-use crate::{Embedder, EmbedderIdentity, RagError, TextRole};
+use crate::embedder::under_probe;
+use crate::{Embedder, EmbedderIdentity, Probe, RagError, TextRole};
 
 /// Keeps vectors by content: a text that was embedded once, by whatever index, is looked up.
 pub struct CachedEmbedder {
@@ -23,6 +24,38 @@ impl CachedEmbedder {
     #[must_use]
     pub fn new(inner: Arc<dyn Embedder>, store: Store) -> Self {
         Self { inner, store }
+    }
+
+    /// As [`CachedEmbedder::new`], where no index records the embedder: a server computes its probe a little otherwise in
+    /// each session, and what is kept is found by the probe that was seen first. Another model has one of its own.
+    ///
+    /// # Errors
+    /// What the store reports.
+    pub fn across_sessions(inner: Arc<dyn Embedder>, store: Store) -> Result<Self, RagError> {
+        let inner = match &inner.identity().probe {
+            Some(probe) => {
+                let first = first_seen(&store, &inner.identity().without_probe(), probe)?;
+                under_probe(inner, Some(first))
+            }
+            None => inner,
+        };
+        Ok(Self::new(inner, store))
+    }
+}
+
+/// The probe that was seen first of this model. They are kept as vectors of the text that they are of, numbered by model.
+fn first_seen(store: &Store, identity: &EmbedderIdentity, probe: &Probe) -> Result<Probe, RagError> {
+    let model = vector_key(identity, Probe::TEXT, TextRole::Passage);
+    let mut number = 0u64;
+    loop {
+        let key = [Digest::of_json(&json!(["probe", model, number]))];
+        match store.vectors(&key)?.into_iter().next().flatten().map(|vector| Probe::of(&vector)) {
+            // A server that answers with zeros is like nothing, itself included.
+            Some(seen) if seen == *probe || seen.is_same_model(probe) => return Ok(seen),
+            Some(_) => number += 1,
+            // Read again: another process may have been first.
+            None => store.put_vectors(key.map(|key| (key, probe.vector())).into())?,
+        }
     }
 }
 

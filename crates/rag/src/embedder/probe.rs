@@ -21,8 +21,14 @@ impl Probe {
         Self(vector.iter().map(step).collect())
     }
 
+    /// What [`Probe::of`] makes the same probe of.
+    pub(crate) fn vector(&self) -> Vec<f32> {
+        self.0.iter().map(|step| f32::from(*step)).collect()
+    }
+
     /// Of vectors of different lengths 0.
-    pub(crate) fn cosine(&self, other: &Self) -> f64 {
+    #[must_use]
+    pub fn cosine(&self, other: &Self) -> f64 {
         let product = |a: &Self, b: &Self| -> f64 {
             a.0.iter().zip(&b.0).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
         };
@@ -30,7 +36,9 @@ impl Probe {
         if self.0.len() == other.0.len() && lengths > 0.0 { product(self, other) / lengths } else { 0.0 }
     }
 
-    pub(crate) fn is_same_model(&self, other: &Self) -> bool {
+    /// Whether both are of one model, as far as its server's rounding lets that be told.
+    #[must_use]
+    pub fn is_same_model(&self, other: &Self) -> bool {
         self.cosine(other) >= SAME_MODEL
     }
 }
@@ -51,5 +59,6 @@ mod tests {
         assert!(!probe.is_same_model(&Probe::of(&moved(0.01))));
         assert!(!probe.is_same_model(&Probe::of(&vector[..383])));
         assert!(!Probe::of(&[0.0]).is_same_model(&Probe::of(&[0.0])));
+        assert_eq!(Probe::of(&probe.vector()), probe);
     }
 }
