@@ -13,9 +13,11 @@
 mod aloud;
 mod generated;
 mod holds;
+mod places;
 
 use generated::Writing;
 pub(crate) use generated::{ask, ask_in_form, defused};
+use places::Places;
 
 use std::sync::Arc;
 
@@ -144,11 +146,12 @@ impl Answerer<'_> {
     /// knowing is no error, and neither is a question that holds nothing to look for ([`QueryPlan::check`] refuses it
     /// beforehand): one of them must not end an evaluation.
     pub async fn answer(&self, question: &str, options: &AnswerOptions) -> Result<Answer, RagError> {
-        self.answer_aloud(question, options, &mut |_| {}).await
+        self.respond(question, options, None).await
     }
 
     /// As [`Self::answer`], and tells each claim of a text that is being written once it is complete and its quote
-    /// verified. What is returned decides: a model that takes back at the end what it wrote answers nothing.
+    /// verified. What is returned decides: a model that takes back at the end what it wrote answers nothing, and a server
+    /// whose answer broke off may write another one.
     ///
     /// # Errors
     /// As [`Self::answer`].
@@ -158,9 +161,18 @@ impl Answerer<'_> {
         options: &AnswerOptions,
         hear: &mut Hear<'_>,
     ) -> Result<Answer, RagError> {
+        self.respond(question, options, Some(hear)).await
+    }
+
+    async fn respond(
+        &self,
+        question: &str,
+        options: &AnswerOptions,
+        hear: Option<&mut Hear<'_>>,
+    ) -> Result<Answer, RagError> {
         let scope = Scope::of(self.tenant).visible(shown()).filter(options.filter.clone());
         let searcher = Searcher::new(self.vectors, Some(self.embedder));
-        let (plan, notes) = self.plan(question, &options.expansions).await?;
+        let (plan, notes) = self.plan(question, options).await?;
         let mut answer = Answer::open(question, options.threshold, notes);
         if let Some((lack, _)) = plan.lack(options.search.mode) {
             answer.abstained = Some(format!("the question {lack}"));
@@ -170,11 +182,14 @@ impl Answerer<'_> {
         if hits.is_empty() {
             check_presence(self.state, self.vectors, (self.index, self.tenant)).await?;
         }
-        let (hits, chunks) = self.reranked(question, hits).await?;
+        let hits = self.reranked(question, hits).await?;
+        let places = self.places(question, &hits)?;
+        let chunks: Vec<Chunk> = places.iter().map(|places| places.chunk.clone()).collect();
         let mut sources = Sources::new(self.state, self.index, self.tenant);
         let (orders, evidence): (Vec<Evidence>, Vec<Evidence>) = weigh(question, &chunks, self.embedder)
             .await?
             .into_iter()
+            .map(|evidence| places[evidence.chunk].cited(evidence))
             .partition(|evidence| gives_orders(&evidence.citation.quote));
         answer.confidence = evidence.first().map_or(0.0, |best| best.score);
         answer.warnings = warnings(orders, &mut sources)?;
@@ -197,32 +212,44 @@ impl Answerer<'_> {
         Ok(answer)
     }
 
-    /// Everything that the question is looked for by, and what became of no expansion.
+    /// Everything that the question is looked for by, and a note for each expansion that came to nothing; if the search
+    /// is explained, also for each query that was added.
     async fn plan(
         &self,
         question: &str,
-        expansions: &[Expansion],
+        options: &AnswerOptions,
     ) -> Result<(QueryPlan, Vec<String>), RagError> {
-        match &self.model {
-            _ if expansions.is_empty() => Ok((QueryPlan::of(question), Vec::new())),
-            Some(model) => QueryPlan::expanded(question, expansions, model).await,
-            None => Err(RagError::invalid(
-                "other ways to ask",
-                "are thought up by a model, and there is none",
-                "name one with `--model`",
-            )),
+        let (plan, mut notes) = match &self.model {
+            _ if options.expansions.is_empty() => (QueryPlan::of(question), Vec::new()),
+            Some(model) => QueryPlan::expanded(question, &options.expansions, model).await?,
+            None => {
+                return Err(RagError::invalid(
+                    "other ways to ask",
+                    "are thought up by a model, and there is none",
+                    "name one with `--model`",
+                ));
+            }
+        };
+        if options.search.explain {
+            notes.extend(plan.added(options.search.mode));
         }
+        Ok((plan, notes))
     }
 
-    /// The hits with their chunks; with a reranker its better half, in its order.
-    async fn reranked(&self, question: &str, mut hits: Vec<Hit>) -> Result<(Vec<Hit>, Vec<Chunk>), RagError> {
-        if let Some(reranker) = &self.reranker {
-            let better = hits.len().div_ceil(2);
-            hits = rerank((self.index, self.tenant), question, reranker, hits, better).await?;
-        }
-        let chunk = |hit: &Hit| Chunk::from_payload(self.index, hit.id, self.tenant, &hit.payload);
-        let chunks = hits.iter().map(chunk).collect::<Result<Vec<_>, _>>()?;
-        Ok((hits, chunks))
+    /// With a reranker its better half, in its order.
+    async fn reranked(&self, question: &str, hits: Vec<Hit>) -> Result<Vec<Hit>, RagError> {
+        let Some(reranker) = &self.reranker else { return Ok(hits) };
+        let better = hits.len().div_ceil(2);
+        rerank((self.index, self.tenant), question, reranker, hits, better).await
+    }
+
+    /// Where each hit stands.
+    fn places(&self, question: &str, hits: &[Hit]) -> Result<Vec<Places>, RagError> {
+        let places = |hit: &Hit| {
+            let chunk = Chunk::from_payload(self.index, hit.id, self.tenant, &hit.payload)?;
+            Ok(Places::of(question, chunk, &hit.copies))
+        };
+        hits.iter().map(places).collect()
     }
 
     /// The best statements as they stand. One whose quote cannot be verified is not given.
@@ -241,7 +268,7 @@ impl Answerer<'_> {
             }
             let Some(citation) = sources.verified(evidence.citation)? else { continue };
             match place {
-                // Copies of a document say the same: one statement, with all its places.
+                // It may stand in other chunks too: one statement, with all its places.
                 Some(place) => answer.claims[place].citations.push(citation),
                 None => answer.claims.push(Claim { text, supported: true, citations: vec![citation] }),
             }

@@ -22,6 +22,9 @@ pub struct Citation {
     pub page: Option<u32>,
     pub section: Vec<String>,
     pub quote: String,
+    /// Other places with the same quote in the same text, each verified too. They have no copies of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Self>,
 }
 
 /// Reads the texts that quotes are held against.
@@ -45,13 +48,23 @@ impl<'a> Sources<'a> {
         Self { state, index, tenant, texts: BTreeMap::new() }
     }
 
-    /// The citation, if its quote stands at its place in the text of that revision, byte for byte. A document
-    /// that was indexed anew since the search has another revision: then nothing can be said, and the
-    /// citation is not shown.
+    /// The citation, if its quote stands at its place or at that of a copy; copies where it does not stand are left out.
     ///
     /// # Errors
     /// What the store reports.
     pub(crate) fn verified(&mut self, mut citation: Citation) -> Result<Option<Citation>, RagError> {
+        let copies = std::mem::take(&mut citation.copies);
+        let mut standing = Vec::new();
+        for place in std::iter::once(citation).chain(copies) {
+            standing.extend(self.standing(place)?);
+        }
+        let mut standing = standing.into_iter();
+        Ok(standing.next().map(|first| Citation { copies: standing.collect(), ..first }))
+    }
+
+    /// One place, if the quote stands there in the text of that revision, byte for byte. A document that was indexed
+    /// anew since the search has another revision: then nothing can be said, and it is not shown.
+    fn standing(&mut self, mut citation: Citation) -> Result<Option<Citation>, RagError> {
         if !self.texts.contains_key(&citation.document) {
             let source = self.read(&citation.document)?;
             self.texts.insert(citation.document.clone(), source);

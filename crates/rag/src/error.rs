@@ -41,11 +41,19 @@ pub enum StoreFault {
     Denied,
     /// The call itself is at fault (an unknown collection, a vector of another length).
     Refused,
+    /// The disk has no room for what the engine needs, or does not let it write.
+    Disk,
     /// The engine failed at something that should have worked.
     Broken,
 }
 
 impl RagError {
+    /// The disk of a directory does not take what the engine needs.
+    pub(crate) fn disk(directory: &Path, message: impl Into<String>) -> Self {
+        let place = format!("in {}", directory.display());
+        Self::Store { place, message: message.into(), kind: StoreFault::Disk }
+    }
+
     #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
     pub(crate) fn file(path: &Path, message: impl ToString) -> Self {
         Self::File { path: path.to_owned(), message: message.to_string(), hint: None }
@@ -79,6 +87,11 @@ impl Hint for RagError {
                         .to_owned(),
                 ),
                 StoreFault::Denied => Some("set `QDRANT_API_KEY` to a key with write access".to_owned()),
+                StoreFault::Disk => Some(
+                    "make room on that disk, or make the directory writable, and run the command again; a new index \
+                     can also lie on another disk: set EVALIGN_HOME"
+                        .to_owned(),
+                ),
                 StoreFault::Refused | StoreFault::Broken => None,
             },
             Self::Model(error) => error.hint(),

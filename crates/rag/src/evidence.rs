@@ -143,9 +143,19 @@ fn is_code(chunk: &Chunk) -> bool {
     matches!(kind, Some("rust" | "python" | "javascript" | "go"))
 }
 
+/// The words of its document's name.
+fn name(chunk: &Chunk) -> String {
+    chunk.document.0.replace(['/', '_', '-', '.'], " ")
+}
+
+/// The terms of its document's name.
+pub(crate) fn name_terms(chunk: &Chunk, analyzer: &Analyzer) -> Vec<String> {
+    analyzer.terms(&name(chunk))
+}
+
 /// The chunk with what stands above it and the name of its document.
 fn surroundings(chunk: &Chunk) -> String {
-    let name = chunk.document.0.replace(['/', '_', '-', '.'], " ");
+    let name = name(chunk);
     let text = readable(chunk, &chunk.searched_text());
     format!("{name} {} {text}", chunk.section.join(" "))
 }
@@ -185,6 +195,7 @@ pub(crate) fn cite(chunk: &Chunk, range: Range<usize>) -> Citation {
         page: chunk.page,
         section: chunk.section.clone(),
         quote: chunk.text[range].to_owned(),
+        copies: Vec::new(),
     }
 }
 

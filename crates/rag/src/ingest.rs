@@ -124,8 +124,15 @@ impl<'a> Ingest<'a> {
         sources.add_named(&request.named);
         // Kept until the pages have been read.
         let pages = sources.fetch(&request.inputs, request.allow_urls).await?;
-        self.create(&request.index, &request.settings).await?;
         let known = self.known(request)?;
+        if sources.is_empty() && known.is_empty() && !request.inputs.is_empty() {
+            return Err(RagError::invalid(
+                request.inputs.join(", "),
+                "there is nothing to read",
+                "name a directory with documents; files whose names begin with a dot are left out",
+            ));
+        }
+        self.create(&request.index, &request.settings).await?;
         let mut report = IngestReport::of(&sources);
         let mut run = Run {
             ingest: self,

@@ -71,8 +71,8 @@ pub use pack::pack;
 pub use qdrant::{QdrantOptions, QdrantStore};
 pub use rerank::Reranker;
 pub use search::{
-    DenseText, Expansion, Feedback, Hit, LegKind, LegShare, QueryPlan, RerankShare, SearchMode,
-    SearchOptions, Searcher, TermShare, rerank,
+    DenseText, Expansion, Feedback, Hit, HitCopy, LegKind, LegShare, LookedUp, Lookup, NamedFusion, NamedWay,
+    NoEffect, QueryPlan, RerankShare, SearchChoices, SearchMode, SearchOptions, Searcher, TermShare, rerank,
 };
 pub use serve_qdrant::QdrantServer;
 pub use tune::{TuneCandidate, TuneReport, TuneRequest, tune};

@@ -86,6 +86,20 @@ impl LoadedText {
 }
 
 impl DocumentKind {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Text,
+        Self::Markdown,
+        Self::Html,
+        Self::Pdf,
+        Self::Docx,
+        Self::Rust,
+        Self::Python,
+        Self::Javascript,
+        Self::Go,
+        Self::Csv,
+        Self::Jsonl,
+    ];
+
     /// By the name's extension; `None` for one that is not known.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {

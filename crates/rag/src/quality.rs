@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::abstain::{RiskPoint, risk_coverage};
 use crate::answer::Answer;
-use crate::{Chunk, Citation, RagError};
+use crate::{Chunk, Citation, HitCopy, RagError};
 
 /// A question with what is known of its right answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,15 @@ impl<'a> From<&'a Chunk> for Part<'a> {
         Self { document: &chunk.document.0, start: chunk.start_byte, end: chunk.end_byte, page: chunk.page }
     }
 }
+
+impl<'a> From<&'a HitCopy> for Part<'a> {
+    fn from(copy: &'a HitCopy) -> Self {
+        Self { document: &copy.document.0, start: copy.start_byte, end: copy.end_byte, page: copy.page }
+    }
+}
+
+/// The places that say one thing: of a citation or a chunk, and of its copies.
+type Places<'a> = Vec<Part<'a>>;
 
 impl GoldPlace {
     fn overlaps(&self, part: Part<'_>) -> bool {
@@ -130,7 +139,8 @@ impl RuleMetrics {
         "supported",
     ];
 
-    /// `found`: the chunks that were searched for the answer, the best first.
+    /// `found`: the chunks of the answer's hits, the best first. What stands in several documents is right where any of
+    /// them is.
     #[must_use]
     pub fn of(gold: &GoldQuestion, answer: &Answer, found: &[Chunk]) -> Self {
         let mut metrics = BTreeMap::new();
@@ -142,7 +152,11 @@ impl RuleMetrics {
         let right = gold.is_answerable() == answer.text.is_some();
         set("abstention", Some(f64::from(u8::from(right))));
         if gold.is_answerable() && !gold.evidence.is_empty() {
-            let chunks: Vec<Part<'_>> = found.iter().map(Part::from).collect();
+            let copies = |rank: usize| answer.hits.get(rank).map_or(&[][..], |hit| &hit.copies);
+            let places = found.iter().enumerate().map(|(rank, chunk)| {
+                std::iter::once(Part::from(chunk)).chain(copies(rank).iter().map(Part::from)).collect()
+            });
+            let chunks: Vec<Places<'_>> = places.collect();
             set("context_precision", Some(context_precision(&gold.evidence, &chunks)));
             set("context_recall", Some(touched(&gold.evidence, &chunks)));
         }
@@ -159,9 +173,14 @@ impl RuleMetrics {
                 set("answer_exact", Some(best(|a, b| f64::from(u8::from(a == b)))));
             }
             if gold.is_answerable() && !gold.evidence.is_empty() {
-                let cited: Vec<Part<'_>> =
-                    answer.claims.iter().flat_map(|claim| &claim.citations).map(Part::from).collect();
-                let good = cited.iter().filter(|part| is_right(&gold.evidence, **part)).count() as f64;
+                let citations = answer.claims.iter().flat_map(|claim| &claim.citations);
+                let places = citations.map(|citation| {
+                    std::iter::once(Part::from(citation))
+                        .chain(citation.copies.iter().map(Part::from))
+                        .collect()
+                });
+                let cited: Vec<Places<'_>> = places.collect();
+                let good = cited.iter().filter(|places| is_right(&gold.evidence, places)).count() as f64;
                 set("citation_precision", (!cited.is_empty()).then(|| good / cited.len() as f64));
                 set("citation_recall", Some(touched(&gold.evidence, &cited)));
             }
@@ -170,21 +189,21 @@ impl RuleMetrics {
     }
 }
 
-fn is_right(places: &[GoldPlace], part: Part<'_>) -> bool {
-    places.iter().any(|place| place.overlaps(part))
+fn is_right(gold: &[GoldPlace], places: &Places<'_>) -> bool {
+    gold.iter().any(|gold| places.iter().any(|part| gold.overlaps(*part)))
 }
 
-/// Share of the places that one of the parts touches.
-fn touched(places: &[GoldPlace], parts: &[Part<'_>]) -> f64 {
-    let touched = places.iter().filter(|place| parts.iter().any(|part| place.overlaps(*part))).count();
-    touched as f64 / places.len() as f64
+/// Share of the right places that are touched.
+fn touched(gold: &[GoldPlace], found: &[Places<'_>]) -> f64 {
+    let touches = |gold: &&GoldPlace| found.iter().flatten().any(|part| gold.overlaps(*part));
+    gold.iter().filter(touches).count() as f64 / gold.len() as f64
 }
 
 /// 0 where no chunk is right.
-fn context_precision(places: &[GoldPlace], chunks: &[Part<'_>]) -> f64 {
+fn context_precision(gold: &[GoldPlace], chunks: &[Places<'_>]) -> f64 {
     let (mut right, mut sum) = (0.0, 0.0);
     for (rank, chunk) in (1u32..).zip(chunks) {
-        if is_right(places, *chunk) {
+        if is_right(gold, chunk) {
             right += 1.0;
             sum += right / f64::from(rank);
         }

@@ -1,19 +1,27 @@
 //! From a question to hits: legs, fusion, diversity, and why each hit is where it is.
 
+mod choices;
+mod copies;
 mod expand;
 mod explain;
 mod feedback;
 mod lists;
+mod lookup;
 mod plan;
 mod reranked;
+
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+pub use choices::{NamedFusion, NamedWay, NoEffect, SearchChoices};
+pub use copies::HitCopy;
 pub use expand::Expansion;
 pub use explain::TermShare;
 pub use feedback::Feedback;
+pub use lookup::{LookedUp, Lookup};
 pub use plan::{DenseText, LegKind, QueryPlan};
 pub use reranked::{RerankShare, rerank};
 
@@ -21,7 +29,8 @@ pub(crate) use lists::Searched;
 use lists::leg_share;
 
 use crate::fusion::Fused;
-use crate::{Analyzer, Embedder, Fusion, Leg, RagError, Scope, Scored, VectorStore, With, mmr};
+use crate::mmr::Diverse;
+use crate::{Analyzer, Embedder, Fusion, Leg, RagError, Scope, Scored, VectorStore, With};
 
 /// Which legs are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +55,7 @@ pub struct SearchOptions {
     pub bm25_weight: f64,
     /// Scans all vectors instead of using an approximate index.
     pub exact: bool,
-    /// Trades relevance (1) against difference from what was picked before (0); see [`mmr::diversify`].
+    /// Trades relevance (1) against difference from what was picked before (0); see [`Diverse`].
     pub mmr: Option<f64>,
     /// Looks a second time, from nearer to the first hits.
     #[serde(default)]
@@ -96,6 +105,9 @@ pub struct Hit {
     /// Filled by [`rerank()`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerank: Option<RerankShare>,
+    /// Filled by [`Searcher::search`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<HitCopy>,
     pub payload: Map<String, Value>,
 }
 
@@ -106,8 +118,12 @@ pub struct LegShare {
     /// Which of several queries the leg looked for, from 0.
     pub query: usize,
     pub rank: usize,
+    /// The leg's own; of a leg whose vector was moved, against the moved one.
     pub score: f64,
     pub share: f64,
+    /// The vector that was looked for is not the query's own but moved towards the first hits ([`Feedback`]).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
 }
 
 /// Searches collections of one store.
@@ -133,7 +149,9 @@ impl<'a> Searcher<'a> {
         Self { store, embedder, analyzer: Analyzer::english() }
     }
 
-    /// The best hits with their payload.
+    /// The best hits with their payload, every text once: the first hit that says it names the others in
+    /// [`Hit::copies`], as far as they are among the first twice as many hits as are asked for (or more, where it takes
+    /// more to find so many different ones).
     ///
     /// # Errors
     /// [`RagError::Invalid`] for a query without words, a mode that needs an embedder where there is none; what the
@@ -146,31 +164,81 @@ impl<'a> Searcher<'a> {
         options: &SearchOptions,
     ) -> Result<Vec<Hit>, RagError> {
         plan.check(options.mode)?;
-        let legs = plan.legs(options.mode);
-        let mut fused = self.rank(collection, scope, plan, options).await?;
-        match options.mmr {
-            Some(lambda) => fused = self.diversified(collection, scope, fused, lambda, options.limit).await?,
-            None => fused.truncate(options.limit),
+        let place = (collection, scope);
+        let mut ranked = self.ordered(place, plan, options).await?;
+        let mut hits = Vec::new();
+        while hits.len() < options.limit {
+            let next: Vec<Fused> = ranked.by_ref().take(options.limit.saturating_mul(2)).collect();
+            if next.is_empty() {
+                break;
+            }
+            copies::fold(&mut hits, self.present(place, plan, options, next).await?);
         }
+        hits.truncate(options.limit);
+        self.finished(place, plan, options, hits).await
+    }
+
+    /// The fused list, diversified as it is taken where that is asked for.
+    async fn ordered(
+        &self,
+        (collection, scope): (&str, &Scope),
+        plan: &QueryPlan,
+        options: &SearchOptions,
+    ) -> Result<Box<dyn Iterator<Item = Fused> + Send>, RagError> {
+        let fused = self.rank(collection, scope, plan, options).await?;
+        let Some(lambda) = options.mmr else { return Ok(Box::new(fused.into_iter())) };
+        let ids: Vec<Uuid> = fused.iter().map(|hit| hit.id).collect();
+        let with = With { payload: false, vectors: true };
+        let records = self.store.retrieve(collection, scope, &ids, with).await?;
+        let mut vectors: HashMap<Uuid, Option<Vec<f32>>> =
+            records.into_iter().map(|record| (record.id, record.dense)).collect();
+        let item = |hit: Fused| {
+            let vector = vectors.remove(&hit.id).flatten();
+            let relevance = hit.score;
+            (hit, relevance, vector)
+        };
+        Ok(Box::new(Diverse::of(fused.into_iter().map(item).collect(), lambda)))
+    }
+
+    /// What was ranked, with its payload. A point that was deleted since is no hit.
+    async fn present(
+        &self,
+        (collection, scope): (&str, &Scope),
+        plan: &QueryPlan,
+        options: &SearchOptions,
+        fused: Vec<Fused>,
+    ) -> Result<Vec<Hit>, RagError> {
+        let legs = plan.legs(options.mode);
         let ids: Vec<Uuid> = fused.iter().map(|hit| hit.id).collect();
         let with = With { payload: true, vectors: false };
         let records = self.store.retrieve(collection, scope, &ids, with).await?;
-        let mut payloads: std::collections::BTreeMap<Uuid, Map<String, Value>> =
+        let mut payloads: BTreeMap<Uuid, Map<String, Value>> =
             records.into_iter().map(|record| (record.id, record.payload)).collect();
-        // A point that was deleted since it was ranked is no hit.
+        let hit = |(payload, hit): (Map<String, Value>, Fused)| Hit {
+            id: hit.id,
+            rank: 0,
+            score: hit.score,
+            legs: hit.shares.iter().map(|share| leg_share(&legs, share, options)).collect(),
+            terms: Vec::new(),
+            rerank: None,
+            copies: Vec::new(),
+            payload,
+        };
         let present = fused.into_iter().filter_map(|hit| Some((payloads.remove(&hit.id)?, hit)));
-        let mut hits: Vec<Hit> = present
-            .enumerate()
-            .map(|(position, (payload, hit))| Hit {
-                id: hit.id,
-                rank: position + 1,
-                score: hit.score,
-                legs: hit.shares.iter().map(|share| leg_share(&legs, share)).collect(),
-                terms: Vec::new(),
-                rerank: None,
-                payload,
-            })
-            .collect();
+        Ok(present.map(hit).collect())
+    }
+
+    /// Hits with their ranks, and with what each term gave where that is asked for.
+    async fn finished(
+        &self,
+        (collection, scope): (&str, &Scope),
+        plan: &QueryPlan,
+        options: &SearchOptions,
+        mut hits: Vec<Hit>,
+    ) -> Result<Vec<Hit>, RagError> {
+        for (position, hit) in hits.iter_mut().enumerate() {
+            hit.rank = position + 1;
+        }
         if options.explain && options.mode != SearchMode::Dense {
             self.explain_terms(collection, scope, plan, &mut hits).await?;
         }
@@ -214,16 +282,9 @@ impl<'a> Searcher<'a> {
     ) -> Result<(Vec<Leg>, Searched), RagError> {
         let depth = options.depth.max(options.limit);
         let mut legs = plan.word_legs(options, &self.analyzer);
-        // Words are looked up while the vectors of the question are computed.
-        let by_meaning = async {
-            let legs = plan.vector_legs(options, self.embedder).await?;
-            let lists = self.stable(collection, scope, &legs, depth).await?;
-            Ok((legs, lists))
-        };
-        let by_words = self.stable(collection, scope, &legs, depth);
-        let (mut lists, (more_legs, more_lists)) = tokio::try_join!(by_words, by_meaning)?;
-        legs.extend(more_legs);
-        lists.extend(more_lists);
+        // Words are not looked up meanwhile: the encoder uses every core, and waits for the one that it has to share.
+        legs.extend(plan.vector_legs(options, self.embedder).await?);
+        let lists = self.stable(collection, scope, &legs, depth).await?;
         Ok((legs, Searched { legs: plan.legs(options.mode), lists }))
     }
 
@@ -255,27 +316,6 @@ impl<'a> Searcher<'a> {
             }
             limit *= 2;
         }
-    }
-
-    async fn diversified(
-        &self,
-        collection: &str,
-        scope: &Scope,
-        mut fused: Vec<Fused>,
-        lambda: f64,
-        limit: usize,
-    ) -> Result<Vec<Fused>, RagError> {
-        let ids: Vec<Uuid> = fused.iter().map(|hit| hit.id).collect();
-        let with = With { payload: false, vectors: true };
-        let records = self.store.retrieve(collection, scope, &ids, with).await?;
-        let vector = |id: Uuid| {
-            let record = records.iter().find(|record| record.id == id)?;
-            record.dense.as_deref()
-        };
-        let items: Vec<(f64, Option<&[f32]>)> = fused.iter().map(|hit| (hit.score, vector(hit.id))).collect();
-        let picked = mmr::diversify(&items, lambda, limit);
-        let mut taken: Vec<Option<Fused>> = fused.drain(..).map(Some).collect();
-        Ok(picked.into_iter().filter_map(|position| taken[position].take()).collect())
     }
 }
 

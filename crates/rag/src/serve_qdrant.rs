@@ -69,8 +69,8 @@ impl QdrantServer {
     /// address may read and write, so then only this machine may.
     ///
     /// # Errors
-    /// [`RagError::Invalid`] for an address that others reach without a key, [`RagError::Store`] where the
-    /// address cannot be listened at.
+    /// [`RagError::Invalid`] for an address that others reach without a key, or that cannot be listened at;
+    /// [`RagError::Store`] where serving fails.
     pub async fn serve(
         self,
         address: SocketAddr,
@@ -90,7 +90,11 @@ impl QdrantServer {
             message: error.to_string(),
             kind: StoreFault::Broken,
         };
-        let incoming = TcpIncoming::bind(address).map_err(|error| failed(&error))?.with_nodelay(Some(true));
+        let incoming = TcpIncoming::bind(address).map_err(|error| {
+            let hint = "choose another with `--listen`; with port 0 the system does";
+            RagError::invalid(format!("address {address}"), error.to_string(), hint)
+        })?;
+        let incoming = incoming.with_nodelay(Some(true));
         bound(incoming.local_addr().map_err(|error| failed(&error))?);
         let expected = key.as_ref().map(Secret::digest);
         let guard = move |request: Request<()>| authorised(request, expected.as_ref());

@@ -131,6 +131,12 @@ impl Sources {
         }
     }
 
+    /// Nothing was found, not even something that cannot be read.
+    pub(crate) fn is_empty(&self) -> bool {
+        let others = [self.failed.len(), self.skipped.len(), self.not_followed.len()];
+        self.files.is_empty() && others.iter().all(|count| *count == 0)
+    }
+
     fn root(&mut self, path: &Path) -> String {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let root = name_of(&absolute);
@@ -216,9 +222,15 @@ impl Sources {
             None if named || begins_like_text(path) => DocumentKind::Text,
             None => return self.skipped.push(name),
         };
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // A document is known by its name and its place as texts, and two that are none may look the same.
+        if let Some(unnamed) = absolute.ancestors().filter(|place| place.to_str().is_none()).last() {
+            let reason = format!("the name of {} is not valid UTF-8: rename it", name_of(unnamed));
+            return self.failed.push((name, reason));
+        }
         match evalign_fetch::file_digest(path) {
             Ok((revision, _)) => {
-                let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                let path = absolute;
                 self.files.insert(name, SourceFile { path, root, kind, revision });
             }
             Err(error) => self.failed.push((name, error.to_string())),
@@ -264,6 +276,12 @@ fn begins_like_text(path: &Path) -> bool {
     !matches!(read, Ok(Ok(_))) || looks_like_text(&beginning)
 }
 
+/// With `/` between its parts. Bytes that are not text are shown as `\xNN`.
 fn name_of(path: &Path) -> String {
-    path.to_string_lossy().replace('\\', "/")
+    let mut name = String::new();
+    for part in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        name.push_str(part.valid());
+        name.push_str(&part.invalid().escape_ascii().to_string());
+    }
+    name.replace(std::path::MAIN_SEPARATOR, "/")
 }

@@ -19,6 +19,10 @@ pub(super) struct Claims<'c, 's> {
     checked: Vec<Claim>,
     /// Sentences of the text that were looked at while it was written.
     complete: usize,
+    /// The claims that were told, in order.
+    told: Vec<String>,
+    /// Of these, how many the text holds so far: fewer than all where it was begun again.
+    repeated: usize,
 }
 
 impl<'c, 's> Claims<'c, 's> {
@@ -27,7 +31,7 @@ impl<'c, 's> Claims<'c, 's> {
         evidence: Vec<&'c Evidence>,
         sources: &'c mut Sources<'s>,
     ) -> Self {
-        Self { embedder, evidence, sources, checked: Vec::new(), complete: 0 }
+        Self { embedder, evidence, sources, checked: Vec::new(), complete: 0, told: Vec::new(), repeated: 0 }
     }
 
     /// Checks the sentences of an unfinished text that nothing can change any more, and tells those that are
@@ -43,10 +47,27 @@ impl<'c, 's> Claims<'c, 's> {
             if let Some(claim) = self.claim(&text[range]).await?
                 && claim.supported
             {
-                hear(&claim);
+                self.tell(&claim, hear);
             }
         }
         Ok(())
+    }
+
+    /// What was told before the text was begun again is not told once more.
+    fn tell(&mut self, claim: &Claim, hear: &mut Hear<'_>) {
+        if self.told.get(self.repeated) == Some(&claim.text) {
+            self.repeated += 1;
+            return;
+        }
+        hear(claim);
+        self.told.push(claim.text.clone());
+        self.repeated = self.told.len();
+    }
+
+    /// The text is void: another one follows.
+    pub(super) fn begin_again(&mut self) {
+        self.complete = 0;
+        self.repeated = 0;
     }
 
     /// All claims of a text, in order.

@@ -22,13 +22,13 @@ const REFUSAL: &str = "The sources do not say.";
 const SYSTEM: &str = include_str!("../../../../prompts/rag/system.j2");
 const QUESTION: &str = include_str!("../../../../prompts/rag/question.j2");
 
-/// What a model writes from, and who hears it.
-pub(super) struct Writing<'w, 's> {
+/// What a model writes from, and who hears it, if anybody does.
+pub(super) struct Writing<'w, 's, 'h> {
     pub(super) chunks: &'w [Chunk],
     pub(super) evidence: &'w [Evidence],
     pub(super) options: &'w AnswerOptions,
     pub(super) sources: &'w mut Sources<'s>,
-    pub(super) hear: &'w mut Hear<'w>,
+    pub(super) hear: Option<&'w mut Hear<'h>>,
 }
 
 impl Answerer<'_> {
@@ -36,7 +36,7 @@ impl Answerer<'_> {
         &self,
         model: &Arc<dyn Model>,
         answer: &mut Answer,
-        writing: Writing<'_, '_>,
+        writing: Writing<'_, '_, '_>,
     ) -> Result<(), RagError> {
         let Writing { chunks, evidence, options, sources, hear } = writing;
         let count = |text: &str| self.embedder.count_tokens(text);
@@ -45,7 +45,11 @@ impl Answerer<'_> {
         let prompt = prompt(&answer.question, &shown, &model.special_tokens())?;
         let usable = evidence.iter().filter(|evidence| packed.contains(&evidence.chunk)).collect();
         let mut claims = Claims::new(self.embedder, usable, sources);
-        let text = write_aloud(model, prompt, options.max_answer_tokens, &mut claims, hear).await?;
+        let max_tokens = options.max_answer_tokens;
+        let text = match hear {
+            Some(hear) => write_aloud(model, prompt, max_tokens, &mut claims, hear).await?,
+            None => ask(model, prompt, max_tokens).await?,
+        };
         if text.is_empty() || refuses(&text) {
             answer.abstained = Some("the model did not find the answer in the sources".to_owned());
             return Ok(());
@@ -132,6 +136,10 @@ async fn write_aloud(
             Some(Update::Piece(_, piece)) => {
                 text.push_str(&piece.text);
                 claims.tell_complete(&text, hear).await?;
+            }
+            Some(Update::Withdrawn(_)) => {
+                text.clear();
+                claims.begin_again();
             }
             Some(Update::Answer((_, response))) => return written(response),
             None => return Ok(String::new()),

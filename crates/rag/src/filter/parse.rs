@@ -80,7 +80,7 @@ fn unusable(text: &str, message: &str) -> RagError {
     RagError::invalid(
         format!("filter `{}`", text.escape_debug()),
         message,
-        "write for example `kind=note`, `year>=2001`, `kind!=note,paper` or `metadata.author=?`",
+        "write for example `kind=markdown`, `page>=3`, `kind!=html,pdf` or `page=?`",
     )
 }
 

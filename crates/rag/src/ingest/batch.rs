@@ -85,7 +85,8 @@ pub(super) fn prepare(
         chunks: places.len() as u64,
         duplicate_of: original.map(str::to_owned),
         details: json!({
-            "path": file.path,
+            // Text for whatever was found; the place of an upload or of a page is held against nothing.
+            "path": file.path.to_string_lossy(),
             "kind": file.kind,
             "title": loaded.title,
             "source_start": loaded.source_start,

@@ -75,6 +75,18 @@ fn citations_and_contexts_are_held_against_the_right_places() {
 }
 
 #[test]
+fn what_is_cited_in_a_copy_of_the_right_place_is_right() {
+    let gold = gold(&["at 18:30"], &[("a.md", [10, 20])]);
+    let (cited, copy) = (chunk("b.md", [10, 20]), chunk("a.md", [10, 20]));
+    let mut claim = claim(Some(&cited));
+    claim.citations[0].copies = vec![crate::evidence::cite(&copy, 0..copy.text.len())];
+    let said = answer(Some("At 18:30."), vec![claim]);
+    let metrics = RuleMetrics::of(&gold, &said, &[cited]).0;
+    let cited = ["citation_precision", "citation_recall", "context_recall"].map(|name| metrics[name]);
+    assert_eq!(cited, [1.0, 1.0, 0.0]);
+}
+
+#[test]
 fn what_cannot_be_told_is_absent() {
     let silent = RuleMetrics::of(&gold(&[], &[]), &answer(None, Vec::new()), &[]).0;
     assert_eq!(silent, [("abstention".to_owned(), 1.0)].into());

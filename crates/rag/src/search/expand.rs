@@ -31,6 +31,11 @@ pub enum Expansion {
     Hyde,
 }
 
+impl Expansion {
+    /// Queries that are added where nothing else is said.
+    pub const QUERIES: usize = 3;
+}
+
 impl QueryPlan {
     /// The question, and what the model makes of it; and a note for each expansion that came to nothing. The
     /// question itself is always looked for, so a model that writes nonsense can add hits but hide none.

@@ -75,7 +75,9 @@ fn single((position, hit): (usize, &Scored)) -> Fused {
     Fused { id: hit.id, score, shares: vec![Share { leg: 0, rank: position + 1, score, share: score }] }
 }
 
-pub(super) fn leg_share(legs: &[(LegKind, usize)], share: &Share) -> LegShare {
+/// A leg of vectors with a hit has been asked again wherever there is feedback.
+pub(super) fn leg_share(legs: &[(LegKind, usize)], share: &Share, options: &SearchOptions) -> LegShare {
     let (leg, query) = legs[share.leg];
-    LegShare { leg, query, rank: share.rank, score: share.score, share: share.share }
+    let moved = leg == LegKind::Dense && options.feedback.is_some_and(|feedback| feedback.hits > 0);
+    LegShare { leg, query, rank: share.rank, score: share.score, share: share.share, moved }
 }

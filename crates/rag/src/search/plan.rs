@@ -75,6 +75,15 @@ impl QueryPlan {
         }
     }
 
+    /// What is looked for beside the question, under the numbers that [`super::LegShare::query`] has.
+    pub(crate) fn added(&self, mode: SearchMode) -> Vec<String> {
+        let text = |(leg, query): (LegKind, usize)| match leg {
+            LegKind::Bm25 => format!("query {query} of bm25: {}", self.words[query]),
+            LegKind::Dense => format!("query {query} of dense: {}", self.vectors[query].text),
+        };
+        self.legs(mode).into_iter().filter(|(_, query)| *query > 0).map(text).collect()
+    }
+
     /// The legs of words as requests to a store, without their limits.
     pub(super) fn word_legs(&self, options: &SearchOptions, analyzer: &Analyzer) -> Vec<Leg> {
         if options.mode == SearchMode::Dense {
@@ -118,5 +127,23 @@ impl QueryPlan {
             }
         }
         Ok(vectors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_added_has_the_numbers_of_the_legs() {
+        let mut plan = QueryPlan::of("the question");
+        assert!(plan.added(SearchMode::Hybrid).is_empty());
+        plan.words.push("other words".to_owned());
+        plan.vectors.push(DenseText { text: "an answer".to_owned(), role: TextRole::Passage });
+        let added = ["query 1 of bm25: other words", "query 1 of dense: an answer"];
+        assert_eq!(plan.added(SearchMode::Hybrid), added);
+        assert_eq!(plan.added(SearchMode::Dense), added[1..]);
+        let numbered = plan.legs(SearchMode::Hybrid).into_iter().filter(|(_, query)| *query == 1).count();
+        assert_eq!(numbered, added.len());
     }
 }

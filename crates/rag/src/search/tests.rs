@@ -1,7 +1,10 @@
+use evalign_core::Digest;
 use serde_json::{Map, json};
 
 use super::*;
-use crate::{Bm25, CollectionSpec, EdgeStore, EmbedderIdentity, Point, Pooling, TextRole};
+use crate::chunk::STAGED_FIELD;
+use crate::ingest::shown;
+use crate::{Bm25, CollectionSpec, EdgeStore, EmbedderIdentity, Filter, Point, Pooling, TextRole};
 
 /// Puts a text at the angle that it names.
 struct Angles(EmbedderIdentity);
@@ -142,6 +145,43 @@ async fn feedback_looks_again_from_nearer_to_the_first_hits() {
     // Without vectors there is nothing to move.
     let words = SearchOptions { mode: SearchMode::Bm25, feedback, ..plain };
     assert_eq!(texts(&search(&groups, "shock", &words).await), ["shock 0.12"]);
+}
+
+/// A copy carries the name of its document: it belongs to the tenant, is shown, and fits the filter, as hits do.
+#[tokio::test]
+async fn copies_are_found_where_hits_are_and_nowhere_else() {
+    let (_keep, store) = indexed(&TEXTS).await;
+    let text = "The gate closes.";
+    let place = |(number, tenant, kind, staged): (u128, &str, &str, bool)| {
+        let payload = json!({
+            "document": format!("{number}.md"), "revision": Digest::of(text), "start_byte": 0,
+            "end_byte": text.len(), "page": null, "section": [], "text": text, "kind": kind, STAGED_FIELD: staged,
+        });
+        Point {
+            id: Uuid::from_u128(number),
+            tenant: tenant.to_owned(),
+            dense: Some(vec![1.0, 0.0]),
+            sparse: Bm25::new(3.0).document(&Analyzer::english().terms(text)),
+            payload: payload.as_object().unwrap().clone(),
+        }
+    };
+    let places = [
+        (11, "t", "rule", false),
+        (12, "t", "rule", false),
+        (13, "t", "draft", false),
+        (14, "t", "rule", true),
+        (15, "other", "rule", false),
+    ];
+    store.upsert("c", places.into_iter().map(place).collect()).await.unwrap();
+    let embedder = Angles::new();
+    let searcher = Searcher::new(&store, Some(&embedder));
+    let scope = Scope::of("t").visible(shown()).filter(Filter::equals("kind", "rule"));
+    for mmr in [None, Some(0.5)] {
+        let options = SearchOptions { mmr, ..SearchOptions::default() };
+        let hits = searcher.search("c", &scope, &QueryPlan::of("gate"), &options).await.unwrap();
+        let copies: Vec<u128> = hits[0].copies.iter().map(|copy| copy.id.as_u128()).collect();
+        assert_eq!((hits.len(), hits[0].id.as_u128(), copies), (1, 11, vec![12]), "{hits:?}");
+    }
 }
 
 /// More ties than the margin: whatever the engine returns first, the smallest ids are the hits.

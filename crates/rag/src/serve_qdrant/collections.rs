@@ -135,10 +135,43 @@ fn describe(collection: &Collection) -> api::CollectionInfo {
         status: api::CollectionStatus::Green.into(),
         optimizer_status: Some(api::OptimizerStatus { ok: true, error: String::new() }),
         segments_count: info.segments_count as u64,
-        config: Some(api::CollectionConfig { params: Some(params), ..api::CollectionConfig::default() }),
+        config: Some(api::CollectionConfig { params: Some(params), ..settings(&config) }),
         payload_schema: schema.collect(),
         points_count: Some(info.points_count as u64),
         indexed_vectors_count: Some(info.indexed_vectors_count as u64),
         ..api::CollectionInfo::default()
+    }
+}
+
+/// What the shard does: clients read these as numbers that are always there.
+fn settings(config: &qe::EdgeConfig) -> api::CollectionConfig {
+    let (hnsw, optimizers) = (&config.hnsw_config, &config.optimizers);
+    let wal = config.wal_options.clone().unwrap_or_default();
+    api::CollectionConfig {
+        hnsw_config: Some(api::HnswConfigDiff {
+            m: Some(hnsw.m as u64),
+            ef_construct: Some(hnsw.ef_construct as u64),
+            full_scan_threshold: Some(hnsw.full_scan_threshold as u64),
+            max_indexing_threads: Some(hnsw.max_indexing_threads as u64),
+            payload_m: hnsw.payload_m.map(|m| m as u64),
+            inline_storage: hnsw.inline_storage,
+            ..api::HnswConfigDiff::default()
+        }),
+        optimizer_config: Some(api::OptimizersConfigDiff {
+            deleted_threshold: optimizers.deleted_threshold,
+            vacuum_min_vector_number: optimizers.vacuum_min_vector_number.map(|vectors| vectors as u64),
+            default_segment_number: Some(optimizers.get_number_segments() as u64),
+            max_segment_size: optimizers.max_segment_size.map(|kilobytes| kilobytes as u64),
+            indexing_threshold: Some(optimizers.get_indexing_threshold_kb() as u64),
+            // Every write is on the disk before it is answered.
+            flush_interval_sec: Some(0),
+            ..api::OptimizersConfigDiff::default()
+        }),
+        wal_config: Some(api::WalConfigDiff {
+            wal_capacity_mb: Some((wal.segment_capacity >> 20) as u64),
+            wal_segments_ahead: Some(wal.segment_queue_len as u64),
+            wal_retain_closed: Some(wal.retain_closed.get() as u64),
+        }),
+        ..api::CollectionConfig::default()
     }
 }

@@ -37,6 +37,11 @@ pub(super) fn refusal(error: &RagError) -> Status {
         RagError::Invalid { .. } => Status::invalid_argument(message),
         RagError::Index { .. } => Status::failed_precondition(message),
         RagError::Store { kind: StoreFault::Refused, .. } => Status::invalid_argument(message),
+        // Which disk that is only its operator has to know.
+        RagError::Store { kind: StoreFault::Disk, .. } => {
+            tracing::error!(%error, "the store cannot write");
+            Status::resource_exhausted("the disk of the server does not take what this needs")
+        }
         _ => Status::internal(message),
     }
 }
@@ -152,4 +157,17 @@ pub(super) fn facet(hit: qe::FacetValueHit) -> api::FacetHit {
         qe::FacetValue::Bool(flag) => Variant::BoolValue(flag),
     };
     api::FacetHit { value: Some(api::FacetValue { variant: Some(value) }), count: hit.count as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_not_the_callers_mistake_and_not_named() {
+        let full = RagError::disk(std::path::Path::new("/home/operator"), "no space left");
+        let status = refusal(&full);
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert!(!status.message().contains("operator"), "{status:?}");
+    }
 }

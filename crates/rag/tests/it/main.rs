@@ -5,6 +5,7 @@ mod bm25_parity;
 mod conformance;
 mod crashes;
 mod dense_parity;
+mod gone;
 mod server;
 mod stores;
 mod tenants;

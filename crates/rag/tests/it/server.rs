@@ -127,6 +127,13 @@ async fn a_foreign_client_is_at_home() {
     assert_eq!(ids(client.query(fused).await.unwrap())[0], api::PointId::from(2u64));
     let info = client.collection_info("c").await.unwrap().result.unwrap();
     assert_eq!(info.points_count, Some(3));
+    // What the SDKs of other languages read as numbers that are always there.
+    let config = info.config.unwrap();
+    let (hnsw, optimizer) = (config.hnsw_config.unwrap(), config.optimizer_config.unwrap());
+    assert_eq!((hnsw.m, hnsw.ef_construct), (Some(16), Some(100)));
+    assert!(hnsw.full_scan_threshold > Some(0) && optimizer.indexing_threshold > Some(0), "{hnsw:?}");
+    assert!(optimizer.default_segment_number > Some(0) && optimizer.flush_interval_sec.is_some());
+    assert_eq!(config.wal_config.unwrap().wal_capacity_mb, Some(4));
     server.abort();
 }
 

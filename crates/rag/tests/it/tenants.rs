@@ -109,7 +109,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_tenant_is_alone(
+    fn promise_31_a_tenant_is_alone(
         documents in prop::collection::vec(document(), 0..16),
         query in prop::collection::vec(0..WORDS.len(), 1..5),
         kind in 0u8..3,

@@ -5,10 +5,13 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use evalign_core::{FinishReason, ModelIdentity, Output, Prompt, Request, RequestKind, Response, Seconds};
-use evalign_model::{Capabilities, Piece, Replies, Scripted, TokenCount};
+use evalign_model::{Capabilities, Piece, Replies, Scripted, TokenCount, Update};
 
 use super::*;
 use crate::SearchMode;
+
+/// Where [`Patient`] begins its text again.
+const AGAIN: &str = "< ";
 
 /// Writes the first part of its text, and the rest only when something was heard of it.
 struct Patient {
@@ -60,13 +63,17 @@ impl Model for Patient {
             }
             let was_heard = heard.recv_timeout(Duration::from_secs(60)).is_ok();
             let text = if was_heard { format!("{first}{rest}") } else { "Nobody heard me.".to_owned() };
+            let text = text.rsplit(AGAIN).next().unwrap().to_owned();
             let finish = FinishReason::Stop;
             let output = Output::Text { text, finish, logprobs: None, reasoning: None };
             let response =
                 Response { output, usage: None, truncated_tokens: 0, cached: false, latency: None };
             let _ = sender.send(0, Ok(response));
         });
-        replies
+        replies.map(|update| match update {
+            Update::Piece(index, piece) if piece.text == AGAIN => Update::Withdrawn(index),
+            update => update,
+        })
     }
 
     fn timing(&self) -> Seconds {
@@ -131,6 +138,23 @@ async fn a_model_that_takes_it_back_answers_nothing() {
     };
     assert_eq!(told.len(), 1);
     assert!(answer.text.is_none() && answer.claims.is_empty() && answer.abstained.is_some(), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_begun_again_is_told_once() {
+    let parts = [
+        "The gate closes at 18:30. The lamp < The gate closes at 18:30. It sings. The lamp burns all night. The ",
+        "gate closes at 18:30. So it is.",
+    ];
+    let Some((told, answer)) = answered("a_text_that_is_begun_again_is_told_once", parts).await else {
+        return;
+    };
+    let texts: Vec<&str> = told.iter().map(|claim| claim.text.as_str()).collect();
+    assert_eq!(texts, ["The gate closes at 18:30.", "The lamp burns all night."]);
+    assert_eq!(
+        answer.text.as_deref(),
+        Some("The gate closes at 18:30. The lamp burns all night. The gate closes at 18:30.")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
