@@ -105,6 +105,19 @@ impl Store {
         })
     }
 
+    /// The bytes that were last noted of something ([`Store::keep_bytes`]); `None` where nothing is.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn kept_bytes(&self, what: &str) -> Result<Option<u64>, StoreError> {
+        self.read(|db| {
+            let sql = "SELECT bytes FROM kept_bytes WHERE tenant = ?1 AND what = ?2";
+            let ids = [self.tenant().as_str(), what];
+            let bytes: Option<i64> = db.prepare_cached(sql)?.query_row(ids, |row| row.get(0)).optional()?;
+            Ok(bytes.map(unsigned))
+        })
+    }
+
     /// Forgets a file of this tenant; `false` where there is none of this id. Its bytes are the caller's to
     /// remove.
     ///

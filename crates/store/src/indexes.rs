@@ -12,6 +12,14 @@ use crate::error::{Failure, StoreError};
 use crate::runs::{json, parse, unsigned};
 use crate::store::Store;
 
+/// Texts that are removed in one transaction.
+const DROPPED_AT_ONCE: usize = 256;
+
+/// Of a row of `texts`: no document has it. The `+` takes the column's affinity from it, which what is in the index has
+/// none of: with it, the whole index were read for each text.
+const UNUSED: &str = "NOT EXISTS (SELECT 1 FROM documents INDEXED BY documents_by_text
+                      WHERE record ->> 'text' = +texts.digest)";
+
 /// A document of which all chunks can be found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IndexedDocument {
@@ -91,17 +99,23 @@ impl Store {
         })
     }
 
-    /// Forgets an index with all tenants' documents. Texts stay until [`Store::drop_unused_texts`], kept
-    /// vectors until [`Store::drop_vectors_but`].
+    /// Forgets an index with all tenants' documents, then their texts that no other document has; says how many texts went.
+    /// Those that are left where the process ends in between go with [`Store::drop_unused_texts`], kept vectors with
+    /// [`Store::drop_vectors_but`].
     ///
     /// # Errors
     /// A database failure.
-    pub fn drop_index(&self, index: &str) -> Result<(), StoreError> {
+    pub fn drop_index(&self, index: &str) -> Result<usize, StoreError> {
         let index = index.to_owned();
-        self.writer().write(move |db| {
-            db.prepare_cached("DELETE FROM indexes WHERE name = ?1")?.execute([index])?;
-            Ok(())
-        })
+        let texts = self.writer().write(move |db| {
+            let mut query =
+                db.prepare_cached("SELECT DISTINCT record ->> 'text' FROM documents WHERE index_name = ?1")?;
+            let texts = query.query_map([&index], |row| row.get::<_, Option<String>>(0))?;
+            let texts = texts.collect::<rusqlite::Result<Vec<_>>>()?;
+            db.prepare_cached("DELETE FROM indexes WHERE name = ?1")?.execute([&index])?;
+            Ok(texts.into_iter().flatten().collect::<Vec<_>>())
+        })?;
+        self.drop_some(&texts)
     }
 
     /// What was recorded of a tenant's part of an index with its documents.
@@ -203,7 +217,7 @@ impl Store {
         })
     }
 
-    /// Records documents in one transaction; returns when it is on disk.
+    /// Records documents in one transaction; returns when it is on disk. Texts go with the last document that has them.
     ///
     /// # Errors
     /// A database failure, or an index that is not there.
@@ -219,16 +233,21 @@ impl Store {
                 db.prepare_cached("INSERT INTO texts (digest, text) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
                     .execute(params![digest.as_str(), text])?;
             }
+            let mut texts_before = Vec::new();
+            for document in records.iter().map(|(document, _)| document).chain(&commit.deleted) {
+                let sql = "DELETE FROM documents WHERE index_name = ?1 AND tenant = ?2 AND document = ?3
+                           RETURNING record ->> 'text'";
+                let before: Option<Option<String>> = db
+                    .prepare_cached(sql)?
+                    .query_row(params![index, tenant, document], |row| row.get(0))
+                    .optional()?;
+                texts_before.extend(before.flatten());
+            }
             for (document, record) in &records {
                 db.prepare_cached("INSERT OR REPLACE INTO documents VALUES (?1, ?2, ?3, ?4)")?
                     .execute(params![index, tenant, document, record])?;
             }
-            for document in &commit.deleted {
-                db.prepare_cached(
-                    "DELETE FROM documents WHERE index_name = ?1 AND tenant = ?2 AND document = ?3",
-                )?
-                .execute(params![index, tenant, document])?;
-            }
+            drop_if_unused(db, &texts_before)?;
             db.prepare_cached("INSERT OR REPLACE INTO index_tenants VALUES (?1, ?2, ?3)")?
                 .execute(params![index, tenant, commit.statistics.to_string()])?;
             Ok(())
@@ -248,14 +267,22 @@ impl Store {
     /// # Errors
     /// A database failure.
     pub fn drop_unused_texts(&self) -> Result<usize, StoreError> {
-        self.writer().write(|db| {
-            Ok(db.execute(
-                "DELETE FROM texts WHERE digest NOT IN
-                     (SELECT json_extract(record, '$.text') FROM documents
-                      WHERE json_extract(record, '$.text') IS NOT NULL)",
-                [],
-            )?)
-        })
+        let unused = self.read(|db| {
+            let mut query = db.prepare(&format!("SELECT digest FROM texts WHERE {UNUSED}"))?;
+            let digests = query.query_map([], |row| row.get(0))?;
+            Ok(digests.collect::<rusqlite::Result<Vec<String>>>()?)
+        })?;
+        self.drop_some(&unused)
+    }
+
+    /// Removes those of these texts that no document has, a few at a time: nothing else is committed meanwhile.
+    fn drop_some(&self, digests: &[String]) -> Result<usize, StoreError> {
+        let mut removed = 0;
+        for some in digests.chunks(DROPPED_AT_ONCE) {
+            let some = some.to_vec();
+            removed += self.writer().write(move |db| Ok(drop_if_unused(db, &some)?))?;
+        }
+        Ok(removed)
     }
 
     /// The vectors kept under these keys, in their order.
@@ -311,6 +338,12 @@ impl Store {
     }
 }
 
+/// Removes those of these texts that no document of any index has, and says how many.
+fn drop_if_unused(db: &Connection, digests: &[String]) -> rusqlite::Result<usize> {
+    let mut delete = db.prepare_cached(&format!("DELETE FROM texts WHERE digest = ?1 AND {UNUSED}"))?;
+    digests.iter().map(|digest| delete.execute([digest])).sum()
+}
+
 fn text_of<const N: usize>(db: &Connection, sql: &str, keys: [&str; N]) -> Result<Option<String>, Failure> {
     let mut query = db.prepare_cached(sql)?;
     Ok(query.query_row(rusqlite::params_from_iter(keys), |row| row.get(0)).optional()?)
@@ -323,4 +356,25 @@ fn numbers(key: &Digest, bytes: &[u8]) -> Result<Vec<f32>, StoreError> {
         return Err(StoreError::Record { what: format!("vector {key}"), detail });
     }
     Ok(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without its index, each text that goes costs a look at all documents of all tenants, while nothing else is
+    /// committed.
+    #[test]
+    fn whether_a_text_is_used_is_looked_up() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let db = Connection::open(dir.path().join("evalign.db")).unwrap();
+        for sql in ["DELETE FROM texts WHERE digest = 'a' AND", "SELECT digest FROM texts WHERE"] {
+            let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {sql} {UNUSED}")).unwrap();
+            let steps = plan.query_map([], |row| row.get::<_, String>("detail")).unwrap();
+            let steps = steps.collect::<rusqlite::Result<Vec<_>>>().unwrap();
+            let of_documents = steps.iter().find(|step| step.contains("documents_by_text")).unwrap();
+            assert!(of_documents.starts_with("SEARCH documents USING"), "{steps:?}");
+        }
+    }
 }

@@ -59,6 +59,17 @@ pub struct KeyLimits {
     pub max_active_runs: Option<u32>,
 }
 
+impl KeyLimits {
+    fn columns(self) -> (Option<i64>, Option<i64>, Option<u32>) {
+        (self.requests_per_day.map(most), self.tokens_per_day.map(most), self.max_active_runs)
+    }
+}
+
+/// More than can be kept is as much as can be.
+fn most(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// A key to be kept.
 #[derive(Clone, Debug)]
 pub struct NewKey {
@@ -107,10 +118,8 @@ impl Store {
     /// A database failure; an id that is taken is one.
     pub fn create_key(&self, key: &NewKey) -> Result<(), StoreError> {
         let (key, now) = (key.clone(), self.now_ms());
-        let kept = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let KeyLimits { requests_per_day, tokens_per_day, max_active_runs } = key.limits;
-        let (requests, tokens) = (requests_per_day.map(kept), tokens_per_day.map(kept));
-        let end = key.expires_ms.map(kept);
+        let (requests, tokens, runs) = key.limits.columns();
+        let end = key.expires_ms.map(most);
         self.writer().write(move |db| {
             db.execute(
                 "INSERT INTO keys (id, tenant, name, scope, digest, created_ms, expires_ms, requests_per_day,
@@ -125,7 +134,7 @@ impl Store {
                     end,
                     requests,
                     tokens,
-                    max_active_runs
+                    runs
                 ],
             )?;
             Ok(())
@@ -158,6 +167,18 @@ impl Store {
             let sql = format!("SELECT {COLUMNS} FROM keys WHERE id = ?1");
             let found = db.prepare_cached(&sql)?.query_row([id], |row| Ok(stored_key(row))).optional()?;
             found.transpose()
+        })
+    }
+
+    /// Sets how much a key may use from now on, instead of what it might before. `false` where there is none of this id.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn limit_key(&self, id: &str, limits: KeyLimits) -> Result<bool, StoreError> {
+        let (id, (requests, tokens, runs)) = (id.to_owned(), limits.columns());
+        self.writer().write(move |db| {
+            let sql = "UPDATE keys SET requests_per_day = ?2, tokens_per_day = ?3, max_active_runs = ?4 WHERE id = ?1";
+            Ok(db.execute(sql, params![id, requests, tokens, runs])? > 0)
         })
     }
 

@@ -60,7 +60,7 @@ pub use indexes::{IndexCommit, IndexSize, IndexedDocument};
 pub use jobs::{Claim, Enqueued, Job, JobState, Orphans};
 pub use key_use::KeyUse;
 pub use keys::{KeyLimits, KeyScope, NewKey, StoredKey};
-pub use lease::Lease;
+pub use lease::{INTERRUPTED, Lease};
 pub use runs::{CreatedRun, NewRun, StoredRun};
 pub use samples::{Commit, SampleFilter, Samples};
 pub use schema::SCHEMA_VERSION;

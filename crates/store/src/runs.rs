@@ -1,5 +1,5 @@
 use evalign_core::{Digest, RunId, RunSpec, RunStatus, ScoredBy, Seconds, Spent, Tenant, Usage};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -127,6 +127,20 @@ impl Store {
         })
     }
 
+    /// Whose run it is, whoever asks; `None` where there is none of this id.
+    ///
+    /// # Errors
+    /// A database failure, or a record that cannot be read.
+    pub fn tenant_of(&self, id: &RunId) -> Result<Option<Tenant>, StoreError> {
+        self.read(|db| {
+            let sql = "SELECT tenant FROM runs WHERE id = ?1 AND tenant <> ?2";
+            let found: Option<String> =
+                db.prepare_cached(sql)?.query_row([id.as_str(), NOBODY], |row| row.get(0)).optional()?;
+            let unreadable = |detail| unreadable(format!("run {id}"), detail);
+            Ok(found.map(|name| name.parse().map_err(unreadable)).transpose()?)
+        })
+    }
+
     /// The newest runs, newest first.
     ///
     /// # Errors
@@ -155,46 +169,47 @@ impl Store {
                  ORDER BY seq DESC LIMIT ?4"
             ))?;
             let status = status.map(RunStatus::name);
-            let mut rows = query.query(params![self.tenant().as_str(), before, status, limit])?;
-            let mut runs = Vec::new();
-            while let Some(row) = rows.next()? {
-                runs.push(stored_run(row)?);
-            }
-            Ok(runs)
+            stored_runs(query.query(params![self.tenant().as_str(), before, status, limit])?)
         })
     }
 
-    /// The runs whose request has this text in this field, newest first.
+    /// The runs whose request has this text in this field, newest first. Reads all runs of the tenant; of `procedure`
+    /// see [`Store::runs_of_procedure`].
     ///
     /// # Errors
     /// A database failure, or a record that cannot be read.
     pub fn runs_asked_for(&self, field: &str, text: &str) -> Result<Vec<StoredRun>, StoreError> {
-        self.runs_asked_for_after(field, text, None, u32::MAX)
+        self.read(|db| {
+            let mut query = db.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM runs WHERE tenant = ?1 AND request ->> ?2 = ?3 ORDER BY seq DESC"
+            ))?;
+            stored_runs(query.query(params![self.tenant().as_str(), field, text])?)
+        })
     }
 
-    /// A page of the runs whose request has this text in this field, newest first: those created before the run `after`.
+    /// A page of the runs whose request has this `procedure`, newest first: those created before the run `after`, of this
+    /// status.
     ///
     /// # Errors
     /// [`StoreError::NoSuchRun`] for `after`, a database failure, or a record that cannot be read.
-    pub fn runs_asked_for_after(
+    pub fn runs_of_procedure(
         &self,
-        field: &str,
-        text: &str,
+        procedure: &str,
         after: Option<&RunId>,
         limit: u32,
+        status: Option<RunStatus>,
     ) -> Result<Vec<StoredRun>, StoreError> {
         self.read(|db| {
             let before = after.map_or(Ok(i64::MAX), |id| run_seq(db, id, self.tenant()))?;
+            // The words of the index: otherwise it is not used.
             let mut query = db.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM runs WHERE tenant = ?1 AND request ->> ?2 = ?3 AND seq < ?4
+                "SELECT {COLUMNS} FROM runs INDEXED BY runs_by_procedure
+                 WHERE tenant = ?1 AND request ->> 'procedure' = ?2 AND request ->> 'procedure' IS NOT NULL
+                   AND seq < ?3 AND (?4 IS NULL OR status = ?4)
                  ORDER BY seq DESC LIMIT ?5"
             ))?;
-            let mut rows = query.query(params![self.tenant().as_str(), field, text, before, limit])?;
-            let mut runs = Vec::new();
-            while let Some(row) = rows.next()? {
-                runs.push(stored_run(row)?);
-            }
-            Ok(runs)
+            let status = status.map(RunStatus::name);
+            stored_runs(query.query(params![self.tenant().as_str(), procedure, before, status, limit])?)
         })
     }
 
@@ -360,6 +375,14 @@ fn ids(db: &Connection, sql: &str, values: &[&str]) -> Result<Vec<RunId>, Failur
         found.push(run_id(&row.get::<_, String>(0)?)?);
     }
     Ok(found)
+}
+
+fn stored_runs(mut rows: Rows<'_>) -> Result<Vec<StoredRun>, Failure> {
+    let mut runs = Vec::new();
+    while let Some(row) = rows.next()? {
+        runs.push(stored_run(row)?);
+    }
+    Ok(runs)
 }
 
 fn stored_run(row: &Row<'_>) -> Result<StoredRun, Failure> {

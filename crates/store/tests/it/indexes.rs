@@ -50,6 +50,58 @@ fn documents_and_their_texts_are_kept_for_each_tenant() {
     );
 }
 
+/// Of what goes with a document its own text goes, if no other document of any index has it, and nothing else is looked at.
+#[test]
+fn a_text_goes_with_the_last_document_that_has_it() {
+    let dir = memory_dir();
+    let store = Store::open(dir.path()).unwrap();
+    for index in ["i", "j"] {
+        store.put_index(index, &json!({})).unwrap();
+    }
+    let is_there = |text: &str| store.text(&Digest::of(text)).unwrap().is_some();
+    let documents = vec![document("a", Some("shared")), document("b", Some("own")), document("c", None)];
+    store.commit_documents("i", "one", commit(documents, &["shared", "own", "unused"])).unwrap();
+    store.commit_documents("j", "two", commit(vec![document("d", Some("shared"))], &[])).unwrap();
+    let deleted = IndexCommit { deleted: vec!["a".to_owned(), "b".to_owned()], ..commit(vec![], &[]) };
+    store.commit_documents("i", "one", deleted).unwrap();
+    assert_eq!(["shared", "own", "unused"].map(is_there), [true, false, true]);
+    // More of them than one transaction takes.
+    let names: Vec<String> = (0..600).map(|n: u32| n.to_string()).collect();
+    let texts: Vec<&str> = names.iter().map(String::as_str).collect();
+    let documents = names.iter().map(|name| document(name, Some(name))).collect();
+    store.commit_documents("j", "one", commit(documents, &texts)).unwrap();
+    assert_eq!((store.drop_index("j").unwrap(), is_there("shared"), is_there("unused")), (601, false, true));
+    assert_eq!(store.drop_unused_texts().unwrap(), 1);
+}
+
+/// A document that comes again under its name, with other words or the same ones.
+#[test]
+fn a_text_goes_when_its_document_is_replaced() {
+    let dir = memory_dir();
+    let store = Store::open(dir.path()).unwrap();
+    store.put_index("i", &json!({})).unwrap();
+    let is_there = |text: &str| store.text(&Digest::of(text)).unwrap().is_some();
+    let put = |name: &str, text: &str| {
+        store.commit_documents("i", "one", commit(vec![document(name, Some(text))], &[text])).unwrap();
+    };
+    put("a", "old");
+    put("b", "old");
+    put("a", "new");
+    assert!(is_there("old") && is_there("new"), "another document has the old one");
+    put("b", "new");
+    put("b", "new");
+    assert!(!is_there("old") && is_there("new"));
+    // What one document loses another gets, together.
+    let moved =
+        IndexCommit { deleted: vec!["b".to_owned()], ..commit(vec![document("a", Some("old"))], &["old"]) };
+    let renamed =
+        IndexCommit { deleted: vec!["a".to_owned()], ..commit(vec![document("c", Some("old"))], &["old"]) };
+    for together in [moved, renamed] {
+        store.commit_documents("i", "one", together).unwrap();
+    }
+    assert!(is_there("old") && !is_there("new"));
+}
+
 #[test]
 fn vectors_come_back_bit_for_bit() {
     let dir = memory_dir();

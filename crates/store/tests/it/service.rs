@@ -1,8 +1,11 @@
 //! What the service keeps of keys and requests.
 
-use evalign_core::{Digest, Tenant};
+use std::collections::BTreeSet;
+
+use evalign_core::{Digest, RunStatus, Tenant};
 use evalign_store::{
-    Enqueued, IDEMPOTENCY_TTL, JobState, KeyLimits, KeyScope, KeyUse, NewKey, Repetition, Store, StoreError,
+    Enqueued, IDEMPOTENCY_TTL, IndexCommit, JobState, KeyLimits, KeyScope, KeyUse, NewKey, Repetition, Store,
+    StoreError,
 };
 use serde_json::json;
 
@@ -41,6 +44,83 @@ fn promise_7_a_service_of_version_5_goes_on() {
     assert_eq!(store.key_use(&keys[1].id, 20_000).unwrap(), used);
     store.on_behalf_of(&keys[1].id).enqueue(&run, &json!({}), 10).unwrap();
     assert_eq!(store.claim("worker", TTL).unwrap().unwrap().key, Some(keys[1].id.clone()));
+}
+
+/// A store of version 6, made by that version, in which documents were indexed and answers judged: what is looked up by
+/// the indexes of version 7 is found in what was there before.
+#[test]
+fn promise_7_a_service_of_version_6_goes_on() {
+    let dir = memory_dir();
+    fs_err::copy(fixture("v6_service"), dir.path().join("evalign.db")).unwrap();
+    let store = TestClock::default().open(dir.path());
+    assert_eq!(store.keys().unwrap()[0].limits.requests_per_day, Some(7));
+    let run = store.find_run("last").unwrap();
+    let judged = |status| store.runs_of_procedure("judge", None, 10, status).unwrap();
+    let ids: Vec<_> = judged(Some(RunStatus::Completed)).into_iter().map(|run| run.id).collect();
+    assert_eq!(ids, std::slice::from_ref(&run));
+    assert!(judged(Some(RunStatus::Queued)).is_empty());
+    assert!(store.runs_of_procedure("judge", Some(&run), 10, None).unwrap().is_empty());
+    assert!(store.runs_of_procedure("train", None, 10, None).unwrap().is_empty());
+    assert_eq!(store.tenant_of(&run).unwrap(), Some(Tenant::default()));
+    // Two of the three documents have one text.
+    let (index, tenant) = ("docs", "default");
+    let documents = store.indexed_documents(index, tenant).unwrap();
+    let texts = || {
+        let texts = documents.iter().filter_map(|document| document.text.as_ref());
+        texts.filter(|text| store.text(text).unwrap().is_some()).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!((documents.len(), texts(), store.drop_unused_texts().unwrap()), (3, 2, 0));
+    for (place, left) in [(0, 2), (1, 1)] {
+        let deleted = vec![documents[place].document.clone()];
+        store.commit_documents(index, tenant, IndexCommit { deleted, ..IndexCommit::default() }).unwrap();
+        assert_eq!(texts(), left);
+    }
+}
+
+#[test]
+fn a_page_of_what_runs_do_is_read_without_the_others() {
+    let (dir, clock) = (memory_dir(), TestClock::default());
+    let store = clock.open(dir.path());
+    let (other, mut made) = (store.for_tenant(&"other".parse().unwrap()), Vec::new());
+    for seed in 0..6 {
+        let mut new = new_run(seed);
+        if seed % 2 == 0 {
+            new.request = json!({"procedure": "train"});
+            other.create_run(&new).unwrap();
+        }
+        made.push(store.create_run(&new).unwrap().id);
+    }
+    let page = |after, limit| {
+        let runs = store.runs_of_procedure("train", after, limit, None).unwrap();
+        runs.into_iter().map(|run| run.id).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 2), [made[4].clone(), made[2].clone()]);
+    assert_eq!(page(Some(&made[2]), 2), [made[0].clone()]);
+    assert_eq!(store.runs_asked_for("procedure", "train").unwrap().len(), 3);
+    let none = store.for_tenant(&"none".parse().unwrap());
+    assert!(none.runs_of_procedure("train", None, 9, None).unwrap().is_empty());
+    assert!(matches!(
+        none.runs_of_procedure("train", Some(&made[0]), 9, None),
+        Err(StoreError::NoSuchRun { .. })
+    ));
+    let removed = store.lease(&made[0], "test", TTL).unwrap();
+    store.remove_run(removed).unwrap();
+    assert_eq!((page(None, 9).len(), store.tenant_of(&made[0]).unwrap()), (2, None));
+    assert_eq!(store.tenant_of(&made[1]).unwrap(), Some(Tenant::default()));
+}
+
+#[test]
+fn what_a_key_may_use_can_be_changed() {
+    let (dir, clock) = (memory_dir(), TestClock::default());
+    let store = clock.open(dir.path());
+    let limits =
+        KeyLimits { requests_per_day: Some(5), tokens_per_day: Some(u64::MAX), max_active_runs: None };
+    with_key(&store, "a", KeyLimits { max_active_runs: Some(1), ..KeyLimits::default() });
+    with_key(&store, "b", KeyLimits::default());
+    assert!(store.limit_key("a", limits).unwrap() && !store.limit_key("c", limits).unwrap());
+    let kept = |id: &str| store.key(id).unwrap().unwrap().limits;
+    assert_eq!(kept("a"), KeyLimits { tokens_per_day: Some(i64::MAX as u64), ..limits });
+    assert_eq!(kept("b"), KeyLimits::default());
 }
 
 #[test]
@@ -146,8 +226,9 @@ fn a_run_that_was_removed_is_nobodys_and_never_another() {
     let stale = store.lease(&run, "stale", TTL).unwrap();
     clock.advance(2 * TTL);
     store.enqueue(&run, &json!({}), 10).unwrap();
+    assert_eq!(store.kept_bytes(run.as_str()).unwrap(), None);
     store.keep_bytes(run.as_str(), 7).unwrap();
-    assert_eq!(store.file_bytes().unwrap(), 7);
+    assert_eq!((store.kept_bytes(run.as_str()).unwrap(), store.file_bytes().unwrap()), (Some(7), 7));
     store.remove_run(store.lease(&run, "test", TTL).unwrap()).unwrap();
     store.keep_bytes(run.as_str(), 0).unwrap();
     assert_eq!(store.file_bytes().unwrap(), 0);
