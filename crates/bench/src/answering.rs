@@ -25,14 +25,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::aggregate::{logged_result, run_results};
+use crate::pairing::phase_spec;
 use crate::runner::{ActiveRun, Cancel, RunOfSteps, Steps};
 use crate::scorer::SCORER_VERSION;
 use crate::{RunError, RunRequest};
 pub use judged::{AnswerJudges, JudgedMetric};
 pub use report::{AnswerReport, AnsweredQuestion};
 
-/// Version of what a metric means: goes up when one of them would come out otherwise.
-const VERSION: &str = "1";
+/// Version of what a metric means: goes up when one of them would come out otherwise. 2: hits of equal texts are one.
+const VERSION: &str = "2";
 
 /// What an evaluation of answers is about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -296,19 +297,9 @@ fn task_spec(
     let metrics = json!({
         "metrics": RuleMetrics::NAMES, "judges": judges.map(AnswerJudges::digest), "version": VERSION,
     });
-    let (definition, dataset) = (Digest::of_json(&metrics), Digest::of_json(&json!([questions, index])));
-    TaskSpec {
-        task: format!("answers/{name}"),
-        version: VERSION.to_owned(),
-        protocol: Digest::of_json(&json!({ "definition": definition, "dataset": dataset })),
-        definition,
-        dataset,
-        shots: 0,
-        repeats: 1,
-        docs: [0, questions.len() as u64],
-        generation: Value::Null,
-        variant: None,
-    }
+    let (name, dataset) = (format!("answers/{name}"), Digest::of_json(&json!([questions, index])));
+    let phase = phase_spec(&name, &metrics, &dataset, (questions.len() as u64, 1), None);
+    TaskSpec { version: VERSION.to_owned(), ..phase }
 }
 
 /// How sources are found and when they suffice. What is not asked for is not named: a run that does without it is the

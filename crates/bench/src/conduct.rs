@@ -1,6 +1,7 @@
 //! What everybody who starts runs does, on the command line and in the service.
 
 mod cast;
+mod judges;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -385,6 +385,7 @@ fn params(generation: Option<&Generation>) -> GenerateParams {
         seed: 0,
         logprobs: false,
         response_format: None,
+        json_schema: None,
     }
 }
 

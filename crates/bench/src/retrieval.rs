@@ -4,18 +4,20 @@
 //! The documents are written anew in every session and removed at its end, which costs less than to keep
 //! account of them; what queries found is committed a few at a time and not asked again.
 
+mod name;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
 use evalign_core::{
-    Digest, FinishReason, GenerateParams, Latency, ModelIdentity, ModelRef, Outcome, Output, Prompt,
-    Provider, Request, RequestKind, RunId, RunSpec, RunStatus, SampleKey, SampleRecord, Score, ScoringMode,
+    Digest, FinishReason, GenerateParams, Latency, ModelIdentity, Outcome, Output, Prompt, Request,
+    RequestKind, RunId, RunSpec, RunStatus, SampleKey, SampleRecord, Score, ScoringMode, SpecDifference,
     TaskSpec, Usage,
 };
 use evalign_rag::chunker::ChunkSettings;
 use evalign_rag::{
     BeirAnswer, BeirCollection, BeirEvaluation, BeirMeasured, BeirQuery, BeirReport, Embedder,
-    EmbedderIdentity, Fusion, MetricDifference, PerQuery, Reranker, RetrievalMetrics, SearchMode,
+    EmbedderIdentity, MetricDifference, PerQuery, Probe, Reranker, RetrievalMetrics, SearchMode,
     SearchOptions, SearchWay, VectorStore, difference,
 };
 use evalign_store::{NewRun, Store, StoredRun};
@@ -23,9 +25,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::aggregate::{logged_result, run_results};
+use crate::pairing::phase_spec;
 use crate::runner::{ActiveRun, Cancel, Steps};
 use crate::scorer::SCORER_VERSION;
 use crate::{BenchError, RunError, RunRequest};
+pub use name::way_of_searching;
 
 /// Version of what a metric means: goes up when one of them would come out otherwise.
 const VERSION: &str = "1";
@@ -54,6 +58,10 @@ pub struct RetrievalRequest {
     pub store: String,
     /// As it was named; absent where only words are searched.
     pub embedder: Option<String>,
+    /// What the model behind a name on a server made of a known text when the run was begun. No part of what identifies
+    /// the run: a server computes it a little otherwise each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
     pub threads: Option<usize>,
     pub offline: bool,
     /// Vectors of documents may come from the cache, and the time of the ingest then leaves them out.
@@ -184,9 +192,11 @@ impl<'a> Retrieval<'a> {
             rendered_at: None,
             tasks: vec![task.clone()],
         };
+        let of_vectors = tools.embedder.filter(|_| request.needs_vectors());
+        let probe = of_vectors.and_then(|embedder| embedder.identity().probe.clone());
         let new = NewRun {
             spec,
-            request: json!(request),
+            request: json!(RetrievalRequest { probe, ..request.clone() }),
             samples_total: collection.queries.len() as u64,
             fork: false,
         };
@@ -222,6 +232,30 @@ impl<'a> Retrieval<'a> {
         ActiveRun::start_phases(&NewRun { fork: again, ..self.new.clone() }, store, owner)
     }
 
+    /// Whether a run that was found is of the model that is behind the embedder's name today: vectors of another one have
+    /// nothing to do with those that it began with, and its figures are not those of today.
+    ///
+    /// # Errors
+    /// [`RunError::SpecChanged`] where the server has another model under that name.
+    pub fn check_model(&self, run: &StoredRun) -> Result<(), RunError> {
+        let Some(embedder) = self.tools.embedder.map(Embedder::identity) else { return Ok(()) };
+        // Of before this was recorded nothing is known.
+        let Some(then) = run.request.get("probe") else { return Ok(()) };
+        let then: Probe = serde_json::from_value(then.clone())
+            .map_err(|error| RunError::malformed(format!("request of run {}", run.id), error))?;
+        let changed = |now: &Probe| SpecDifference {
+            field: format!("model behind {}", embedder.name),
+            stored: "the one that it was begun with".to_owned(),
+            now: format!("another one: the same text has another vector (cosine {:.3})", now.cosine(&then)),
+        };
+        match &embedder.probe {
+            Some(now) if *now != then && !now.is_same_model(&then) => {
+                Err(RunError::SpecChanged { run: run.id.clone(), differences: vec![changed(now)] })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Documents to write and queries to ask.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -232,7 +266,8 @@ impl<'a> Retrieval<'a> {
     /// results. On any cancellation what was answered is kept and everything else ends.
     ///
     /// # Errors
-    /// A failure of the store of vectors, of the embedder or of the store of runs; a lost lease.
+    /// As [`Self::check_model`]; a failure of the store of vectors, of the embedder or of the store of runs; a lost
+    /// lease.
     pub async fn drive(
         &self,
         run: &ActiveRun,
@@ -240,6 +275,7 @@ impl<'a> Retrieval<'a> {
         cancel: &Cancel,
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<RunStatus, RunError> {
+        self.check_model(&store.run(&run.id)?)?;
         let results = |ingested| self.results(run, store, ingested);
         let status = run.carry_out(cancel, self.work(run, store, advance), results).await;
         let cleaned = self.evaluation(&run.id)?.clean_up().await;
@@ -330,12 +366,13 @@ impl<'a> Retrieval<'a> {
     /// The report of a finished run, from what is stored. `None` for one that is not finished.
     ///
     /// # Errors
-    /// A failure of the store, results that cannot be read.
+    /// As [`Self::check_model`]; a failure of the store, results that cannot be read.
     pub fn report(&self, store: &Store, id: &RunId) -> Result<Option<RetrievalReport>, RunError> {
         let run = store.run(id)?;
         let Some(kept) = run.results.as_ref().filter(|_| run.status == RunStatus::Completed) else {
             return Ok(None);
         };
+        self.check_model(&run)?;
         let ingested: Ingested = serde_json::from_value(kept[RetrievalRequest::PROCEDURE].clone())
             .map_err(|error| RunError::malformed(format!("results of run {id}"), error))?;
         let records = Steps::of(store, id).answered(&self.task)?;
@@ -405,19 +442,10 @@ fn task_spec(request: &RetrievalRequest, collection: &BeirCollection) -> TaskSpe
     let metrics = json!({
         "metrics": RetrievalMetrics::NAMES, "depth": RetrievalMetrics::DEPTH, "version": VERSION,
     });
-    let (definition, dataset) = (Digest::of_json(&metrics), collection.digest());
-    TaskSpec {
-        task: format!("retrieval/{name}{split}"),
-        version: VERSION.to_owned(),
-        protocol: Digest::of_json(&json!({ "definition": definition, "dataset": dataset })),
-        definition,
-        dataset,
-        shots: 0,
-        repeats: 1,
-        docs: [0, collection.queries.len() as u64],
-        generation: Value::Null,
-        variant: None,
-    }
+    let name = format!("retrieval/{name}{split}");
+    let queries = collection.queries.len() as u64;
+    let phase = phase_spec(&name, &metrics, &collection.digest(), (queries, 1), None);
+    TaskSpec { version: VERSION.to_owned(), ..phase }
 }
 
 /// The way of searching as what answers.
@@ -442,42 +470,4 @@ fn identity_of(request: &RetrievalRequest, tools: RetrievalTools<'_>) -> ModelId
         dtype: "none".to_owned(),
         device: request.store.clone(),
     }
-}
-
-/// A name that shows in tables: `local/bm25`, `local/dense:NAME`, `local/hybrid-rrf60:NAME`, with what differs from
-/// plain hybrid search: `-chunks200` for documents cut into chunks of 200 tokens, `-rerank20` for 20 hits judged again.
-#[must_use]
-pub fn way_of_searching(way: &SearchWay, embedder: Option<&str>) -> ModelRef {
-    let (options, plain) = (&way.options, SearchOptions::default());
-    let mut name = match options.mode {
-        SearchMode::Bm25 => "bm25".to_owned(),
-        SearchMode::Dense => "dense".to_owned(),
-        SearchMode::Hybrid => {
-            let fusion = match options.fusion {
-                Fusion::Rrf { k } => format!("rrf{k}"),
-                Fusion::MinMax => "min-max".to_owned(),
-                Fusion::Dbsf => "dbsf".to_owned(),
-            };
-            let weight =
-                (options.bm25_weight != plain.bm25_weight).then(|| format!("-words{}", options.bm25_weight));
-            let depth = (options.depth != plain.depth).then(|| format!("-depth{}", options.depth));
-            let feedback = options.feedback.map(|by| format!("-feedback{}x{}", by.hits, by.weight));
-            let more = [weight, depth, feedback].into_iter().flatten();
-            format!("hybrid-{fusion}{}", more.collect::<String>())
-        }
-    };
-    if let Some(chunking) = way.chunking {
-        let overlap = match chunking.overlap_tokens {
-            0 => String::new(),
-            tokens => format!("+{tokens}"),
-        };
-        name += &format!("-chunks{}{overlap}", chunking.max_tokens);
-    }
-    if let Some(depth) = way.rerank_depth {
-        name += &format!("-rerank{depth}");
-    }
-    if let Some(embedder) = embedder {
-        name += &format!(":{embedder}");
-    }
-    ModelRef { provider: Provider::Local, name, adapter: None }
 }

@@ -75,7 +75,7 @@ impl Hint for RunError {
             Self::Rag(error) => error.hint(),
             Self::SpecChanged { run, .. } => Some(format!(
                 "undo the change, or start a new run: `evalign resume {run} --fork`, or, for one of several steps, the \
-                 command that started it; the stored one stays as it is"
+                 command that started it (with `--again` where it takes that); the stored one stays as it is"
             )),
             Self::ScoredOtherwise { run, .. } => Some(format!(
                 "name the task files it was scored by with `--include-path DIR`, undo a change to them, or score \

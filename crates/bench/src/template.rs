@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_templates_end_soon() {
+    fn promise_27_hostile_templates_end_soon() {
         let start = std::time::Instant::now();
         for template in [
             "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",

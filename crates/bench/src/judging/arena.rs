@@ -50,6 +50,22 @@ impl ArenaRequest {
         self.run.drawn_at(0.0)
     }
 
+    /// # Errors
+    /// Fewer than two competitors, or one that is named twice.
+    pub fn check_competitors(competitors: &[ModelRef]) -> Result<(), BenchError> {
+        if competitors.len() < 2 {
+            return Err(BenchError::request("an arena needs two competitors", "name two models or more"));
+        }
+        let mut named = competitors.iter().enumerate();
+        match named.find(|(at, model)| competitors[..*at].contains(model)) {
+            Some((_, twice)) => Err(BenchError::request(
+                format!("the model `{twice}` is named twice: its answers would be compared with themselves"),
+                "name each model once",
+            )),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn names(&self) -> Vec<String> {
         self.competitors.iter().map(ToString::to_string).collect()
     }
@@ -105,15 +121,17 @@ impl<'a> Arena<'a> {
     /// who judge ([`super::Votes`]).
     ///
     /// # Errors
-    /// Fewer than two competitors, prompts that cannot be read or do not fit the rubric.
+    /// As [`ArenaRequest::check_competitors`], prompts that cannot be read or do not fit the rubric.
     pub fn new(
         mut request: ArenaRequest,
         models: &[&dyn Model],
         judges: &'a [Judge],
     ) -> Result<Self, RunError> {
-        let wrong = |message: &str, hint: &str| Err(BenchError::request(message, hint).into());
-        if models.len() < 2 || models.len() != request.competitors.len() {
-            return wrong("an arena needs two competitors", "name two models or more");
+        ArenaRequest::check_competitors(&request.competitors)?;
+        if models.len() != request.competitors.len() {
+            return Err(
+                BenchError::request("an arena needs the model of each competitor", "name them all").into()
+            );
         }
         request.weights = models.iter().map(|model| model.identity().weights.clone()).collect();
         let chat = request.run.chat_template.unwrap_or(models.iter().all(|model| model.capabilities().chat));

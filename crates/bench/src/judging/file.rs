@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use evalign_core::{ModelRef, Outcome, Output, Response, RunId, RunStatus, SampleKey, Score};
+use evalign_core::{Hint as _, ModelRef, Outcome, Output, Response, RunId, RunStatus, SampleKey, Score};
 use evalign_judge::{Aggregation, Comparison, Judge, Judged, Order, Preference, Unscored};
 use evalign_model::ModelError;
 use evalign_store::{NewRun, Store};
@@ -116,8 +116,15 @@ impl<'a> FileJudging<'a> {
             fork: false,
         };
         let judging = Self { judges, rows, repeats, new };
-        // A rubric that needs what the material does not have fails on the first row without it, before anything is asked.
-        judging.questions((0, first), 1).try_for_each(|question| question.map(drop))?;
+        // A rubric that needs what the material does not have fails on the first row without it, before anything is asked;
+        // a template that cannot be rendered on the first row. To make all questions would take far longer.
+        for row in &judging.rows {
+            first.check(&row.material()).map_err(|error| BenchError::Request {
+                message: format!("{}: {error}", row.source),
+                hint: error.hint(),
+            })?;
+        }
+        judging.questions((0, first), 1).next().transpose()?;
         Ok(judging)
     }
 

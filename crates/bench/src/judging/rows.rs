@@ -5,7 +5,7 @@ use evalign_data::{DataError, Limits, Row, numbered_rows};
 use evalign_judge::{Material, as_text};
 use evalign_store::{SampleFilter, Store};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{BenchError, RunError};
 
@@ -225,7 +225,8 @@ fn read_label(name: &str, value: &Value, answers: &Answers) -> Result<Label, Fau
 
 /// SHA-256 of what the rows say. Labels are left out: they change no verdict.
 pub(super) fn digest(rows: &[JudgedRow]) -> Digest {
-    let rows: Vec<Value> =
-        rows.iter().map(|row| json!([row.prompt, row.answers, row.reference, row.context])).collect();
-    Digest::of_json(&json!(rows))
+    let said: Vec<_> =
+        rows.iter().map(|row| (&row.prompt, &row.answers, &row.reference, &row.context)).collect();
+    // Lists and objects of one field: their JSON is canonical as it comes.
+    Digest::of_canonical(&said)
 }

@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use evalign_core::Digest;
 use evalign_judge::{Aggregation, ArenaReport};
 use serde_json::json;
 
 use super::arena::{ArenaOutcome, ArenaRequest};
 use super::ratings::aggregation;
-use super::rows::{Answers, Label, read_rows};
+use super::rows::{Answers, Label, digest, read_rows};
 use super::task::identity;
 use super::votes::pair_number;
 use crate::RunRequest;
@@ -60,6 +61,20 @@ fn rows_that_say_nothing_are_refused_with_line_and_field() {
         assert!(said.iter().all(|part| error.contains(part)), "{error}");
     }
     assert!(rows("").is_err());
+}
+
+/// Runs are found again by it.
+#[test]
+fn the_digest_of_rows_is_that_of_their_canonical_json() {
+    let read = rows(
+        "{\"prompt\": \"Q \\u001f \\\"ü\\\"\", \"answer\": \"x\", \"reference\": \"r\"}\n{\"prompt\": \"\", \"answer\": \"y\", \"label\": 1}\n",
+    )
+    .unwrap();
+    let said: Vec<_> =
+        read.iter().map(|row| json!([row.prompt, row.answers, row.reference, row.context])).collect();
+    assert_eq!(digest(&read), Digest::of_json(&json!(said)));
+    let pairs = rows("{\"prompt\": \"Q\", \"a\": \"x\", \"b\": \"y\", \"context\": \"c\"}\n").unwrap();
+    assert_eq!(digest(&pairs), Digest::of_json(&json!([["Q", {"two": ["x", "y"]}, null, "c"]])));
 }
 
 /// Runs are found again, resumed and compared by it.

@@ -205,14 +205,27 @@ fn line(
     format!("<tr role=\"row\">{cells}</tr>\n")
 }
 
+/// A path on somebody's machine says little: its last part is the name, of a model and of its adapter.
+fn readable_name(reference: &str) -> String {
+    let last = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let (model, adapter) = match reference.split_once("+adapter=") {
+        Some((model, adapter)) => (model, Some(adapter)),
+        None => (reference, None),
+    };
+    let model = match model.strip_prefix("local/") {
+        Some(path) if path.starts_with('/') => last(path),
+        _ => model.to_owned(),
+    };
+    match adapter {
+        Some(adapter) => format!("{model}+adapter={}", last(adapter)),
+        None => model,
+    }
+}
+
 /// The name people know it by, then what tells it from others of that name.
 fn model(block: &BoardBlock, row: &BoardRow, scale: Option<&Scale>, link: RunLink<'_>) -> String {
     let reference = &row.model.reference;
-    // A path on somebody's machine says little; its last part is the name.
-    let name = match reference.strip_prefix("local/") {
-        Some(path) if path.starts_with('/') => path.rsplit('/').next().unwrap_or(path),
-        _ => reference,
-    };
+    let name = readable_name(reference);
     let mut about = format!("{} · {} · {}", row.model.dtype, row.model.device, row.model.digest.short());
     if let Some(data) = &row.model.trained_on {
         about += &format!(" · adapter trained on {}", data.short());
@@ -226,7 +239,7 @@ fn model(block: &BoardBlock, row: &BoardRow, scale: Option<&Scale>, link: RunLin
     }
     let run = row.run_id.as_str();
     let title = format!("{reference}, {run}, task {} {}", block.task, block.version);
-    let (title, name) = (escape(&title), escape(name));
+    let (title, name) = (escape(&title), escape(&name));
     let named = match link(&row.run_id) {
         Some(address) => format!("<a href=\"{}\" title=\"{title}\">{name}</a>", escape(&address)),
         None => format!("<span title=\"{title}\">{name}</span>"),
@@ -304,6 +317,18 @@ mod tests {
             "&lt;img src=x onerror=&#39;a(&quot;b&quot;)&#39;&gt;&amp;"
         );
         assert_eq!(anchor("a\" onclick=\"x"), "task-a--onclick--x");
+    }
+
+    #[test]
+    fn models_are_known_by_the_last_parts_of_their_places() {
+        for (reference, name) in [
+            ("local//home/x/small.gguf+adapter=/home/x/training/run_1", "small.gguf+adapter=run_1"),
+            ("local//home/x/small.gguf", "small.gguf"),
+            ("local/org/repo+adapter=tuned", "local/org/repo+adapter=tuned"),
+            ("openai/gpt-x", "openai/gpt-x"),
+        ] {
+            assert_eq!(readable_name(reference), name);
+        }
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub fn load_prompts(path: &Path, limit: Option<Limit>, chat: bool) -> Result<Vec
 /// SHA-256 of what prompts say, in order.
 pub(crate) fn digest_of_prompts(prompts: &[LoadedPrompt]) -> Digest {
     let rows: Vec<Value> = prompts.iter().map(|p| json!([p.prompt, p.reference])).collect();
-    Digest::of_json(&json!(rows))
+    Digest::of_json(&Value::Array(rows))
 }
 
 #[cfg(test)]
