@@ -35,7 +35,7 @@ pub(crate) use rag::{
 pub(crate) use retrieval::{
     RagDiffArgs, RagEvalArgs, RagGcArgs, RagListArgs, RagSearchArgs, RagTuneArgs, ServeQdrantArgs,
 };
-pub(crate) use serve::{KeyCreateArgs, KeysCommand, ServeArgs, ServeSettingsArgs};
+pub(crate) use serve::{KeyCreateArgs, KeyQuotaArgs, KeysCommand, ServeArgs, ServeSettingsArgs};
 pub(crate) use train::{MergeArgs, ScoreArgs, TrainArgs, TrainCommand, VerifyCaseArgs};
 pub(crate) use values::{Concurrency, Extent, Tolerance, parse_dtype};
 use values::{parse_concurrency, parse_outcome, parse_tolerance, positive};

@@ -21,6 +21,9 @@ use crate::output::{Failure, Output, print_error};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit status of what was interrupted: 128 and the number of SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
+
 /// How a command that ran to its end came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
     match done {
         Ok(Verdict::Good) | Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::from(1),
-        Ok(Verdict::Interrupted) => ExitCode::from(130),
+        Ok(Verdict::Interrupted) => ExitCode::from(INTERRUPTED),
         Err(Failure::Error { error, hint }) => {
             print_error(output, &error, hint.as_deref());
             ExitCode::from(2)

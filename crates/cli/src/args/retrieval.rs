@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use evalign_core::ModelRef;
-use evalign_rag::{Expansion, Feedback, Fusion, SearchMode, SearchOptions};
+use evalign_rag::{Expansion, NamedFusion, NamedWay, SearchChoices, SearchOptions};
 
 use super::{EmbedderArgs, RagStoreArgs, ServerArgs, StoreKind};
 use crate::output::Failure;
@@ -51,51 +51,20 @@ impl SearchArgs {
     /// # Errors
     /// Options that change nothing in the mode that is asked for.
     pub(crate) fn options(&self, expanded: bool) -> Result<SearchOptions, Failure> {
-        let (mode, start) = match self.mode {
-            Mode::Bm25 => (SearchMode::Bm25, SearchOptions::default()),
-            Mode::Dense => (SearchMode::Dense, SearchOptions::default()),
-            Mode::Hybrid => (SearchMode::Hybrid, SearchOptions::default()),
-            Mode::Feedback => (SearchMode::Hybrid, SearchOptions::recommended()),
-        };
-        let fusion = match self.fusion {
-            Some(FusionKind::Rrf) => Fusion::default(),
-            Some(FusionKind::MinMax) => Fusion::MinMax,
-            Some(FusionKind::Dbsf) => Fusion::Dbsf,
-            None => start.fusion,
-        };
-        self.check(fusion, expanded)?;
-        Ok(SearchOptions {
-            mode,
-            fusion: self.rrf_k.map_or(fusion, |k| Fusion::Rrf { k }),
-            bm25_weight: self.bm25_weight.unwrap_or(start.bm25_weight),
-            depth: self.depth,
+        let choices = SearchChoices {
+            way: self.mode.way(),
+            fusion: self.fusion.map(FusionKind::fusion),
+            rrf_k: self.rrf_k,
+            bm25_weight: self.bm25_weight,
+            depth: Some(self.depth),
             exact: self.exact,
-            feedback: start.feedback.map(|feedback| Feedback {
-                hits: self.feedback_hits.unwrap_or(feedback.hits),
-                weight: self.feedback_weight.unwrap_or(feedback.weight),
-            }),
-            ..start
+            feedback_hits: self.feedback_hits,
+            feedback_weight: self.feedback_weight,
+        };
+        choices.options(expanded).map_err(|error| {
+            let message = format!("`--{}` {error}", error.option.replace('_', "-"));
+            Failure::new(message, format!("leave it out, or search with {}", error.needed))
         })
-    }
-
-    /// What is asked for and changes nothing is a mistake.
-    fn check(&self, fusion: Fusion, expanded: bool) -> Result<(), Failure> {
-        let both_legs = matches!(self.mode, Mode::Hybrid | Mode::Feedback);
-        let by_ranks = matches!(fusion, Fusion::Rrf { .. }) && (both_legs || expanded);
-        let is_feedback = self.mode == Mode::Feedback;
-        for (flag, is_given, counts, needed) in [
-            ("--fusion", self.fusion.is_some(), both_legs || expanded, "`--mode hybrid` or `feedback`"),
-            ("--rrf-k", self.rrf_k.is_some(), by_ranks, "`--mode hybrid`, or `--fusion rrf`"),
-            ("--bm25-weight", self.bm25_weight.is_some(), both_legs, "`--mode hybrid` or `feedback`"),
-            ("--feedback-hits", self.feedback_hits.is_some(), is_feedback, "`--mode feedback`"),
-            ("--feedback-weight", self.feedback_weight.is_some(), is_feedback, "`--mode feedback`"),
-        ] {
-            if is_given && !counts {
-                let message = format!("`{flag}` changes nothing in this way of searching");
-                return Err(Failure::new(message, format!("leave it out, or search with {needed}")));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -130,6 +99,17 @@ pub(crate) enum Mode {
     Feedback,
 }
 
+impl Mode {
+    fn way(self) -> NamedWay {
+        match self {
+            Self::Bm25 => NamedWay::Bm25,
+            Self::Dense => NamedWay::Dense,
+            Self::Hybrid => NamedWay::Hybrid,
+            Self::Feedback => NamedWay::Feedback,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FusionKind {
     /// Reciprocal ranks.
@@ -138,6 +118,16 @@ pub(crate) enum FusionKind {
     MinMax,
     /// Scores, scaled by mean and deviation of each list.
     Dbsf,
+}
+
+impl FusionKind {
+    fn fusion(self) -> NamedFusion {
+        match self {
+            Self::Rrf => NamedFusion::Rrf,
+            Self::MinMax => NamedFusion::MinMax,
+            Self::Dbsf => NamedFusion::Dbsf,
+        }
+    }
 }
 
 /// A second look at the first hits.
@@ -212,14 +202,11 @@ pub(crate) enum ExpansionKind {
     Hyde,
 }
 
-/// Queries that a model adds to the one that was typed.
-const EXPANSIONS: usize = 3;
-
 impl ExpansionKind {
     pub(crate) fn expansion(self) -> Expansion {
         match self {
-            Self::MultiQuery => Expansion::MultiQuery(EXPANSIONS),
-            Self::Decompose => Expansion::Decompose(EXPANSIONS),
+            Self::MultiQuery => Expansion::MultiQuery(Expansion::QUERIES),
+            Self::Decompose => Expansion::Decompose(Expansion::QUERIES),
             Self::Hyde => Expansion::Hyde,
         }
     }
@@ -319,6 +306,10 @@ pub(crate) struct RagEvalArgs {
 
     #[command(flatten)]
     pub(crate) rerank: RerankArgs,
+
+    /// Measure anew, even where the same was begun before and is not finished.
+    #[arg(long)]
+    pub(crate) again: bool,
 
     /// Print one JSON document, with the metrics of each query.
     #[arg(long)]

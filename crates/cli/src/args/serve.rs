@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use evalign_core::{ModelRef, Tenant};
 use evalign_store::KeyScope;
 
@@ -67,6 +67,8 @@ pub(crate) enum KeysCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Change how much a key may use. What is not named stays as it is.
+    SetQuota(KeyQuotaArgs),
     /// Make a key useless, with the browsers that are logged in with it.
     Revoke {
         /// Id of the key, as `evalign keys list` shows it.
@@ -77,6 +79,38 @@ pub(crate) enum KeysCommand {
         /// Id of the key.
         id: String,
     },
+}
+
+/// How much of something; none: any amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quota<T>(pub(crate) Option<T>);
+
+fn parse_quota<T: TryFrom<u64>>(text: &str) -> Result<Quota<T>, String> {
+    if text == "none" {
+        return Ok(Quota(None));
+    }
+    let number = text.parse().ok().filter(|number| *number > 0).and_then(|number| T::try_from(number).ok());
+    number.map(|number| Quota(Some(number))).ok_or_else(|| "give a number from 1, or `none`".to_owned())
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("quotas").required(true).multiple(true)
+    .args(["requests_per_day", "tokens_per_day", "max_active_runs"])))]
+pub(crate) struct KeyQuotaArgs {
+    /// Id of the key, as `evalign keys list` shows it.
+    pub(crate) id: String,
+
+    /// Requests it may make in a day (UTC); `none`: any number.
+    #[arg(long, value_name = "N", value_parser = parse_quota::<u64>)]
+    pub(crate) requests_per_day: Option<Quota<u64>>,
+
+    /// Tokens that models may read and write for it in a day (UTC); `none`: any number.
+    #[arg(long, value_name = "N", value_parser = parse_quota::<u64>)]
+    pub(crate) tokens_per_day: Option<Quota<u64>>,
+
+    /// Runs it may have queued and being worked on at once; `none`: any number.
+    #[arg(long, value_name = "N", value_parser = parse_quota::<u32>)]
+    pub(crate) max_active_runs: Option<Quota<u32>>,
 }
 
 #[derive(Debug, Args)]

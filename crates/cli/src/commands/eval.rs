@@ -4,7 +4,7 @@ use crate::Verdict;
 use crate::args::EvalArgs;
 use crate::commands::context::{load_model, load_options, open_store, roots};
 use crate::commands::dry_run;
-use crate::commands::procedure::{judged, needs};
+use crate::commands::procedure::judged;
 use crate::commands::request::request_of;
 use crate::commands::session::{Session, Start};
 use crate::commands::spending::Spending;
@@ -18,7 +18,7 @@ pub(super) fn eval(args: &EvalArgs, output: Output) -> Result<Verdict, Failure> 
     let draft = draft(&request, &catalog, &roots(&request)?)?;
     let store = open_store()?;
     let mut options = load_options(&request)?;
-    options.openai.needs = needs(&draft, &request)?;
+    options.openai.needs = draft.all_needs()?;
     options.budget.clone_from(&spending.budget);
     let model = load_model(&request.model, &options, output)?;
     let plan = judged(draft, &request, (&model, &options), &store, output)?.bind(&*model)?;

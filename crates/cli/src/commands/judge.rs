@@ -84,6 +84,7 @@ fn compare(args: &JudgeCompareArgs, output: Output) -> Result<Verdict, Failure> 
 pub(super) fn run_arena(request: ArenaRequest, as_json: bool, output: Output) -> Result<Verdict, Failure> {
     let asked = Asked::read(&request.asked)?;
     // Whatever can fail without weights fails before they are loaded.
+    ArenaRequest::check_competitors(&request.competitors)?;
     let verdicts = asked.verdicts(&request.run.include_path)?;
     let store = open_store()?;
     let competitors = request.competitors.iter().map(|model| (model, request.generation()));

@@ -6,7 +6,7 @@ use evalign_store::{AuditEntry, KeyLimits, KeyUse, Store, StoredKey};
 use serde_json::json;
 
 use crate::Verdict;
-use crate::args::{KeyCreateArgs, KeysCommand};
+use crate::args::{KeyCreateArgs, KeyQuotaArgs, KeysCommand};
 use crate::commands::context::{open_store, open_store_to_read};
 use crate::output::{Failure, Output, Table};
 
@@ -14,6 +14,7 @@ pub(super) fn keys(command: KeysCommand, output: Output) -> Result<Verdict, Fail
     match command {
         KeysCommand::Create(args) => create(&args, output),
         KeysCommand::List { json } => list(json, output),
+        KeysCommand::SetQuota(args) => set_quota(&args, output),
         KeysCommand::Revoke { id } => revoke(&id, output),
         KeysCommand::Login { id } => {
             let store = open_store()?;
@@ -155,15 +156,33 @@ fn list(as_json: bool, output: Output) -> Result<Verdict, Failure> {
     Ok(Verdict::Good)
 }
 
+fn unknown(id: &str) -> Failure {
+    Failure::new(format!("no key `{id}`"), "`evalign keys list` shows the ids")
+}
+
 fn known(store: &Store, id: &str) -> Result<(), Failure> {
-    let unknown = || Failure::new(format!("no key `{id}`"), "`evalign keys list` shows the ids");
-    store.key(id)?.filter(|key| key.is_good(now_ms())).map(drop).ok_or_else(unknown)
+    store.key(id)?.filter(|key| key.is_good(now_ms())).map(drop).ok_or_else(|| unknown(id))
+}
+
+fn set_quota(args: &KeyQuotaArgs, output: Output) -> Result<Verdict, Failure> {
+    let store = open_store()?;
+    let key = store.key(&args.id)?.ok_or_else(|| unknown(&args.id))?;
+    let KeyLimits { requests_per_day, tokens_per_day, max_active_runs } = key.limits;
+    let limits = KeyLimits {
+        requests_per_day: args.requests_per_day.map_or(requests_per_day, |quota| quota.0),
+        tokens_per_day: args.tokens_per_day.map_or(tokens_per_day, |quota| quota.0),
+        max_active_runs: args.max_active_runs.map_or(max_active_runs, |quota| quota.0),
+    };
+    store.limit_key(&key.id, limits)?;
+    note(&store, "keys set-quota", &key.id, key.tenant.as_str());
+    output.note(&format!("what {} may use is changed; a server that runs knows it within a second", key.id));
+    Ok(Verdict::Good)
 }
 
 fn revoke(id: &str, output: Output) -> Result<Verdict, Failure> {
     let store = open_store()?;
     if !store.revoke_key(id)? {
-        return Err(Failure::new(format!("no key `{id}`"), "`evalign keys list` shows the ids"));
+        return Err(unknown(id));
     }
     let tenant = store.key(id)?.map(|key| key.tenant).unwrap_or_default();
     note(&store, "keys revoke", id, tenant.as_str());

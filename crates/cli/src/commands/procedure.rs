@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 
 use evalign_bench::{Cancel, Cast, Draft, Progress, RunError, RunRequest};
 use evalign_core::{GenerateParams, ModelRef, Provider, RunId, RunStatus};
-use evalign_model::{LoadOptions, Model, Needs, OverlongPrompt};
+use evalign_model::{LoadOptions, Model};
 use evalign_store::Store;
 
 use crate::Verdict;
 use crate::args::AnswerArgs;
-use crate::commands::context::{absolute, cached, load_model};
+use crate::commands::context::{absolute, load_model};
 use crate::commands::progress::RunBar;
 use crate::output::{Failure, Output};
+
+/// A terminal may deliver one key press to the whole process group and a wrapper repeat it: within this time it is one.
+pub(super) const ONE_PRESS: Duration = Duration::from_millis(200);
 
 /// Does the work on an async runtime while watching for Ctrl-C.
 pub(super) fn on_runtime<T>(
@@ -43,8 +46,7 @@ pub(super) async fn watch_interrupts(cancel: Cancel, output: Output) {
         if interrupted().await.is_err() {
             return;
         }
-        // A terminal may deliver one key press to the whole process group and a wrapper repeat it.
-        if last.is_some_and(|at| at.elapsed() < Duration::from_millis(200)) {
+        if last.is_some_and(|at| at.elapsed() < ONE_PRESS) {
             continue;
         }
         last = Some(Instant::now());
@@ -119,70 +121,21 @@ pub(super) fn located(model: &ModelRef) -> ModelRef {
     model
 }
 
-/// In which ways the model of a draft will be asked, also where it judges itself.
-pub(super) fn needs(draft: &Draft, request: &RunRequest) -> Result<Needs, Failure> {
-    let mut needs = draft.needs();
-    if request.judges().any(|judge| *judge == request.model) {
-        needs.chat = true;
-        needs.generate.extend(draft.verdicts()?);
-    }
-    Ok(needs)
-}
-
 /// The draft with the judges that the request names, where it names any. `model` is loaded already, in case it judges
 /// itself.
 pub(super) fn judged(
     draft: Draft,
     request: &RunRequest,
-    (model, options): (&Arc<dyn Model>, &LoadOptions),
+    loaded: (&Arc<dyn Model>, &LoadOptions),
     store: &Store,
     output: Output,
 ) -> Result<Draft, Failure> {
-    if request.judges().next().is_none() {
-        return Ok(draft);
-    }
-    let unwanted = || {
-        Failure::new(
-            "no task of the run asks for a judge",
-            "leave out `--judge`, name a reward model, or have the answers judged afterwards: `evalign judge score RUN`",
-        )
-    };
-    // Only what is computed here can be a reward model, which every task of texts takes.
-    if !draft.wants_judge() && request.judges().any(|judge| judge.provider != Provider::Local) {
-        return Err(unwanted());
-    }
-    let load = |judge: &ModelRef| -> Result<Arc<dyn Model>, Failure> {
-        if *judge == request.model {
-            return Ok(model.clone());
-        }
-        let mut options = options.clone();
-        let price = request.price_of(judge)?;
-        if let (Some(path), None) = (&request.prices, price) {
+    draft.with_judges(loaded, store, |judge, options| {
+        if let (Some(path), None) = (&request.prices, request.price_of(judge)?) {
             output.note(&format!("note: cost unknown: {} has no price for `{}`", path.display(), judge.name));
         }
-        if let (Some(budget), Provider::Openai) = (&options.budget, judge.provider) {
-            options.budget = Some(Arc::new(budget.beside(price, &judge.name)?));
-        }
-        // A rubric that lost its beginning is no rubric, whatever the task's own model does with long prompts.
-        options.overlong = OverlongPrompt::Refuse;
-        let generate = draft.verdicts()?;
-        options.openai.needs = Needs { chat: true, completion: false, log_likelihood: false, generate };
-        load_model(judge, &options, output)
-    };
-    let loaded = request.judges().map(load).collect::<Result<Vec<_>, _>>()?;
-    match loaded.as_slice() {
-        [only] if only.reward_model().is_some() => return Ok(draft.rewarded_by(only)?),
-        _ if loaded.iter().any(|model| model.reward_model().is_some()) => {
-            return Err(Failure::new(
-                "a reward model gives no verdicts and cannot be one of several judges",
-                "name it alone, or leave it out",
-            ));
-        }
-        _ if !draft.wants_judge() => return Err(unwanted()),
-        _ => {}
-    }
-    let remember = |model| -> Arc<dyn Model> { Arc::new(cached(model, store)) };
-    Ok(draft.judged_by(&loaded.into_iter().map(remember).collect::<Vec<_>>())?)
+        load_model(judge, options, output)
+    })
 }
 
 /// The models of a run of several steps, loaded as those of one step are.

@@ -21,7 +21,7 @@ pub(super) fn evaluate_stored(
     json: bool,
     output: Output,
 ) -> Result<Verdict, Failure> {
-    runtime()?.block_on(evaluate::run_request(request, false, json, output))
+    runtime()?.block_on(evaluate::run_request(request, evaluate::Anew::Never, json, output))
 }
 
 /// Goes on with an evaluation of answers.

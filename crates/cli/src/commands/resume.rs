@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::Verdict;
 use crate::args::ResumeArgs;
 use crate::commands::context::{find, load_model, load_options, owner, roots};
-use crate::commands::procedure::{judged, needs};
+use crate::commands::procedure::judged;
 use crate::commands::request::set_budget;
 use crate::commands::session::{Session, Start};
 use crate::commands::spending::Spending;
@@ -49,7 +49,7 @@ pub(super) fn resume(args: &ResumeArgs, output: Output) -> Result<Verdict, Failu
     let catalog = Catalog::load(&request.include_path)?;
     let draft = draft(&request, &catalog, &roots(&request)?)?;
     let mut options = load_options(&request)?;
-    options.openai.needs = needs(&draft, &request)?;
+    options.openai.needs = draft.all_needs()?;
     options.budget.clone_from(&spending.budget);
     if !args.fork {
         // Prompts that name the day go on naming the one the run was started on.

@@ -1,5 +1,4 @@
-use evalign_core::RunStatus;
-use evalign_store::{Store, StoredRun};
+use evalign_store::{INTERRUPTED, StoredRun};
 use serde_json::json;
 
 use crate::Verdict;
@@ -10,7 +9,7 @@ use crate::output::{Failure, Output, Table};
 pub(super) fn runs(args: &RunsArgs, output: Output) -> Result<Verdict, Failure> {
     let store = open_store_to_read()?;
     let runs = store.runs(args.limit)?;
-    let statuses = runs.iter().map(|run| status(&store, run)).collect::<Result<Vec<_>, _>>()?;
+    let statuses = runs.iter().map(|run| store.status_name(run)).collect::<Result<Vec<_>, _>>()?;
     if args.json {
         let list: Vec<_> = runs
             .iter()
@@ -44,14 +43,6 @@ pub(super) fn runs(args: &RunsArgs, output: Output) -> Result<Verdict, Failure> 
         output.note("hint: `evalign resume RUN` goes on with a run that was interrupted");
     }
     Ok(Verdict::Good)
-}
-
-/// A run that was going on when its process ended.
-const INTERRUPTED: &str = "interrupted";
-
-fn status(store: &Store, run: &StoredRun) -> Result<&'static str, Failure> {
-    let is_over = run.status != RunStatus::Running;
-    Ok(if is_over || store.is_leased(&run.id)? { run.status.name() } else { INTERRUPTED })
 }
 
 /// The names that were typed.

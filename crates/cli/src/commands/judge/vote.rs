@@ -11,7 +11,7 @@ use crate::output::{Failure, Output};
 pub(super) fn vote(args: &JudgeVoteArgs, output: Output) -> Result<Verdict, Failure> {
     let (store, mut id, _) = find(&args.run)?;
     if args.run == "last"
-        && let Some(arena) = store.runs_asked_for("procedure", ArenaRequest::PROCEDURE)?.first()
+        && let Some(arena) = store.runs_of_procedure(ArenaRequest::PROCEDURE, None, 1, None)?.first()
     {
         id = arena.id.clone();
     }

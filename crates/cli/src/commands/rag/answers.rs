@@ -54,7 +54,7 @@ pub(super) async fn run_request(
     let kind =
         if request.store == store_name(Some(StoreKind::Edge)) { StoreKind::Edge } else { StoreKind::Qdrant };
     let vectors = vector_store(Some(kind)).await?;
-    check_index(&state, vectors.as_ref(), (&request.index, &request.tenant)).await?;
+    check_index(&state, vectors.as_ref(), (&request.index, &request.tenant), output).await?;
     let args = EmbedderArgs { embedder: None, threads: request.threads, offline: request.offline };
     let base_url = request.run.base_url.clone();
     let embedder = embedder(&args, &request.index, base_url.clone(), &state, output).await?;

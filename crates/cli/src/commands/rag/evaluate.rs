@@ -5,7 +5,7 @@ use evalign_bench::{
     Cancel, RerankRequest, Retrieval, RetrievalReport, RetrievalRequest, RetrievalTools, RunRequest,
     retrieval_difference, retrieval_metrics, way_of_searching,
 };
-use evalign_core::{Digest, ModelRef};
+use evalign_core::{Digest, ModelRef, RunStatus};
 use evalign_model::{LoadOptions, Model};
 use evalign_rag::{
     BeirCollection, BeirReport, EdgeStore, Embedder, MetricDifference, PerQuery, Reranker, RetrievalMetrics,
@@ -41,6 +41,7 @@ pub(super) async fn eval(args: &RagEvalArgs, output: Output) -> Result<Verdict, 
         split: place.split.clone(),
         store: store_name(args.store).to_owned(),
         embedder,
+        probe: None,
         threads: args.embedder.threads,
         offline: args.embedder.offline,
         reuse_vectors: args.reuse_vectors,
@@ -48,14 +49,24 @@ pub(super) async fn eval(args: &RagEvalArgs, output: Output) -> Result<Verdict, 
         chunking,
         rerank,
     };
-    run_request(&request, true, args.json, output).await
+    let anew = if args.again { Anew::Always } else { Anew::Finished };
+    run_request(&request, anew, args.json, output).await
 }
 
-/// Evaluates what is not evaluated yet, also of a run that was stored. `anew`: what was measured before is
-/// measured again, as a run of its own.
+/// What is measured as a run of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::commands) enum Anew {
+    /// Nothing: a run goes on, and of one that is finished the report is given.
+    Never,
+    /// What was measured before to its end.
+    Finished,
+    Always,
+}
+
+/// Evaluates what is not evaluated yet, also of a run that was stored.
 pub(in crate::commands) async fn run_request(
     request: &RetrievalRequest,
-    anew: bool,
+    anew: Anew,
     json: bool,
     output: Output,
 ) -> Result<Verdict, Failure> {
@@ -72,13 +83,12 @@ pub(in crate::commands) async fn run_request(
         reranker: reranker.as_ref(),
     };
     let retrieval = Retrieval::new(request, &collection, tools);
-    let mut run = retrieval.start(&store, &owner("rag eval"), false)?;
-    let mut stored = retrieval.report(&store, &run.id)?;
-    if anew && stored.take().is_some() {
+    let mut run = retrieval.start(&store, &owner("rag eval"), anew == Anew::Always)?;
+    if anew == Anew::Finished && store.run(&run.id)?.status == RunStatus::Completed {
         run.release()?;
         run = retrieval.start(&store, &owner("rag eval"), true)?;
     }
-    let report = match stored {
+    let report = match retrieval.report(&store, &run.id)? {
         Some(report) => report,
         None => {
             let cancel = Cancel::default();

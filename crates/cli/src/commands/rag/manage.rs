@@ -12,6 +12,7 @@ use super::open::{variable, vector_store, vectors_directory};
 use crate::Verdict;
 use crate::args::{RagGcArgs, RagListArgs, ServeQdrantArgs};
 use crate::commands::context::{open_store, owner};
+use crate::commands::procedure::interrupted;
 use crate::output::{Failure, Output, Table};
 
 #[derive(Serialize)]
@@ -95,10 +96,10 @@ pub(super) async fn gc(args: &RagGcArgs, output: Output) -> Result<Verdict, Fail
     if !args.dry_run {
         for name in &dropped {
             // The record goes first: without it the index is not there, whatever is left of its vectors.
-            state.drop_index(name)?;
+            texts += state.drop_index(name)?;
             failed.extend(vectors.drop_collection(name).await.err().map(|error| (name.clone(), error)));
         }
-        texts = state.drop_unused_texts()?;
+        texts += state.drop_unused_texts()?;
         for index in
             state.indexes()?.iter().filter(|index| there.contains(*index) && !dropped.contains(*index))
         {
@@ -164,7 +165,7 @@ pub(super) async fn serve(args: &ServeQdrantArgs, output: Output) -> Result<Verd
     let bound = |address| output.note(&format!("listening at http://{address} (gRPC); Ctrl-C ends it"));
     let stop = async {
         // Without a handler for the signal the process ends at it anyway.
-        let _ = tokio::signal::ctrl_c().await;
+        let _ = interrupted().await;
     };
     QdrantServer::new(store).serve(args.listen, key, bound, stop).await?;
     Ok(Verdict::Good)

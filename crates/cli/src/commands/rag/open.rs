@@ -39,17 +39,26 @@ pub(super) async fn vector_store(kind: Option<StoreKind>) -> Result<Arc<dyn Vect
     Ok(open_vector_store(&vectors_directory()?, server).await?)
 }
 
-/// Says so before anything is loaded for an index that is not there, or that is recorded here and lies in another store.
+/// Says so before anything is loaded for an index that is not there, or that is recorded here and lies in another
+/// store; and notes a tenant that has nothing where others have.
 pub(super) async fn check_index(
     state: &Store,
     vectors: &dyn VectorStore,
     (index, tenant): (&str, &str),
+    output: Output,
 ) -> Result<(), Failure> {
     if state.index_settings(index)?.is_none() {
         let hint = format!(
             "`evalign rag index DIR --index {index}` makes it; `evalign rag list` shows what there is"
         );
         return Err(Failure::new(format!("index `{index}`: there is no such index"), hint));
+    }
+    let tenants = state.index_tenants(index)?;
+    if !tenants.is_empty() && !tenants.iter().any(|known| known == tenant) {
+        let tenants = tenants.join(", ");
+        output.note(&format!(
+            "note: tenant `{tenant}` has no documents in `{index}`; tenants with some: {tenants}"
+        ));
     }
     if !vectors.collections().await?.iter().any(|name| name == index) {
         check_presence(state, vectors, (index, tenant)).await?;

@@ -4,7 +4,7 @@ use evalign_rag::answer::{Answer, AnswerOptions, Answerer, Claim};
 use evalign_rag::{Chunk, Citation, QueryPlan, SearchOptions};
 
 use super::open::{check_index, embedder, openai_options, reranker, vector_store};
-use super::search::hit_text;
+use super::search::show;
 use crate::Verdict;
 use crate::args::RagQueryArgs;
 use crate::commands::context::{load_model, open_store};
@@ -18,7 +18,7 @@ pub(super) async fn query(args: &RagQueryArgs, output: Output) -> Result<Verdict
         QueryPlan::of(&args.question).check(search.mode)?;
     }
     let vectors = vector_store(args.place.store).await?;
-    check_index(&state, vectors.as_ref(), (&args.place.index, &args.place.tenant)).await?;
+    check_index(&state, vectors.as_ref(), (&args.place.index, &args.place.tenant), output).await?;
     let embedder = embedder(&args.embedder, &args.place.index, args.base_url.clone(), &state, output).await?;
     let openai = openai_options(args.base_url.clone());
     let loading = LoadOptions { offline: args.embedder.offline, openai, ..LoadOptions::default() };
@@ -111,10 +111,11 @@ fn tell(answer: &Answer, spoken: Spoken, explain: bool, output: Output) -> Resul
     }
     for (index, citation) in answer.claims.iter().flat_map(|claim| &claim.citations).enumerate() {
         output.result(&format!("\n[{}] {}\n    \"{}\"", index + 1, place(citation), citation.quote))?;
+        citation.copies.iter().try_for_each(|copy| output.result(&format!("    also in {}", place(copy))))?;
     }
     if explain {
         output.result("\nFound:")?;
-        answer.hits.iter().try_for_each(|hit| output.result(&hit_text(hit, true)))?;
+        show(&answer.hits, true, output)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::output::{Failure, Output};
 pub(super) async fn generate(args: &RagGenerateTestsArgs, output: Output) -> Result<Verdict, Failure> {
     let state = open_store()?;
     let vectors = vector_store(args.place.store).await?;
-    check_index(&state, vectors.as_ref(), (&args.place.index, &args.place.tenant)).await?;
+    check_index(&state, vectors.as_ref(), (&args.place.index, &args.place.tenant), output).await?;
     let openai = openai_options(args.base_url.clone());
     let loading = LoadOptions { offline: args.offline, openai, ..LoadOptions::default() };
     let source = TestSource {
@@ -27,6 +27,12 @@ pub(super) async fn generate(args: &RagGenerateTestsArgs, output: Output) -> Res
     let made = made?;
     for (reason, count) in &made.refused {
         output.note(&format!("note: {count} thrown away: {reason}"));
+    }
+    if made.asked == 0 {
+        return Err(Failure::new(
+            "no chunk of the index is long enough to ask about",
+            "index longer documents, or with larger chunks",
+        ));
     }
     if made.questions.is_empty() {
         return Err(Failure::new(

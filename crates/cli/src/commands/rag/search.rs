@@ -1,7 +1,9 @@
 use evalign_core::ModelRef;
 use evalign_model::LoadOptions;
-use evalign_rag::ingest::check_presence;
-use evalign_rag::{Chunk, Expansion, Hit, LegKind, LegShare, QueryPlan, Scope, SearchMode, Searcher, rerank};
+use evalign_rag::{
+    Chunk, Expansion, Hit, LegKind, LegShare, LookedUp, Lookup, QueryPlan, SearchMode, SearchOptions,
+    Searcher,
+};
 
 use super::open::{check_index, embedder, openai_options, reranker, vector_store};
 use crate::Verdict;
@@ -13,34 +15,47 @@ use crate::output::{Failure, Output};
 const SNIPPET: usize = 200;
 
 pub(super) async fn search(args: &RagSearchArgs, output: Output) -> Result<Verdict, Failure> {
-    let scope = Scope::of(&args.place.tenant)
-        .visible(evalign_rag::ingest::shown())
-        .filter(Chunk::filters(&args.filters)?);
-    let mut options = args.search.options(!args.expansions.is_empty())?;
-    options.limit =
-        if args.rerank.reranker.is_some() { args.rerank.rerank_depth.max(args.top_k) } else { args.top_k };
-    options.mmr = args.mmr;
-    options.explain = args.explain;
+    let filter = Chunk::filters(&args.filters)?;
+    let options = SearchOptions {
+        limit: args.top_k,
+        mmr: args.mmr,
+        explain: args.explain,
+        ..args.search.options(!args.expansions.is_empty())?
+    };
     let state = open_store()?;
     let vectors = vector_store(args.place.store).await?;
-    let place = (args.place.index.as_str(), args.place.tenant.as_str());
-    check_index(&state, vectors.as_ref(), place).await?;
+    let (index, tenant) = (args.place.index.as_str(), args.place.tenant.as_str());
+    check_index(&state, vectors.as_ref(), (index, tenant), output).await?;
+    if args.expansions.is_empty() {
+        QueryPlan::of(&args.query).check(options.mode)?;
+    }
     let embedder = match options.mode {
         SearchMode::Bm25 => None,
         SearchMode::Dense | SearchMode::Hybrid => {
             Some(embedder(&args.embedder, &args.place.index, None, &state, output).await?)
         }
     };
-    let searcher = Searcher::new(vectors.as_ref(), embedder.as_deref());
-    let plan = plan(args, output).await?;
-    let mut hits = searcher.search(&args.place.index, &scope, &plan, &options).await?;
-    if let Some(name) = &args.rerank.reranker {
-        let load = |reference: &ModelRef| load_model(reference, &loading(args), output);
-        let reranker = reranker(name, &args.embedder, load, output).await?;
-        hits = rerank(place, &args.query, &reranker, hits, args.top_k).await?;
-    }
-    if hits.is_empty() {
-        check_presence(&state, vectors.as_ref(), place).await?;
+    let load = |reference: &ModelRef| load_model(reference, &loading(args), output);
+    let expansions: Vec<Expansion> = args.expansions.iter().map(|kind| kind.expansion()).collect();
+    let model = args.model.as_ref().filter(|_| !expansions.is_empty()).map(load).transpose()?;
+    let reranker = match &args.rerank.reranker {
+        Some(name) => Some(reranker(name, &args.embedder, load, output).await?),
+        None => None,
+    };
+    let lookup = Lookup {
+        state: &state,
+        searcher: Searcher::new(vectors.as_ref(), embedder.as_deref()),
+        index,
+        tenant,
+        filter,
+        expansions: &expansions,
+        model: model.as_ref(),
+        rerank: reranker.as_ref().map(|reranker| (reranker, args.rerank.rerank_depth)),
+    };
+    let LookedUp { hits, added, notes } = lookup.hits(&args.query, &options).await?;
+    let added = added.into_iter().filter(|_| args.explain);
+    for note in notes.into_iter().chain(added) {
+        output.note(&format!("note: {note}"));
     }
     if args.json {
         output.json(&hits)?;
@@ -49,9 +64,7 @@ pub(super) async fn search(args: &RagSearchArgs, output: Output) -> Result<Verdi
     if hits.is_empty() {
         output.note("nothing was found");
     }
-    for hit in &hits {
-        output.result(&hit_text(hit, args.explain))?;
-    }
+    show(&hits, args.explain, output)?;
     Ok(Verdict::Good)
 }
 
@@ -60,21 +73,20 @@ fn loading(args: &RagSearchArgs) -> LoadOptions {
     LoadOptions { offline: args.embedder.offline, openai, ..LoadOptions::default() }
 }
 
-async fn plan(args: &RagSearchArgs, output: Output) -> Result<QueryPlan, Failure> {
-    let Some(model) = args.model.as_ref().filter(|_| !args.expansions.is_empty()) else {
-        return Ok(QueryPlan::of(&args.query));
-    };
-    let model = load_model(model, &loading(args), output)?;
-    let expansions: Vec<Expansion> = args.expansions.iter().map(|kind| kind.expansion()).collect();
-    let (plan, notes) = QueryPlan::expanded(&args.query, &expansions, &model).await?;
-    for note in notes {
-        output.note(&format!("note: {note}"));
-    }
-    Ok(plan)
+/// Hits in their order, with `explain` why each is where it is.
+pub(super) fn show(hits: &[Hit], explain: bool, output: Output) -> Result<(), Failure> {
+    let several = hits.iter().flat_map(|hit| &hit.legs).any(|leg| leg.query > 0);
+    hits.iter().try_for_each(|hit| {
+        let mut text = hit_text(hit);
+        if explain {
+            text += &reasons(hit, several);
+        }
+        output.result(&text)
+    })
 }
 
 /// A hit with its place and the beginning of its text.
-pub(super) fn hit_text(hit: &Hit, explain: bool) -> String {
+fn hit_text(hit: &Hit) -> String {
     let field = |name: &str| hit.payload.get(name);
     let document = field("document").and_then(|value| value.as_str()).unwrap_or("?");
     let page = field("page").and_then(serde_json::Value::as_u64).map(|page| format!(", page {page}"));
@@ -84,24 +96,35 @@ pub(super) fn hit_text(hit: &Hit, explain: bool) -> String {
     let more = if cut.len() < words.len() { "..." } else { "" };
     let mut text =
         format!("{}. {document}{}  {:.4}\n   {cut}{more}", hit.rank, page.unwrap_or_default(), hit.score);
-    if explain {
-        if let Some(rerank) = hit.rerank {
-            text += &format!("\n   judged {:.4}, before: rank {}", rerank.relevance, rerank.rank_before);
-        }
-        for leg in &hit.legs {
-            text += &format!("\n   {}", leg_text(leg));
-        }
-        for term in &hit.terms {
-            text += &format!("\n     `{}` x{}: {:.4}", term.term, term.count, term.contribution);
-        }
+    for copy in &hit.copies {
+        let page = copy.page.map(|page| format!(", page {page}"));
+        text += &format!("\n   also in {}{}", copy.document.0, page.unwrap_or_default());
     }
     text
 }
 
-fn leg_text(leg: &LegShare) -> String {
+/// Why a hit is where it is, a line each.
+fn reasons(hit: &Hit, several: bool) -> String {
+    let mut text = String::new();
+    if let Some(rerank) = hit.rerank {
+        text += &format!("\n   judged {:.4}, before: rank {}", rerank.relevance, rerank.rank_before);
+    }
+    for leg in &hit.legs {
+        text += &format!("\n   {}", leg_text(leg, several));
+    }
+    for term in &hit.terms {
+        text += &format!("\n     `{}` x{}: {:.4}", term.term, term.count, term.contribution);
+    }
+    text
+}
+
+/// `several`: queries were looked for, of which 0 is the question.
+fn leg_text(leg: &LegShare, several: bool) -> String {
     let name = match leg.leg {
         LegKind::Bm25 => "bm25",
         LegKind::Dense => "dense",
     };
-    format!("{name}: rank {}, score {:.4}, gave {:.5}", leg.rank, leg.score, leg.share)
+    let query = if several { format!(", query {}", leg.query) } else { String::new() };
+    let moved = if leg.moved { " (of a vector moved towards the first hits)" } else { "" };
+    format!("{name}{query}: rank {}, score {:.4}{moved}, gave {:.5}", leg.rank, leg.score, leg.share)
 }

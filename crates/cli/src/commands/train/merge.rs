@@ -3,6 +3,7 @@ use evalign_train::{MergedForm, merge as merge_into};
 use serde_json::json;
 
 use super::resolve;
+use super::run::watch_interrupts;
 use crate::Verdict;
 use crate::args::MergeArgs;
 use crate::commands::context::absolute;
@@ -27,7 +28,10 @@ pub(super) fn merge(args: &MergeArgs, output: Output) -> Result<Verdict, Failure
         other => return Err(Failure::new(format!("there is no `--form {other}`"), "use hf or gguf")),
     };
     let base = resolve(&reference, args.offline, output)?;
-    let merged = merge_into(&base, adapter, &absolute(&args.out), form)?;
+    let stop = watch_interrupts(output, "nothing of it is kept")?;
+    let Some(merged) = merge_into(&base, adapter, &absolute(&args.out), form, &stop)? else {
+        return Ok(Verdict::Interrupted);
+    };
     if args.json {
         output.json(&json!({
             "path": merged.path, "merged_matrices": merged.merged, "positions_compared": merged.positions,

@@ -8,10 +8,11 @@ use evalign_train::{Conducted, Ending, Event, Job, Metrics, Place, Sources, cond
 use serde_json::json;
 
 use super::plan;
-use crate::Verdict;
 use crate::args::TrainArgs;
+use crate::commands::procedure::{ONE_PRESS, interrupted};
 use crate::commands::progress::TrainBar;
 use crate::output::{Failure, Output, Table};
+use crate::{INTERRUPTED, Verdict};
 
 /// Trains, with everything that is told and written on the way.
 pub(super) fn run(
@@ -26,7 +27,8 @@ pub(super) fn run(
     let references = Home::from_env()?.path().join("reference-logps");
     let place = Place { out, fresh: args.fresh, references: Some(&references), host: &host() };
     let bar = TrainBar::new(output);
-    let stop = watch_interrupts(output)?;
+    // Killing it outright loses no more than the updates since the last checkpoint.
+    let stop = watch_interrupts(output, "what is done is kept")?;
     let conducted = conduct(job, sources, place, &stop, &mut |event, last| {
         match event {
             Event::Evaluated { update, metrics } => {
@@ -111,7 +113,6 @@ fn line(metrics: &Metrics) -> String {
     shown.collect::<Vec<_>>().join(", ")
 }
 
-/// Removes checkpoints and logs of an earlier run, and nothing that is not one's own.
 /// Name of this machine, for TensorBoard's files.
 fn host() -> String {
     let name = fs_err::read_to_string("/etc/hostname").unwrap_or_default();
@@ -119,18 +120,26 @@ fn host() -> String {
     if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
-/// The first Ctrl-C (or SIGTERM) ends the run after the update under way; killing it outright loses no more than the
-/// updates since the last checkpoint.
-fn watch_interrupts(output: Output) -> Result<Arc<AtomicBool>, Failure> {
+/// A flag that the first Ctrl-C (or SIGTERM) raises, for work that looks at it between steps; the second ends the process.
+/// `kept` says what becomes of what is done.
+#[expect(clippy::exit, reason = "the work looks at nothing before its next step, which may be minutes away")]
+pub(super) fn watch_interrupts(output: Output, kept: &'static str) -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from_io)?;
-    std::thread::spawn(move || {
-        if runtime.block_on(crate::commands::procedure::interrupted()).is_ok() {
-            raised.store(true, Ordering::Relaxed);
-            output.note("stopping after this step; what is done is kept");
+    let watch = async move {
+        if interrupted().await.is_err() {
+            return;
         }
-    });
+        raised.store(true, Ordering::Relaxed);
+        output.note(&format!("stopping after this step (again to stop at once); {kept}"));
+        // One key press may come twice.
+        tokio::time::sleep(ONE_PRESS).await;
+        if interrupted().await.is_ok() {
+            std::process::exit(INTERRUPTED.into());
+        }
+    };
+    std::thread::spawn(move || runtime.block_on(watch));
     Ok(stop)
 }

@@ -2,6 +2,7 @@ use evalign_core::ModelRef;
 use evalign_train::{RewardAccuracy, RewardScore, ScoreOptions, score_rewards};
 use serde_json::json;
 
+use super::run::watch_interrupts;
 use super::{open, resolve};
 use crate::Verdict;
 use crate::args::ScoreArgs;
@@ -17,8 +18,9 @@ pub(super) fn score(args: &ScoreArgs, output: Output) -> Result<Verdict, Failure
     let path = resolve(&reference, args.offline, output)?;
     let dataset = open(&args.data, args.data_root.as_deref(), args.offline)?;
     let options = ScoreOptions { category: &args.category, max_length: args.max_length, compat_trl };
-    let RewardScore { left_out, results: found } =
-        score_rewards(&path, reference.adapter.as_deref(), &dataset, &options)?;
+    let stop = watch_interrupts(output, "nothing of it is kept")?;
+    let scored = score_rewards(&path, reference.adapter.as_deref(), &dataset, &options, &stop)?;
+    let Some(RewardScore { left_out, results: found }) = scored else { return Ok(Verdict::Interrupted) };
     if left_out > 0 {
         output
             .note(&format!("{left_out} pairs are longer than {} tokens and were left out", args.max_length));
