@@ -2,6 +2,7 @@
 
 mod board;
 mod diff;
+mod facts;
 mod indexes;
 mod login;
 mod pairs;
@@ -20,13 +21,13 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use evalign_bench::BOARD_STYLE;
 use evalign_core::sanitize;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::credentials::Caller;
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 use crate::extract::Tenanted;
 use crate::openapi::{fixed, openapi};
 
@@ -164,23 +165,20 @@ fn page(status: StatusCode, name: &str, caller: Option<&Caller>, content: Value)
     }
 }
 
-/// An error as a page.
-pub(crate) struct PageError(ApiError);
-
-impl<E: Into<ApiError>> From<E> for PageError {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
+/// A refusal as a page, with the headers that it has.
+pub(crate) fn error_page(refused: Response, error: &ApiError) -> Response {
+    let status = refused.status();
+    let content = context! { title => "Error", status => status.as_u16(), message => &error.message };
+    let mut shown = page(status, "error", None, content);
+    let mut headers = refused.into_parts().0.headers;
+    headers.remove(header::CONTENT_LENGTH);
+    headers.extend(std::mem::take(shown.headers_mut()));
+    *shown.headers_mut() = headers;
+    shown
 }
 
-impl IntoResponse for PageError {
-    fn into_response(self) -> Response {
-        let (status, message) = (self.0.code.status(), self.0.message);
-        page(status, "error", None, context! { title => "Error", status => status.as_u16(), message })
-    }
-}
-
-type Page = Result<Response, PageError>;
+/// The gate shows errors to browsers, wherever they come from.
+type Page = ApiResult<Response>;
 
 /// What a field of a form holds, if anything.
 fn given(text: Option<String>) -> Option<String> {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use evalign_bench::{BoardQuery, board_sections};
-use evalign_core::{ModelSummary, RunId};
+use evalign_core::RunId;
 use http::StatusCode;
 use minijinja::{Value, context};
 use serde::Deserialize;
@@ -24,14 +24,6 @@ fn run_page(run: &RunId) -> Option<String> {
     Some(format!("/runs/{run}"))
 }
 
-/// Models are called as they are served here, not by where they lie.
-fn name_as_served(app: &App, model: &mut ModelSummary) {
-    let reference = model.reference.parse().ok();
-    if let Some(name) = reference.and_then(|reference| app.models.name_of(&reference)) {
-        name.clone_into(&mut model.reference);
-    }
-}
-
 pub(super) async fn board(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
@@ -41,10 +33,8 @@ pub(super) async fn board(
     let task = query.task.filter(|task| !task.is_empty());
     let all = query.all.is_some();
     let wanted = BoardQuery { task: task.clone(), all, run: None };
-    let mut board = app.board(&tenanted.store, wanted).await?.board.clone();
-    for row in board.blocks.iter_mut().flat_map(|block| &mut block.rows) {
-        name_as_served(&app, &mut row.model);
-    }
+    let shown = app.board(&tenanted.store, wanted).await?;
+    let board = &shown.board;
     // Names in it are escaped where it is made.
     let sections = Value::from_safe_string(board_sections(&board.blocks, &run_page));
     let without_results: Vec<_> = board.without_results.iter().map(ToString::to_string).collect();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use evalign_rag::answer::{Answer, Claim};
-use evalign_rag::{Chunk, Citation, Hit, LegKind, SearchMode};
+use evalign_rag::{Chunk, Citation, Hit, LegKind, NamedWay};
 use evalign_store::{KeyScope, Store};
 use http::StatusCode;
 use minijinja::context;
@@ -155,7 +155,7 @@ pub(super) async fn document(
 #[serde(deny_unknown_fields)]
 pub(super) struct AskPage {
     question: Option<String>,
-    mode: Option<SearchMode>,
+    mode: Option<NamedWay>,
     limit: Option<usize>,
     model: Option<String>,
 }
@@ -164,6 +164,8 @@ pub(super) struct AskPage {
 struct HitView {
     rank: usize,
     document: String,
+    /// Other documents with the same text.
+    copies: Vec<String>,
     chunk: ChunkView,
     score: f64,
     legs: Vec<LegView>,
@@ -203,6 +205,7 @@ struct CitationView {
     page: Option<u32>,
     from: u64,
     to: u64,
+    copies: Vec<Self>,
 }
 
 impl From<&Citation> for CitationView {
@@ -214,6 +217,7 @@ impl From<&Citation> for CitationView {
             page: citation.page,
             from: citation.start_byte,
             to: citation.end_byte,
+            copies: citation.copies.iter().map(Self::from).collect(),
         }
     }
 }
@@ -241,6 +245,8 @@ impl From<&Answer> for AnswerView {
 fn hit_view(store: &Store, index: &str, hit: &Hit, answer: &Answer) -> ApiResult<HitView> {
     let chunk = Chunk::from_payload(index, hit.id, store.tenant().as_str(), &hit.payload)?;
     let quotes = answer.claims.iter().flat_map(|claim| &claim.citations);
+    // What is cited in a copy is cited here too.
+    let quotes = quotes.flat_map(|quote| std::iter::once(quote).chain(&quote.copies));
     let of_document = quotes.filter(|citation| citation.document == chunk.document);
     let cited: Vec<(u64, u64)> = of_document.map(|quote| (quote.start_byte, quote.end_byte)).collect();
     let leg = |leg: &evalign_rag::LegShare| LegView {
@@ -254,6 +260,7 @@ fn hit_view(store: &Store, index: &str, hit: &Hit, answer: &Answer) -> ApiResult
     Ok(HitView {
         rank: hit.rank,
         document: chunk.document.0.clone(),
+        copies: hit.copies.iter().map(|copy| copy.document.0.clone()).collect(),
         chunk: ChunkView::of(&chunk, &cited),
         score: hit.score,
         legs: hit.legs.iter().map(leg).collect(),
@@ -278,12 +285,11 @@ pub(super) async fn ask(
     let mut found = None;
     if let Some(question) = &question {
         if caller.scope < KeyScope::Run {
-            return Err(ApiError::new(Code::Forbidden, "asking needs a key of scope `run`").into());
+            return Err(ApiError::new(Code::Forbidden, "asking needs a key of scope `run`"));
         }
-        let body = SearchBody { query: question.clone(), limit, mode, explain: true };
+        let body = SearchBody { explain: true, ..SearchBody::of(question.clone(), limit, mode) };
         let hits = app.search_index(&store, &id, &body).await?;
-        let (question, model) = (question.clone(), model.clone());
-        let body = AnswerBody { question, model, limit, min_confidence: None };
+        let body = AnswerBody::of(question.clone(), model.clone(), limit);
         let answer = app.answer_from_index(&store, &id, &body).await?;
         let hits: Vec<HitView> =
             hits.iter().map(|hit| hit_view(&store, &id, hit, &answer)).collect::<ApiResult<_>>()?;

@@ -56,7 +56,7 @@ pub(super) async fn with_key(State(app): State<Arc<App>>, request: Request) -> P
         None => None,
     };
     match key.filter(|key| key.is_good(now_ms())) {
-        Some(key) => Ok(logged_in(&app, key).await?),
+        Some(key) => logged_in(&app, key).await,
         None => Ok(login_page(
             &app,
             StatusCode::UNAUTHORIZED,
@@ -79,7 +79,7 @@ pub(super) async fn with_link(State(app): State<Arc<App>>, IdPath(secret): IdPat
         None => None,
     };
     match key {
-        Some(key) => Ok(logged_in(&app, key).await?),
+        Some(key) => logged_in(&app, key).await,
         None => Ok(login_page(&app, StatusCode::UNAUTHORIZED, Some("This link was used, or is too old."))),
     }
 }

@@ -8,6 +8,7 @@ use minijinja::context;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::facts::Facts;
 use super::{ON_A_PAGE, Page, page, serialized, view};
 use crate::app::App;
 use crate::error::ApiError;
@@ -58,10 +59,14 @@ pub(super) async fn run(State(app): State<Arc<App>>, tenanted: Tenanted, RunPath
     let is_active = matches!(object.status, "queued" | "running");
     let can_run = caller.scope >= evalign_store::KeyScope::Run;
     let procedure = stored.request.get("procedure").and_then(Value::as_str);
+    let lines = stored.results.as_ref().map(view::results).unwrap_or_default();
+    let other = stored.results.as_ref().filter(|_| lines.is_empty());
+    let facts = other.map(|results| Facts::of(&app.placeless_document(results)));
     let content = context! {
         title => format!("Run {}", object.id),
         run => serialized(&object),
-        results => serialized(stored.results.as_ref().map(view::results)),
+        results => serialized(&lines),
+        facts => serialized(&facts),
         counts => serialized(&counts),
         procedure,
         has_pairs => matches!(procedure, Some(PairsRequest::PROCEDURE | CritiqueRequest::PROCEDURE)),

@@ -31,6 +31,16 @@ pub(super) struct ResultView {
     value: String,
     interval: String,
     n: u64,
+    /// Of a share: value and interval in percent of the bar.
+    bar: Option<[f64; 3]>,
+}
+
+/// Where a value from 0 to 1 and its interval stand on a bar of 100; `None` for other numbers.
+fn bar(value: Option<f64>, interval: [Option<f64>; 2]) -> Option<[f64; 3]> {
+    let [low, high] = [interval[0]?, interval[1]?];
+    let on_it = |number: f64| (0.0..=1.0).contains(&number);
+    let numbers = [value?, low, high];
+    numbers.iter().all(|number| on_it(*number)).then(|| numbers.map(|number| number * 100.0))
 }
 
 /// The numbers of a run's stored results, task by task. What has another shape (runs of several steps) shows
@@ -47,7 +57,9 @@ pub(super) fn results(results: &Value) -> Vec<ResultView> {
                 Some([low, high]) => format!("{} to {}", number(low), number(high)),
                 _ => "-".to_owned(),
             };
+            let ends = [metric["ci95"][0].as_f64(), metric["ci95"][1].as_f64()];
             lines.push(ResultView {
+                bar: bar(metric["value"].as_f64(), ends),
                 task: text(&task["task"]),
                 metric: text(&metric["name"]),
                 filter: text(&metric["filter"]),
@@ -68,7 +80,47 @@ pub(super) struct RouteView {
     summary: String,
     description: String,
     parameters: Vec<(String, String, String)>,
+    /// Fields of the body: name, what it is, whether it must be there, and what it means.
+    body: Vec<(String, String, bool, String)>,
     answers: Vec<(String, String)>,
+}
+
+/// The fields of a JSON body. What is uploaded as it is has none.
+fn body_fields(document: &Value, content: &Value) -> Vec<(String, String, bool, String)> {
+    let body = resolved(document, &content["application/json"]["schema"]);
+    let required: Vec<&str> =
+        body["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let fields = body["properties"].as_object().into_iter().flatten();
+    let field = |(name, schema): (&String, &Value)| {
+        let about =
+            schema["description"].as_str().or_else(|| resolved(document, schema)["description"].as_str());
+        let about = about.unwrap_or_default().to_owned();
+        (name.clone(), kind(document, schema), required.contains(&name.as_str()), about)
+    };
+    fields.map(field).collect()
+}
+
+/// What a reference within the document leads to; anything else as it is.
+fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
+    let place = schema["$ref"].as_str().and_then(|place| place.strip_prefix('#'));
+    place.and_then(|place| document.pointer(place)).unwrap_or(schema)
+}
+
+/// What a value is, in words: `integer`, `list of string`, `object or null`.
+fn kind(document: &Value, schema: &Value) -> String {
+    let schema = resolved(document, schema);
+    let several = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array());
+    if let Some(several) = several {
+        let mut kinds: Vec<String> = several.iter().map(|one| kind(document, one)).collect();
+        kinds.dedup();
+        return kinds.join(" or ");
+    }
+    match &schema["type"] {
+        Value::String(name) if name == "array" => format!("list of {}", kind(document, &schema["items"])),
+        Value::String(name) => name.clone(),
+        Value::Array(names) => names.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
+        _ => "any value".to_owned(),
+    }
 }
 
 pub(super) fn routes(document: &Value) -> Vec<RouteView> {
@@ -86,6 +138,7 @@ pub(super) fn routes(document: &Value) -> Vec<RouteView> {
                 parameters: parameters
                     .map(|p| (text(&p["name"]), text(&p["in"]), text(&p["description"])))
                     .collect(),
+                body: body_fields(document, &route["requestBody"]["content"]),
                 answers: answers
                     .map(|(status, answer)| (status.clone(), text(&answer["description"])))
                     .collect(),

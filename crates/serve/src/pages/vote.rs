@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Redirect};
-use evalign_bench::{Ballot, Vote, VoteQuestion};
+use evalign_bench::{Vote, VoteQuestion};
 use evalign_store::KeyScope;
 use http::StatusCode;
 use minijinja::context;
@@ -16,6 +16,7 @@ use super::{Page, page, serialized};
 use crate::app::App;
 use crate::error::{ApiError, Code};
 use crate::extract::{Query, RunPath, Tenanted};
+use crate::votes::ballot_of;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +57,7 @@ pub(super) async fn ballot(
 ) -> Page {
     let caller = tenanted.caller.clone();
     let voter = caller.key.clone();
-    let ballot = app.blocking(move |_| Ok(Ballot::of(&tenanted.store, &id, &voter)?)).await?;
+    let ballot = app.blocking(move |_| ballot_of(&tenanted.store, &id, &voter)).await?;
     let voted = query.voted.and_then(|voted| {
         let (question, vote, [first, second]) = ballot.cast(&voted)?;
         let vote = match vote {
@@ -64,7 +65,7 @@ pub(super) async fn ballot(
             Vote::Second => "the second",
             Vote::Tie => "both alike",
         };
-        let (first, second) = (first.clone(), second.clone());
+        let (first, second) = (app.shown_name(first.clone()), app.shown_name(second.clone()));
         Some(CastView { prompt: question.prompt.clone(), first, second, vote })
     });
     let content = context! {
