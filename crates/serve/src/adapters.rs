@@ -3,20 +3,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use evalign_bench::{ActiveRun, Cancel, CancelLevel, RunRequest, job_spec};
+use evalign_bench::{ActiveRun, Cancel, RunRequest, job_spec};
 use evalign_core::{Digest, ModelRef, Provider, RunId, RunStatus};
 use evalign_fetch::{block_on, silent};
 use evalign_store::{NewRun, Store, StoredFile, StoredRun};
 use evalign_train::{MergedForm, ScoreOptions, merge, score_rewards};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::models::Served;
-use crate::training::{TrainingObject, named_identity};
+use crate::training::{TrainRequest, TrainingObject, named_identity};
 use crate::uploads;
 use crate::work::tended;
 
@@ -113,14 +112,19 @@ impl ScoreRequest {
     pub(crate) const PROCEDURE: &'static str = "reward-score";
 }
 
+/// Where the progress of a merge names the files that it keeps.
+const KEEPING: &str = "files";
+
 /// Trained models that are listed; whoever knows the job of an older one can still name it.
 const MOST_LISTED: u32 = 100;
 
 impl App {
-    /// The model to talk to that a client names: one that is served, or `NAME+adapter=JOB`.
+    /// The model to talk to that a client names: one that is served, or one that a training job has made.
     pub(crate) async fn served(self: &Arc<Self>, store: &Store, name: &str) -> ApiResult<Arc<Served>> {
-        let Some((base, job)) = name.split_once("+adapter=") else {
-            return self.models.served(name).await;
+        let (base, job) = match name.split_once("+adapter=") {
+            Some(named) => named,
+            None if self.models.reference(name).is_err() && name.parse::<RunId>().is_ok() => (name, name),
+            None => return self.models.served(name).await,
         };
         let (view, named, job) = (store.clone(), name.to_owned(), job.to_owned());
         let find = move |app: &Self| {
@@ -138,10 +142,21 @@ impl App {
         self.models.served_adapted(base, &reference).await
     }
 
+    /// One of [`App::trained_names`], however old it is.
+    pub(crate) fn trained_name(&self, store: &Store, name: &str) -> Option<(String, u64)> {
+        let (_, job) = name.split_once("+adapter=").unwrap_or((name, name));
+        let job = self.training(store, &job.parse().ok()?).ok().filter(TrainingObject::writes_texts)?;
+        let trained = job.trained_model.filter(|trained| trained == name)?;
+        Some((trained, job.created_at))
+    }
+
     /// Names of the tenant's trained models that write texts, and since when (Unix time in seconds).
     pub(crate) fn trained_names(&self, store: &Store) -> ApiResult<Vec<(String, u64)>> {
-        let jobs = self.trainings(store, None, MOST_LISTED)?.into_iter();
+        let done = Some(RunStatus::Completed);
+        let runs = store.runs_of_procedure(TrainRequest::PROCEDURE, None, MOST_LISTED, done)?;
+        let jobs = runs.iter().map(|run| self.training(store, &run.id)).collect::<ApiResult<Vec<_>>>()?;
         Ok(jobs
+            .into_iter()
             .filter(TrainingObject::writes_texts)
             .filter_map(|job| Some((job.trained_model?, job.created_at)))
             .collect())
@@ -191,6 +206,7 @@ impl App {
         let request: MergeRequest =
             serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
         let form = merged_form(request.form, &request.r#type)?;
+        self.drop_unfinished(&run.id, store)?;
         // The job may have been removed since.
         let model = self.trained_model(store, &request.job)?;
         let adapter = model.adapter.as_deref().ok_or_else(|| ApiError::internal("a job has an adapter"))?;
@@ -200,11 +216,11 @@ impl App {
             Form::Hf => "merged".to_owned(),
             Form::Gguf => format!("{}.gguf", request.job),
         });
-        let Some(merged) = to_its_end(run, store, cancel, || merge(&base, adapter, &out, form)) else {
+        let merged = tended(run, store, cancel, |stop| merge(&base, adapter, &out, form, stop));
+        let Some(merged) = merged.map_err(evalign_model::ModelError::from)? else {
             return Ok(RunStatus::Cancelled);
         };
-        let merged = merged.map_err(evalign_model::ModelError::from)?;
-        let kept = self.keep_all(store, &files_at(&out).map_err(ApiError::internal)?)?;
+        let kept = self.keep_all((run, store), &files_at(&out).map_err(ApiError::internal)?)?;
         let shown = |file: &StoredFile| json!({"id": file.id, "name": file.name, "bytes": file.bytes});
         let completed = run.complete(&json!({
             "files": kept.iter().map(shown).collect::<Vec<_>>(),
@@ -214,36 +230,43 @@ impl App {
             "largest_logit": merged.largest_logit,
         }));
         if let Err(error) = completed {
-            self.drop_all(store, &kept);
+            self.drop_all(store, kept.iter().map(|file| file.id.as_str()));
             return Err(error.into());
         }
         Ok(RunStatus::Completed)
     }
 
-    /// Keeps the files of a model as the tenant's: all of them, or none.
-    fn keep_all(&self, store: &Store, made: &[PathBuf]) -> ApiResult<Vec<StoredFile>> {
+    /// Keeps the files of a model as the tenant's: all of them, or none. The run says which before there is one, so that
+    /// what a server leaves that is killed in between is known to be nobody's.
+    fn keep_all(&self, (run, store): (&ActiveRun, &Store), made: &[PathBuf]) -> ApiResult<Vec<StoredFile>> {
         let bytes = made.iter().map(|path| Ok(fs_err::metadata(path)?.len()));
         uploads::check_room(self, store, bytes.sum::<std::io::Result<u64>>().map_err(ApiError::internal)?)?;
-        let mut kept = Vec::with_capacity(made.len());
-        for path in made {
+        let ids: Vec<String> = made.iter().map(|_| uploads::new_id()).collect();
+        store.note_progress(run.lease(), &json!({ KEEPING: ids }))?;
+        let kept = made.iter().zip(&ids).map(|(path, id)| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("model");
-            match uploads::keep(self, store, path, (name, "model")) {
-                Ok(file) => kept.push(file),
-                Err(error) => {
-                    self.drop_all(store, &kept);
-                    return Err(error);
-                }
-            }
+            uploads::keep_as(self, store, path, (id, name, "model"))
+        });
+        let kept = kept.collect::<ApiResult<Vec<StoredFile>>>();
+        if kept.is_err() {
+            self.drop_all(store, ids.iter().map(String::as_str));
         }
-        Ok(kept)
+        kept
+    }
+
+    /// Removes the files that an attempt before has kept: the run does not name them, so nobody does.
+    pub(crate) fn drop_unfinished(&self, run: &RunId, store: &Store) -> ApiResult<()> {
+        let noted = store.progress(run)?.unwrap_or_default();
+        self.drop_all(store, noted[KEEPING].as_array().into_iter().flatten().filter_map(Value::as_str));
+        Ok(())
     }
 
     /// Removes files that no run names.
-    fn drop_all(&self, store: &Store, files: &[StoredFile]) {
-        for file in files {
-            match store.remove_file(&file.id) {
-                Ok(_) => uploads::remove(&self.home, &file.id),
-                Err(error) => tracing::warn!(file = file.id, %error, "a file that nobody needs stays"),
+    fn drop_all<'a>(&self, store: &Store, files: impl Iterator<Item = &'a str>) {
+        for id in files {
+            match store.remove_file(id) {
+                Ok(_) => uploads::remove(&self.home, id),
+                Err(error) => tracing::warn!(file = id, %error, "a file that nobody needs stays"),
             }
         }
     }
@@ -293,21 +316,13 @@ impl App {
         let pairs = self.dataset(&self.file_at(store, &request.file, "file")?)?;
         let options =
             ScoreOptions { category: &request.category, max_length: request.max_length, compat_trl: false };
-        let score = || score_rewards(&model, reference.adapter.as_deref(), &pairs, &options);
-        let Some(scored) = to_its_end(run, store, cancel, score) else { return Ok(RunStatus::Cancelled) };
-        run.complete(&json!(scored?))?;
+        let adapter = reference.adapter.as_deref();
+        let scored =
+            tended(run, store, cancel, |stop| score_rewards(&model, adapter, &pairs, &options, stop))?;
+        let Some(scored) = scored else { return Ok(RunStatus::Cancelled) };
+        run.complete(&json!(scored))?;
         Ok(RunStatus::Completed)
     }
-}
-
-/// Does work that cannot be broken off. `None` where the run was to end, or has lost its lease: then nothing comes of it.
-fn to_its_end<T>(run: &ActiveRun, store: &Store, cancel: &Cancel, work: impl FnOnce() -> T) -> Option<T> {
-    if cancel.level() != CancelLevel::None {
-        return None;
-    }
-    let (done, is_lost) = tended(run, store, cancel, |stop| (work(), stop.load(Ordering::Relaxed)));
-    // The flag is raised a moment after the wish.
-    (!is_lost && cancel.level() == CancelLevel::None).then_some(done)
 }
 
 /// A file, or the files of a directory, by name.

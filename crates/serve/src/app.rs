@@ -22,13 +22,18 @@ use crate::remembered::Remembered;
 use crate::routes::board::ShownBoard;
 use crate::routes::events::Happened;
 use crate::settings::Settings;
+use crate::work::LEASE_TTL;
 use crate::worker::Active;
+use crate::writes::Writes;
 
 /// How long a key is believed without asking the store: so long a revoked one may still be good.
 const KEY_TTL: Duration = Duration::from_secs(1);
 
 /// Answers of one kind that are kept while nothing changes.
 const KNOWN: usize = 512;
+
+/// Pages of lists of runs that are kept.
+const KNOWN_LISTS: usize = 64;
 
 /// Pages of events that are kept for all who follow a run.
 const KNOWN_EVENTS: usize = 64;
@@ -54,10 +59,14 @@ pub struct App {
     /// Held by who reads all answers of a run while a request waits: one at a time.
     pub(crate) scoring: Arc<tokio::sync::Mutex<()>>,
     pub(crate) planning: Planning,
+    writes: Writes,
     /// Held by who tries whether the store can be written.
     pub(crate) probing: Arc<tokio::sync::Mutex<()>>,
-    pub(crate) known_runs: Remembered<Version, TaggedBody>,
+    pub(crate) known_runs: Remembered<(Version, u64), TaggedBody>,
+    pub(crate) known_lists: Remembered<(Version, u64), TaggedBody>,
     pub(crate) known_boards: Remembered<CompletedRuns, ShownBoard>,
+    /// Names of trained models, and since when they are there.
+    pub(crate) known_models: Remembered<CompletedRuns, Vec<(String, u64)>>,
     /// By the run as it is.
     pub(crate) known_pairs: Remembered<(u64, u64), KnownPairs>,
     pub(crate) known_events: Remembered<Version, Happened>,
@@ -95,9 +104,12 @@ impl App {
             retrieval: Retrieval::default(),
             scoring: Arc::default(),
             planning: Planning::default(),
+            writes: Writes::default(),
             probing: Arc::default(),
             known_runs: Remembered::holding(KNOWN),
+            known_lists: Remembered::holding(KNOWN_LISTS),
             known_boards: Remembered::holding(KNOWN),
+            known_models: Remembered::holding(KNOWN),
             known_pairs: Remembered::holding(KNOWN_PAIRS),
             known_events: Remembered::holding(KNOWN_EVENTS),
             completed_runs: Remembered::holding(KNOWN),
@@ -134,6 +146,11 @@ impl App {
         self.store.version().ok()
     }
 
+    /// What decides how runs are shown: what is stored, and the time, as a lease runs out and nothing is written.
+    pub(crate) fn version_of_runs(&self) -> Option<(Version, u64)> {
+        Some((self.version()?, now_ms() / 1000 / LEASE_TTL.as_secs()))
+    }
+
     /// What leaderboards of the store's tenant are made of.
     pub(crate) async fn completed_runs(self: &Arc<Self>, store: &Store) -> ApiResult<CompletedRuns> {
         let question = (store.tenant().clone(), String::new());
@@ -147,9 +164,28 @@ impl App {
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> ApiResult<T> + Send + 'static,
     ) -> ApiResult<T> {
-        let app = self.clone();
-        let done = move || work(&app).map_err(|error| error.without_places(&app.home));
+        let (app, turn) = (self.clone(), self.writes.begin().await?);
+        let done = move || {
+            // Also when its client has left.
+            let _turn = turn;
+            work(&app).map_err(|error| app.placeless_error(error))
+        };
         tokio::task::spawn_blocking(done).await?
+    }
+
+    /// Does on a thread that may block what waits for others of the pool itself: one at a time, as a pool whose threads
+    /// all wait for another one is stuck for good.
+    pub(crate) async fn blocking_alone<T: Send + 'static>(
+        self: &Arc<Self>,
+        lock: &Arc<tokio::sync::Mutex<()>>,
+        work: impl FnOnce(&Self) -> ApiResult<T> + Send + 'static,
+    ) -> ApiResult<T> {
+        let only = lock.clone().lock_owned().await;
+        self.blocking(move |app| {
+            let _only = only;
+            work(app)
+        })
+        .await
     }
 }
 

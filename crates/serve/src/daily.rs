@@ -105,6 +105,8 @@ impl DailyUse {
             let refused = [(UsedUp::Requests, true), (UsedUp::Tokens, may_ask)];
             let refused = refused.into_iter().find(|(what, counts)| *counts && what.is(today.used, limits));
             let Some((what, _)) = refused else {
+                // A quota that was raised may be used up once more.
+                today.noted = [false, today.noted[1] && !may_ask];
                 let one = KeyUse { requests: 1, tokens: 0 };
                 today.used += one;
                 today.unsaved += one;

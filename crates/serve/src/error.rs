@@ -1,8 +1,7 @@
 //! What can go wrong, at the start and in a request.
 
 mod code;
-
-use std::path::Path;
+mod words;
 
 use axum::response::{IntoResponse, Response};
 use evalign_bench::{BenchError, RunError};
@@ -18,6 +17,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
 pub(crate) use code::Code;
+use words::in_rest_words;
 
 /// Why the service does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -102,13 +102,6 @@ impl ApiError {
         Self::new(Code::NotFound, format!("there is no {what} `{}`", shown(id)))
     }
 
-    /// Without the places of a client's files on this machine, which say nothing to it: what it uploaded is called
-    /// what it called it.
-    pub(crate) fn without_places(mut self, home: &Path) -> Self {
-        self.message = crate::uploads::without_places(&self.message, home);
-        self
-    }
-
     /// Something that is our fault: the client learns that, the log learns what.
     pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
         tracing::error!(error = %what, "a request failed");
@@ -132,6 +125,7 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 impl IntoResponse for ApiError {
+    /// As clients get it, and with itself for who shows it to people instead.
     fn into_response(self) -> Response {
         let mut response = (self.code.status(), axum::Json(self.body())).into_response();
         let headers = response.headers_mut();
@@ -141,14 +135,15 @@ impl IntoResponse for ApiError {
         if self.code.status() == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"evalign\""));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }
 
-/// A message with its hint, as the command line tells both.
+/// A message with its hint, as the command line tells both, in the words of REST.
 fn told(error: &(impl std::fmt::Display + Hint)) -> String {
     match error.hint() {
-        Some(hint) => format!("{error} (hint: {hint})"),
+        Some(hint) => format!("{error} (hint: {})", in_rest_words(&hint)),
         None => error.to_string(),
     }
 }
@@ -185,7 +180,12 @@ impl From<StoreError> for ApiError {
 impl From<BenchError> for ApiError {
     fn from(error: BenchError) -> Self {
         match &error {
-            BenchError::UnknownTask { .. } => Self::new(Code::UnknownTask, told(&error)).about("tasks"),
+            BenchError::UnknownTask { nearest, .. } => {
+                let meant =
+                    nearest.as_ref().map_or_else(String::new, |name| format!("did you mean `{name}`? "));
+                let message = format!("{error} (hint: {meant}`GET /v1/tasks` lists all)");
+                Self::new(Code::UnknownTask, message).about("tasks")
+            }
             BenchError::Request { .. } => {
                 let message = told(&error);
                 let param = field_of_flag(&message);
@@ -193,7 +193,8 @@ impl From<BenchError> for ApiError {
             }
             BenchError::Dataset { task, dataset, .. } => {
                 tracing::warn!(%task, %dataset, %error, "a dataset cannot be read");
-                Self::new(Code::DatasetUnavailable, format!("task `{task}`: {dataset} is not on this server"))
+                let message = format!("task `{task}`: {dataset} is not on this server");
+                Self::new(Code::DatasetUnavailable, message).about("tasks")
             }
             // The operator's files, not the client's.
             BenchError::TaskFile { .. }
@@ -211,6 +212,16 @@ impl From<ModelError> for ApiError {
         match &error {
             ModelError::TooLong { .. } => Self::new(Code::ContextLength, error.to_string()),
             ModelError::BudgetExhausted(_) => Self::new(Code::BudgetExhausted, error.to_string()),
+            // It was there when the server started; where is the operator's to know.
+            ModelError::Fetch(_) | ModelError::Script { .. } | ModelError::Settings { .. } => {
+                tracing::error!(%error, "a served model cannot be loaded");
+                Self::new(
+                    Code::Unavailable,
+                    "the model cannot be loaded at the moment; the server's log says why",
+                )
+                .about("model")
+                .retry_after(60)
+            }
             _ => match error.kind() {
                 ErrorKind::Permanent => Self::new(Code::InvalidRequest, error.to_string()),
                 ErrorKind::Retryable => {
@@ -304,6 +315,11 @@ impl From<RagError> for ApiError {
             | RagError::Invalid { .. }
             | RagError::Row { .. }
             | RagError::File { .. } => Self::new(Code::InvalidRequest, error.to_string()),
+            RagError::Store { kind: StoreFault::Disk, .. } => {
+                tracing::error!(%error, "the index store refuses");
+                Self::new(Code::Unavailable, "the index cannot be opened or written at the moment")
+                    .retry_after(10)
+            }
             RagError::Store { kind: StoreFault::Unavailable, .. } => {
                 tracing::warn!(%error, "the vector store does not answer");
                 Self::new(Code::Unavailable, "the vector store does not answer at the moment").retry_after(10)
@@ -328,5 +344,18 @@ impl From<RagError> for ApiError {
 impl From<tokio::task::JoinError> for ApiError {
     fn from(error: tokio::task::JoinError) -> Self {
         Self::internal(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_not_the_clients_mistake_and_may_pass() {
+        let (place, message) = ("in /home/operator".to_owned(), "no space left".to_owned());
+        let told = ApiError::from(RagError::Store { place, message, kind: StoreFault::Disk });
+        assert_eq!((told.code.status(), told.retry_after_secs), (StatusCode::SERVICE_UNAVAILABLE, Some(10)));
+        assert!(!told.message.contains("operator"), "{told:?}");
     }
 }

@@ -18,7 +18,6 @@ use serde::de::DeserializeOwned;
 use crate::app::App;
 use crate::credentials::Caller;
 use crate::error::{ApiError, ApiResult, Code, shown};
-use crate::routes::once::idempotency_key;
 
 /// Whom the request is from, and the store as its tenant sees it.
 #[derive(Clone, Debug)]
@@ -35,11 +34,6 @@ impl FromRequestParts<Arc<App>> for Tenanted {
         let caller = parts.extensions.get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| ApiError::new(Code::Unauthenticated, "a key is needed"))?;
         let store = app.store.for_tenant(&caller.tenant).on_behalf_of(&caller.key);
-        // What such a request makes it makes once, also when a server dies over it.
-        let store = match idempotency_key(&parts.headers)? {
-            Some(request) => store.for_request(&request),
-            None => store,
-        };
         Ok(Self { caller, store })
     }
 }

@@ -21,6 +21,7 @@ use crate::credentials::{Caller, parse_key, proves};
 use crate::error::{ApiError, ApiResult, Code};
 use crate::pages;
 use crate::quota::Allowance;
+use crate::writes::changing;
 
 /// Where a connection comes from; put there by whoever accepted it.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +63,17 @@ fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
+/// Whether a request only reads. What is not listed changes something.
+fn only_reads(method: &Method, path: &str) -> bool {
+    let asked = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/preferences/check"];
+    let is_asked =
+        |under: &str, ends: &[&str]| path.starts_with(under) && ends.iter().any(|end| path.ends_with(end));
+    is_safe(method)
+        || asked.contains(&path)
+        || is_asked("/v1/indexes/", &["/query", "/answer"])
+        || is_asked("/v1/runs/", &["/verify"])
+}
+
 /// Whether a request may have something asked of a model. What is not listed may.
 fn may_ask(method: &Method, path: &str) -> bool {
     if is_safe(method) {
@@ -84,12 +96,16 @@ pub(crate) async fn gate(State(app): State<Arc<App>>, request: Request, next: Ne
     let matched = request.extensions().get::<MatchedPath>().map(|matched| matched.as_str().to_owned());
     let address = request.extensions().get::<Peer>().map_or_else(String::new, |peer| peer.0.ip().to_string());
     let span = tracing::info_span!("request", %id, %method, path);
+    let is_for_people = is_for_people(&request);
     let mut entry = AuditEntry { address, request_id: id.clone(), ..AuditEntry::default() };
     let answer = AssertUnwindSafe(admit(&app, request, next, &mut entry)).catch_unwind();
     let mut response = answer.instrument(span.clone()).await.unwrap_or_else(|_| {
         app.metrics.panics.fetch_add(1, Ordering::Relaxed);
         ApiError::internal("a handler panicked").into_response()
     });
+    if is_for_people && let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        response = pages::error_page(response, &error);
+    }
     let status = response.status();
     add_headers(response.headers_mut(), &id);
     let route = matched.as_deref().unwrap_or("none");
@@ -147,7 +163,10 @@ async fn admit(app: &Arc<App>, mut request: Request, next: Next, entry: &mut Aud
         let error = ApiError::new(Code::Unavailable, "too many requests are being answered").retry_after(1);
         return error.into_response();
     }
-    with_allowance(next.run(request).await, allowance)
+    let only_reads = only_reads(request.method(), &path);
+    let answer = next.run(request);
+    let answer = if only_reads { answer.await } else { changing(answer).await };
+    with_allowance(answer, allowance)
 }
 
 /// Counts for as long as it lives.
@@ -214,13 +233,21 @@ pub(crate) fn cookie(headers: &HeaderMap) -> Option<&str> {
     found.filter(|secret| secret.len() == 64 && secret.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-fn unauthenticated(app: &App, request: &Request) -> Response {
+/// Whether a browser asks for one of our pages.
+fn is_for_people(request: &Request) -> bool {
     let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let is_page = request.method() == Method::GET && !request.uri().path().starts_with("/v1/");
-    if is_page && accepts.is_some_and(|accepts| accepts.contains("text/html")) {
+    !request.uri().path().starts_with("/v1/") && accepts.is_some_and(|accepts| accepts.contains("text/html"))
+}
+
+fn unauthenticated(app: &App, request: &Request) -> Response {
+    if request.method() == Method::GET && is_for_people(request) {
         return pages::login_page(app, http::StatusCode::UNAUTHORIZED, None);
     }
-    let message = "send a key: `Authorization: Bearer evk_...`; `evalign keys create` makes one";
+    let message = if request.headers().contains_key(header::AUTHORIZATION) {
+        "this key is not good: it is mistyped, unknown, revoked or expired"
+    } else {
+        "send a key: `Authorization: Bearer evk_...`; `evalign keys create` makes one"
+    };
     ApiError::new(Code::Unauthenticated, message).into_response()
 }
 
@@ -292,6 +319,20 @@ mod tests {
             assert!(!may_ask(&Method::POST, path), "{path}");
         }
         assert!(!may_ask(&Method::DELETE, "/v1/indexes/x"));
+    }
+
+    #[test]
+    fn what_is_not_known_to_read_changes_something() {
+        for path in
+            ["/v1/chat/completions", "/v1/indexes/x/query", "/v1/indexes/x/answer", "/v1/runs/run_0/verify"]
+        {
+            assert!(only_reads(&Method::POST, path), "{path}");
+        }
+        for path in
+            ["/v1/indexes/x/documents", "/v1/indexes", "/v1/files", "/v1/runs/run_0/resume", "/v1/new/query"]
+        {
+            assert!(!only_reads(&Method::POST, path) && only_reads(&Method::GET, path), "{path}");
+        }
     }
 
     async fn broken() -> &'static str {

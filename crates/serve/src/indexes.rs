@@ -1,5 +1,6 @@
 //! Indexes of documents over REST. A tenant's index is one of the store's, under a name that says whose it is.
 
+mod asked;
 mod body;
 mod kept;
 mod names;
@@ -10,13 +11,11 @@ use std::sync::{Arc, PoisonError};
 use evalign_bench::{ActiveRun, Cancel, RunRequest, job_spec};
 use evalign_core::{Digest, ModelIdentity, ModelRef, Provider, RunStatus};
 use evalign_fetch::{Secret, silent};
-use evalign_rag::answer::{Answer, AnswerOptions, Answerer};
 use evalign_rag::embed::{CachedEmbedder, EmbedOptions, default_embedder, open_embedder};
-use evalign_rag::ingest::{IndexSettings, Ingest, IngestProgress, IngestRequest, check_presence, shown};
+use evalign_rag::ingest::{IndexSettings, Ingest, IngestProgress, IngestRequest, shown};
 use evalign_rag::load::{PdfProcess, PdfReader};
 use evalign_rag::{
-    Chunk, Embedder, EmbedderIdentity, Filter, Hit, QueryPlan, Scope, SearchMode, SearchOptions, Searcher,
-    VectorStore, With, as_recorded, open_vector_store,
+    Chunk, Embedder, EmbedderIdentity, Filter, Scope, VectorStore, With, as_recorded, open_vector_store,
 };
 use evalign_store::{IndexedDocument, NewRun, Store, StoredRun};
 use serde::{Deserialize, Serialize};
@@ -29,7 +28,6 @@ use crate::error::{ApiError, ApiResult, Code, shown as cut};
 use crate::uploads;
 use crate::work::Notes;
 pub(crate) use body::{AnswerBody, DocumentObject, DocumentsBody, IndexObject, NewIndexBody, SearchBody};
-use body::{check_limit, check_text};
 use kept::{bytes_of, kept_as};
 use names::{check_name, own_name, stored_name};
 
@@ -114,7 +112,7 @@ impl App {
         found(store, id).map(|found| (found.stored, found.settings))
     }
 
-    fn embed_options(&self) -> EmbedOptions {
+    pub(crate) fn embed_options(&self) -> EmbedOptions {
         EmbedOptions { offline: self.settings.offline, ..EmbedOptions::default() }
     }
 
@@ -134,24 +132,9 @@ impl App {
         tokio::task::spawn_blocking(move || Handle::current().block_on(open)).await?
     }
 
-    /// Does on a thread that may block what waits for others of the pool itself: one at a time, as a pool whose threads
-    /// all wait for another one is stuck for good.
-    pub(crate) async fn blocking_alone<T: Send + 'static>(
-        self: &Arc<Self>,
-        lock: &Arc<Mutex<()>>,
-        work: impl FnOnce(&Self) -> ApiResult<T> + Send + 'static,
-    ) -> ApiResult<T> {
-        let only = lock.clone().lock_owned().await;
-        self.blocking(move |app| {
-            let _only = only;
-            work(app)
-        })
-        .await
-    }
-
     /// Awaits on the runtime's threads what searches. As with [`App::blocking`], a refusal names no place on this machine.
     async fn placeless<T>(&self, work: impl Future<Output = ApiResult<T>>) -> ApiResult<T> {
-        work.await.map_err(|error| error.without_places(&self.home))
+        work.await.map_err(|error| self.placeless_error(error))
     }
 
     /// An index of the tenant, read on a thread that may block.
@@ -297,9 +280,8 @@ impl App {
         // The record goes last: whatever stops this, the index is there to be removed again, and no later one of its name
         // finds what is left of it.
         self.vectors().await?.drop_collection(&stored).await?;
-        store.drop_index(&stored)?;
         store.keep_bytes(&kept_as(&stored), 0)?;
-        store.drop_unused_texts()?;
+        store.drop_index(&stored)?;
         Ok(())
     }
 
@@ -387,91 +369,9 @@ impl App {
             return Ok(RunStatus::Cancelled);
         };
         notes.last()?;
-        let report = json!(report?).to_string();
-        let report: Value = serde_json::from_str(&uploads::without_places(&report, &self.home))
-            .map_err(ApiError::internal)?;
+        let report = self.placeless_document(&json!(report?));
         run.complete(&report)?;
         Ok(RunStatus::Completed)
-    }
-
-    /// Chunks that fit a query, with what they come from.
-    pub(crate) async fn search_index(
-        self: &Arc<Self>,
-        store: &Store,
-        id: &str,
-        body: &SearchBody,
-    ) -> ApiResult<Vec<Hit>> {
-        check_text(&body.query, "query")?;
-        check_limit(body.limit)?;
-        let found = self.found(store, id).await?;
-        self.placeless(self.hits(store, &found, body)).await
-    }
-
-    async fn hits(&self, store: &Store, found: &Found, body: &SearchBody) -> ApiResult<Vec<Hit>> {
-        let Found { stored, settings } = found;
-        let vectors = self.vectors().await?;
-        let embedder = match body.mode {
-            SearchMode::Bm25 => None,
-            SearchMode::Dense | SearchMode::Hybrid => Some(self.embedder_of(stored, settings).await?),
-        };
-        let start = match body.mode {
-            SearchMode::Hybrid => SearchOptions::recommended(),
-            SearchMode::Bm25 | SearchMode::Dense => SearchOptions::default(),
-        };
-        let options = SearchOptions { mode: body.mode, limit: body.limit, explain: body.explain, ..start };
-        let scope = Scope::of(store.tenant().as_str()).visible(shown());
-        let searcher = Searcher::new(vectors.as_ref(), embedder.as_deref());
-        let hits = searcher.search(stored, &scope, &QueryPlan::of(&body.query), &options).await?;
-        if hits.is_empty() {
-            check_presence(store, vectors.as_ref(), (stored, store.tenant().as_str())).await?;
-        }
-        Ok(hits)
-    }
-
-    /// An answer from an index, with quotes that were verified against its documents.
-    pub(crate) async fn answer_from_index(
-        self: &Arc<Self>,
-        store: &Store,
-        id: &str,
-        body: &AnswerBody,
-    ) -> ApiResult<Answer> {
-        check_text(&body.question, "question")?;
-        check_limit(body.limit)?;
-        if body.min_confidence.is_some_and(|least| !(0.0..=1.0).contains(&least)) {
-            let message = "`min_confidence` is a number from 0 to 1";
-            return Err(ApiError::new(Code::InvalidRequest, message).about("min_confidence"));
-        }
-        let found = self.found(store, id).await?;
-        self.placeless(self.answered(store, &found, body)).await
-    }
-
-    async fn answered(
-        self: &Arc<Self>,
-        store: &Store,
-        found: &Found,
-        body: &AnswerBody,
-    ) -> ApiResult<Answer> {
-        let Found { stored, settings } = found;
-        let model = match &body.model {
-            Some(name) => Some(self.metered(store, self.served(store, name).await?.model.clone())),
-            None => None,
-        };
-        let embedder = self.embedder_of(stored, settings).await?;
-        let mut options = AnswerOptions {
-            search: SearchOptions { limit: body.limit, ..SearchOptions::recommended() },
-            ..AnswerOptions::default()
-        };
-        options.threshold = body.min_confidence.unwrap_or(options.threshold);
-        let answerer = Answerer {
-            state: store,
-            vectors: self.vectors().await?.as_ref(),
-            embedder: embedder.as_ref(),
-            model,
-            reranker: None,
-            index: stored,
-            tenant: store.tenant().as_str(),
-        };
-        Ok(answerer.answer(&body.question, &options).await?)
     }
 }
 

@@ -244,6 +244,8 @@ impl App {
     ) -> ApiResult<Procedure> {
         let prompts = body.prompts.as_ref().ok_or_else(|| wrong("prompts", "name a file of prompts"))?;
         let competitors = self.references(store, &body.models)?;
+        let by_models = |error| ApiError::from(error).about("models");
+        ArenaRequest::check_competitors(&competitors).map_err(by_models)?;
         let first = competitors.first().ok_or_else(|| wrong("models", "name two models or more"))?;
         Ok(Procedure::Arena(Box::new(ArenaRequest {
             procedure: ArenaRequest::PROCEDURE.to_owned(),

@@ -45,6 +45,7 @@ const MOST_HEAD_BYTES: usize = 64 * 1024;
 pub async fn listen(app: Arc<App>, router: Router, listener: TcpListener, shutdown: &Shutdown) {
     let workers = Workers::start(&app);
     let saving = app.save_use();
+    tokio::spawn(note_missing(app.clone()));
     let connections = Arc::new(Semaphore::new(app.settings.max_connections as usize));
     let graceful = GracefulShutdown::new();
     loop {
@@ -91,6 +92,18 @@ pub async fn listen(app: Arc<App>, router: Router, listener: TcpListener, shutdo
     saving.abort();
     if app.blocking(|app| app.daily.save()).await.is_err() {
         tracing::error!("what keys have used since a moment ago is forgotten");
+    }
+}
+
+/// Notes what tenants keep that nobody has noted yet, beside everything else: until then they may keep that much more.
+async fn note_missing(app: Arc<App>) {
+    let noted = app.blocking(|app| app.note_trainings().and(app.note_indexes())).await;
+    if let Err(error) = noted {
+        tracing::error!(error = error.message, "what tenants keep is not all noted");
+    }
+    // A server was killed while it removed an index.
+    if let Err(error) = app.blocking(|app| Ok(app.store.drop_unused_texts()?)).await {
+        tracing::error!(error = error.message, "texts of documents that are gone stay");
     }
 }
 

@@ -93,6 +93,11 @@ impl Models {
         self.entries.keys().map(String::as_str)
     }
 
+    /// Whether any is on another server.
+    pub(crate) fn any_elsewhere(&self) -> bool {
+        self.entries.values().any(|entry| entry.reference.provider == Provider::Openai)
+    }
+
     /// What a name stands for.
     pub(crate) fn reference(&self, name: &str) -> ApiResult<&ModelRef> {
         self.entry(name).map(|entry| &entry.reference)

@@ -10,7 +10,7 @@ use evalign_bench::{
     critique_results, write_pairs,
 };
 use evalign_core::{RunId, RunStatus};
-use evalign_data::{FileKind, Layout, Limits, Style};
+use evalign_data::{FileKind, Layout, Limits, Style, unpacked_bytes};
 use evalign_judge::{Check, Finding, Severity, check_file, convert_file};
 use evalign_store::{Store, StoredFile, StoredRun};
 use serde::{Deserialize, Serialize};
@@ -216,20 +216,25 @@ impl App {
         let stored = store.run(run)?;
         let (steps, data) = (Steps::of(store, run), (&self.catalog, &self.roots));
         let index = decontaminate.then(|| Decontamination::of_tasks(None, data.0, data.1)).transpose()?;
-        match stored.request["procedure"].as_str() {
+        let (mut pairs, report) = match stored.request["procedure"].as_str() {
             Some(PairsRequest::PROCEDURE) => {
                 let request: PairsRequest = request_of(&stored)?;
                 let strategy = request.strategy;
-                Ok(Build::pairs(&steps, &request, strategy, filters, data, index.as_ref())?)
+                Build::pairs(&steps, &request, strategy, filters, data, index.as_ref())?
             }
             Some(CritiqueRequest::PROCEDURE) => {
                 let request: CritiqueRequest = request_of(&stored)?;
                 let (_, files) = critique_results(&steps, &request)?;
                 let (pairs, _, report) = files.filtered(filters, index.as_ref());
-                Ok((pairs, report))
+                (pairs, report)
             }
-            _ => Err(ApiError::new(Code::NotFound, "the run made no pairs")),
+            _ => return Err(ApiError::new(Code::NotFound, "the run made no pairs")),
+        };
+        // Who wrote and who judged them.
+        for value in pairs.iter_mut().flat_map(|(_, pair)| pair.origin.values_mut()) {
+            *value = self.placeless_document(value);
         }
+        Ok((pairs, report))
     }
 
     /// Refuses a run whose pairs take too long to be made while a request waits.
@@ -294,7 +299,9 @@ impl App {
             return Err(ApiError::new(Code::TooLarge, message).about("file"));
         }
         let limits = Limits { unpacked_bytes: most, ..Limits::default() };
-        Ok((uploads::named_place(&self.home, &file)?, limits))
+        let place = uploads::named_place(&self.home, &file)?;
+        unpacked_bytes(&place, &limits).map_err(|error| ApiError::from(error).about("file"))?;
+        Ok((place, limits))
     }
 
     /// What is wrong with an uploaded file of preferences.

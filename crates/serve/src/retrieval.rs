@@ -14,10 +14,11 @@ use evalign_bench::{
     retrieval_difference, retrieval_metrics, way_of_searching,
 };
 use evalign_core::{ModelRef, RunId, RunSpec, RunStatus};
+use evalign_fetch::silent;
 use evalign_model::{LoadOptions, Model};
-use evalign_rag::embed::CachedEmbedder;
+use evalign_rag::embed::{CachedEmbedder, open_embedder};
 use evalign_rag::{BeirCollection, Embedder, MetricDifference, Reranker, SearchMode, SearchWay, VectorStore};
-use evalign_store::{Store, StoredRun};
+use evalign_store::{NewRun, Store, StoredRun};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -25,8 +26,8 @@ use crate::error::{ApiError, ApiResult, Code};
 use crate::uploads;
 use crate::work::Notes;
 pub(crate) use answers::TestsRequest;
+use body::CollectionBody;
 pub(crate) use body::{AnswersBody, EvaluationBody, TestsBody, TuningBody};
-use body::{CollectionBody, RerankBody};
 pub(crate) use tuning::SweepRequest;
 
 /// Bytes of a collection's files together: they are read into memory.
@@ -132,15 +133,21 @@ impl App {
     }
 
     /// Loads what judges hits again.
-    fn reranker(&self, reference: &str, run: &RunRequest, meter: Meter<'_>) -> ApiResult<Reranker> {
+    fn reranker(
+        &self,
+        store: &Store,
+        (reference, run): (&str, &RunRequest),
+        meter: Meter<'_>,
+    ) -> ApiResult<Reranker> {
         let reference: ModelRef = reference.parse().map_err(ApiError::internal)?;
         let options = LoadOptions { offline: self.settings.offline, ..LoadOptions::default() };
-        Ok(Reranker::language_model(meter(self.measured(&reference, run, &options)?))?)
+        let model = self.measured_for(store, (&reference, run), &options)?;
+        Ok(Reranker::language_model(meter(model))?)
     }
 
-    /// How a stored request names the model that judges hits again.
-    fn rerank_reference(&self, store: &Store, body: &RerankBody) -> ApiResult<String> {
-        let reference = self.reference(store, &body.model).map_err(|error| error.about("rerank.model"))?;
+    /// How a stored request names the model that judges hits again, which a client names in this field.
+    fn rerank_reference(&self, store: &Store, name: &str, field: &str) -> ApiResult<String> {
+        let reference = self.reference(store, name).map_err(|error| error.about(field))?;
         Ok(reference.to_string())
     }
 
@@ -154,7 +161,8 @@ impl App {
             _ => Some(self.embedder_name(body.embedder.as_deref()).await?),
         };
         let rerank = body.rerank.as_ref().map(|rerank| -> ApiResult<_> {
-            Ok(RerankRequest { reference: self.rerank_reference(store, rerank)?, depth: rerank.depth()? })
+            let reference = self.rerank_reference(store, &rerank.model, "rerank.model")?;
+            Ok(RerankRequest { reference, depth: rerank.depth()? })
         });
         let rerank = rerank.transpose()?;
         let rerank_depth = rerank.as_ref().map(|rerank| rerank.depth);
@@ -167,6 +175,7 @@ impl App {
             split: SPLIT.to_owned(),
             store: self.vector_store_name().to_owned(),
             embedder,
+            probe: None,
             threads: None,
             offline: self.settings.offline,
             reuse_vectors: body.reuse_vectors,
@@ -188,8 +197,9 @@ impl App {
         if let (Some(chunking), Some(embedder)) = (request.chunking, &tools.embedder) {
             chunking.check(embedder.identity().max_tokens)?;
         }
-        let new = Retrieval::new(&request, &collection, tools.of()).new_run().clone();
-        self.create_and_queue(store, &evalign_store::NewRun { fork: body.fork, ..new })
+        let retrieval = Retrieval::new(&request, &collection, tools.of());
+        let new = NewRun { fork: body.fork, ..retrieval.new_run().clone() };
+        self.create_and_queue_if(store, &new, |run| Ok(retrieval.check_model(run)?))
     }
 
     /// Does what is open of it.
@@ -220,17 +230,20 @@ impl App {
     ) -> ApiResult<Tools> {
         let embedder = match &request.embedder {
             None => None,
+            // Its model may have changed since the service began to use it.
+            Some(name) if name.starts_with("openai/") => {
+                Some(open_embedder(name, &self.embed_options(), None, &silent).await?)
+            }
             Some(name) => Some(self.embedder_named(name).await?),
         };
-        let embedder = embedder.map(|embedder| -> Arc<dyn Embedder> {
-            if request.reuse_vectors {
-                Arc::new(CachedEmbedder::new(embedder, store.clone()))
-            } else {
-                embedder
+        let embedder: Option<Arc<dyn Embedder>> = match embedder {
+            Some(embedder) if request.reuse_vectors => {
+                Some(Arc::new(CachedEmbedder::across_sessions(embedder, store.clone())?))
             }
-        });
+            embedder => embedder,
+        };
         let reranker = request.rerank.as_ref();
-        let reranker = reranker.map(|rerank| self.reranker(&rerank.reference, &request.run, meter));
+        let reranker = reranker.map(|rerank| self.reranker(store, (&rerank.reference, &request.run), meter));
         Ok(Tools { vectors: self.vectors().await?.clone(), embedder, reranker: reranker.transpose()? })
     }
 

@@ -9,12 +9,16 @@ use evalign_store::{Enqueued, JobState, NewRun, Store, StoredRun};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::adapters::MergeRequest;
 use crate::app::App;
-use crate::error::{ApiError, ApiResult, Code};
+use crate::error::{ApiError, ApiResult, Code, shown};
 use crate::work::is_worked_on;
 
 /// Answers per document: more fill a disk by one request.
 const MOST_REPEATS: u32 = 1000;
+
+/// Judges of a run: each is a model in memory.
+const MOST_JUDGES: usize = 8;
 
 /// A run to be started. What is absent is decided by the task. There is no field for a path or an address:
 /// models are named as they are served, task files and datasets are the operator's.
@@ -66,6 +70,11 @@ pub(crate) struct NewRunBody {
     /// Share of the question's letters that typos replace; 0.05 where absent.
     #[schema(minimum = 0, maximum = 1)]
     pub(crate) typo_rate: Option<f64>,
+    /// Models that judge the answers to tasks that ask for a judge; several are a jury. One that was trained as a reward
+    /// model judges, alone, the answers to every task that asks for text.
+    #[serde(default)]
+    #[schema(max_items = 8)]
+    pub(crate) judges: Vec<String>,
     /// Requests in flight to a model on another server.
     #[schema(minimum = 1)]
     pub(crate) max_concurrency: Option<u32>,
@@ -82,7 +91,8 @@ pub(crate) struct RunObject {
     #[schema(pattern = "^run$")]
     pub(crate) object: &'static str,
     pub(crate) id: String,
-    /// `queued`, `running`, `completed`, `failed`, `cancelled`, `budget_exhausted`.
+    /// `queued`, `running`, `completed`, `failed`, `cancelled`, `budget_exhausted`; `interrupted` where the process that
+    /// worked on it, on the command line, is gone.
     pub(crate) status: &'static str,
     pub(crate) model: String,
     pub(crate) tasks: Vec<String>,
@@ -110,11 +120,13 @@ impl RunObject {
         let waits = job.as_ref().is_some_and(|job| job.state == JobState::Queued);
         let works = job.as_ref().is_some_and(|job| job.state == JobState::Running);
         // A run that is to go on says so, whatever it came to before.
-        let status = match run.status {
-            _ if waits => RunStatus::Queued,
+        let status = if waits {
+            RunStatus::Queued.name()
+        } else if works {
             // What is stored last is its end: before that its results may still be computed, and it cannot go on.
-            _ if works => RunStatus::Running,
-            status => status,
+            RunStatus::Running.name()
+        } else {
+            store.status_name(run)?
         };
         let failed = job.filter(|job| job.state == JobState::Failed);
         let model = app.shown_model(&run.spec.model.reference);
@@ -123,7 +135,7 @@ impl RunObject {
         Ok(Self {
             object: "run",
             id: run.id.to_string(),
-            status: status.name(),
+            status,
             model,
             tasks: serde_json::from_value(tasks).unwrap_or_default(),
             samples_total: run.samples_total,
@@ -176,60 +188,73 @@ impl App {
         request.data_root.clone_from(&self.settings.data_root);
         request.include_path.clone_from(&self.settings.include_path);
         request.offline = self.settings.offline;
-        if request.model.provider == Provider::Openai {
+        // Also where this one runs here: the run may have others, that judge.
+        if self.models.any_elsewhere() {
             request.base_url = ServerKind::base_url_from_env(None, |name| std::env::var(name).ok());
         }
         request
     }
 
-    /// What a client's name of a model stands for: one that is served, or `NAME+adapter=JOB` for one with the adapter of
-    /// a training job of the tenant's.
+    /// What a client's name of a model stands for: one that is served, `NAME+adapter=JOB` for one with the adapter of a
+    /// training job of the tenant's, or `JOB` for one all of whose weights such a job has trained.
     pub(crate) fn reference(&self, store: &Store, name: &str) -> ApiResult<ModelRef> {
         let Some((base, job)) = name.split_once("+adapter=") else {
-            return Ok(self.models.reference(name)?.clone());
+            return match self.models.reference(name) {
+                Err(_) if name.parse::<RunId>().is_ok() => self.trained_whole(store, name),
+                found => Ok(found?.clone()),
+            };
         };
         let reference = self.models.reference(base)?;
         let adapter = self.trained_adapter(store, job, reference)?;
         Ok(ModelRef { adapter: Some(adapter), ..reference.clone() })
     }
 
-    /// The model that a request is to be measured on: one that is served, or one of those with an adapter that was
-    /// trained here. Blocks while it is loaded.
-    pub(crate) fn measured(
-        &self,
-        reference: &ModelRef,
-        request: &RunRequest,
-        options: &LoadOptions,
-    ) -> ApiResult<Arc<dyn Model>> {
-        if let Some(name) = self.models.name_of(reference) {
-            return self.models.measured(name, request, options);
-        }
-        self.adapter_job(reference).ok_or_else(|| {
-            ApiError::new(Code::ModelNotFound, "the run's model is not served any more").about("model")
-        })?;
-        let load = || Ok(evalign_model::load(reference, options, &evalign_fetch::silent)?);
-        self.models.adapted.get((reference, request.mode), options.now, load)
-    }
-
-    /// As [`App::measured`], of a stored request: wherever that came from, an adapter in it has to be of a training job that
-    /// the tenant has (still).
+    /// The model that a request is to be measured on: one that is served, or one that was trained here. Wherever a stored
+    /// request came from, that has to be by a training job that the tenant has (still).
+    /// Blocks while the model is loaded.
     pub(crate) fn measured_for(
         &self,
         store: &Store,
         (reference, request): (&ModelRef, &RunRequest),
         options: &LoadOptions,
     ) -> ApiResult<Arc<dyn Model>> {
-        if self.models.name_of(reference).is_none()
-            && let Some((_, job)) = self.adapter_job(reference)
-        {
-            self.trained_adapter(store, &job, &ModelRef { adapter: None, ..reference.clone() })?;
+        if let Some(name) = self.models.name_of(reference) {
+            return self.models.measured(name, request, options);
         }
-        self.measured(reference, request, options)
+        match (self.adapter_job(reference), self.whole_job(reference)) {
+            (Some((_, job)), _) => {
+                self.trained_adapter(store, &job, &ModelRef { adapter: None, ..reference.clone() })?;
+            }
+            (None, Some(job)) => drop(self.trained_whole(store, job.as_str())?),
+            (None, None) => {
+                let message = "the run's model is not served any more";
+                return Err(ApiError::new(Code::ModelNotFound, message).about("model"));
+            }
+        }
+        let load = || Ok(evalign_model::load(reference, options, &evalign_fetch::silent)?);
+        self.models.adapted.get((reference, request.mode), options.now, load)
     }
 
     /// As [`App::shown_model`], of a model as reports name it.
     pub(crate) fn shown_name(&self, name: String) -> String {
         name.parse().map_or(name, |reference| self.shown_model(&reference))
+    }
+
+    /// The judges of a run, each once.
+    fn run_judges(&self, store: &Store, names: &[String]) -> ApiResult<Vec<ModelRef>> {
+        let wrong = |message: String| ApiError::new(Code::InvalidRequest, message).about("judges");
+        if names.len() > MOST_JUDGES {
+            return Err(wrong(format!("`judges` are at most {MOST_JUDGES}")));
+        }
+        let mut judges: Vec<ModelRef> = Vec::new();
+        for name in names {
+            let judge = self.reference(store, name).map_err(|error| error.about("judges"))?;
+            if judges.contains(&judge) {
+                return Err(wrong(format!("`{}` is named twice: it would agree with itself", shown(name))));
+            }
+            judges.push(judge);
+        }
+        Ok(judges)
     }
 
     fn run_request(&self, store: &Store, body: &NewRunBody) -> ApiResult<RunRequest> {
@@ -267,6 +292,9 @@ impl App {
         let is_wanted = |kind: &Perturbation| body.perturb.contains(kind);
         request.perturb = Perturbation::ALL.into_iter().filter(is_wanted).collect();
         request.typo_rate = body.typo_rate;
+        let mut judges = self.run_judges(store, &body.judges)?.into_iter();
+        request.judge = judges.next();
+        request.jury = judges.collect();
         request.seed = body.seed.unwrap_or(request.seed);
         request.max_concurrency = body.max_concurrency;
         request.budget_tokens = body.budget_tokens;
@@ -284,13 +312,17 @@ impl App {
         let draft = draft(request, &self.catalog, &self.roots)?;
         let spending = request.spending()?;
         let mut options = request.load_options()?;
-        options.openai.needs = draft.needs();
+        options.openai.needs = draft.all_needs()?;
         options.budget.clone_from(&spending.budget);
         // Prompts that name the day go on naming the one the run was started on.
         let rendered_at = stored.and_then(|run| run.spec.rendered_at.as_deref());
         options.now = rendered_at.map(str::parse).transpose().map_err(ApiError::internal)?;
         let model = self.measured_for(store, (&request.model, request), &options)?;
-        let plan = draft.bind(&*model)?;
+        // Whatever the run's own model does with prompts that are too long, a judge has to see all of its own.
+        let judging = RunRequest { mode: ScoringMode::Default, ..request.clone() };
+        let load =
+            |judge: &ModelRef, options: &LoadOptions| self.measured_for(store, (judge, &judging), options);
+        let plan = draft.with_judges((&model, &options), store, load)?.bind(&*model)?;
         if let Some(stored) = stored {
             check_resume(stored, &plan)?;
         }
@@ -357,7 +389,13 @@ impl App {
             }
             Some(JobState::Queued) => {
                 let lease = store.lease(run, "evalign serve", std::time::Duration::from_secs(10))?;
+                let before = store.run(run)?;
                 store.set_status(&lease, RunStatus::Cancelled)?;
+                // An attempt before may have been killed, and there is no next one.
+                let is_merge = before.request["procedure"] == MergeRequest::PROCEDURE;
+                if is_merge && before.status != RunStatus::Completed {
+                    self.drop_unfinished(run, store)?;
+                }
                 store.release(lease)?;
             }
             Some(_) => self.active.cancel(run),

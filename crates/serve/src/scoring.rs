@@ -6,7 +6,7 @@ use evalign_bench::{
     RunError, RunRequest, Scoreboard, Verification, VerifyOptions, import_run, rescore, verify,
 };
 use evalign_core::{Hint, ModelRef, RunId};
-use evalign_data::Limits;
+use evalign_data::{Limits, unpacked_bytes};
 use evalign_store::{Store, StoredFile, StoredRun};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::work::owner;
 /// Files of one request.
 const MOST_FILES: usize = 100;
 
-/// Bytes of all files of a request, and of each of them unpacked: they are read into memory.
+/// Bytes of all files of a request, as they are and unpacked: they are read into memory.
 const MOST_BYTES: u64 = 512 << 20;
 
 /// How a run is scored again.
@@ -113,6 +113,20 @@ fn readable_files(store: &Store, ids: &[String]) -> ApiResult<Vec<StoredFile>> {
     Ok(files)
 }
 
+/// Refuses files that unpack to more than `most` bytes together.
+fn check_unpacked(files: &[PathBuf], most: u64) -> ApiResult<()> {
+    let mut left = most;
+    for file in files {
+        let limits = Limits { unpacked_bytes: left, ..Limits::default() };
+        let bytes = unpacked_bytes(file, &limits).map_err(|error| ApiError::from(error).about("files"))?;
+        left = left.checked_sub(bytes).ok_or_else(|| {
+            let message = format!("all files of a request together have at most {most} bytes");
+            ApiError::new(Code::TooLarge, message).about("files")
+        })?;
+    }
+    Ok(())
+}
+
 impl App {
     /// The rules that a run is scored by. `strict`: those that its stored scores come from.
     fn rules(&self, run: &StoredRun, strict: bool) -> ApiResult<Scoreboard> {
@@ -138,7 +152,7 @@ impl App {
             samples: rescored.samples,
             changed: rescored.changed,
             other_rules: rescored.other_rules,
-            results: self.placeless_json(&json!(rescored.results))?,
+            results: self.placeless_document(&json!(rescored.results)),
         })
     }
 
@@ -147,19 +161,22 @@ impl App {
         let options = VerifyOptions {
             tolerance: body.tolerance.unwrap_or(VerifyOptions::default().tolerance),
             task: body.task.clone(),
-            limits: Limits { unpacked_bytes: MOST_BYTES, ..Limits::default() },
+            limits: Limits::default(),
         };
         if !(options.tolerance.is_finite() && options.tolerance >= 0.0) {
             let message = "`tolerance` is 0 or more";
             return Err(ApiError::new(Code::InvalidRequest, message).about("tolerance"));
         }
         let board = self.rules(&store.run(id)?, true)?;
-        let compared = |file: &StoredFile| {
-            let path = uploads::named_place(&self.home, file)?;
-            let found: Verification = verify(store, id, &board, &path, &options).map_err(of_files)?;
-            self.placeless_json(&json!(found))
+        let files = readable_files(store, &body.files)?;
+        let places = files.iter().map(|file| uploads::named_place(&self.home, file));
+        let places = places.collect::<ApiResult<Vec<PathBuf>>>()?;
+        check_unpacked(&places, MOST_BYTES)?;
+        let compared = |place: &PathBuf| {
+            let found: Verification = verify(store, id, &board, place, &options).map_err(of_files)?;
+            Ok(self.placeless_document(&json!(found)))
         };
-        readable_files(store, &body.files)?.iter().map(compared).collect()
+        places.iter().map(compared).collect()
     }
 
     /// Takes uploaded files over as a run.
@@ -174,9 +191,7 @@ impl App {
             run: RunObject::of(self, store, &store.run(&imported.run)?)?,
             existed: imported.existed,
             samples: imported.samples,
-            no_results: imported
-                .no_results
-                .map(|error| uploads::without_places(&of_files(error).message, &self.home)),
+            no_results: imported.no_results.map(|error| self.without_places(&of_files(error).message)),
         })
     }
 
@@ -217,17 +232,30 @@ impl App {
         let adapter = if ours == model.adapter { ours } else { named };
         ModelRef { adapter, ..base }
     }
-
-    /// A document of ours without the places of files on this machine.
-    fn placeless_json(&self, document: &Value) -> ApiResult<Value> {
-        let text = uploads::without_places(&document.to_string(), &self.home);
-        serde_json::from_str(&text).map_err(ApiError::internal)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// None of them is too large, together they are; what is not packed counts too.
+    #[test]
+    fn files_are_bounded_by_what_they_unpack_to_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let (packed, plain) = (dir.path().join("a.jsonl.gz"), dir.path().join("b.jsonl"));
+        let mut pack = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut pack, &[b'\n'; 100_000]).unwrap();
+        fs_err::write(&packed, pack.finish().unwrap()).unwrap();
+        fs_err::write(&plain, [b'\n'; 1000]).unwrap();
+        let check = |files: &[&PathBuf], most| {
+            let files: Vec<PathBuf> = files.iter().map(|file| (*file).clone()).collect();
+            check_unpacked(&files, most).map_err(|error| (error.code, error.param))
+        };
+        let too_large = Err((Code::TooLarge, Some("files".to_owned())));
+        assert_eq!(check(&[&packed, &packed, &plain], 201_000), Ok(()));
+        assert_eq!(check(&[&packed, &packed, &plain], 200_999), too_large);
+        assert_eq!(check(&[&packed, &packed], 199_999), too_large);
+    }
 
     /// A directory's files are read by their names: none of them may hide another.
     #[test]

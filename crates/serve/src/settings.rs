@@ -64,6 +64,9 @@ macro_rules! settings {
             $(pub $name: Option<$kind>,)*
         }
 
+        /// The names of all settings.
+        const NAMES: &[&str] = &[$(stringify!($name),)*];
+
         impl Layer {
             /// From variables `EVALIGN_SERVE__NAME`.
             fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ServeError> {
@@ -146,8 +149,26 @@ settings! {
     session_hours: u64 = 12;
 }
 
+/// What the variables of settings begin with.
+const PREFIX: &str = "EVALIGN_SERVE__";
+
 fn variable_of(name: &str) -> String {
-    format!("EVALIGN_SERVE__{}", name.to_ascii_uppercase())
+    format!("{PREFIX}{}", name.to_ascii_uppercase())
+}
+
+/// Refuses variables that look like settings and are none: whoever set one believes that it is in effect.
+///
+/// # Errors
+/// The first such variable, with the setting that was meant where that can be told.
+pub fn check_variables(names: impl IntoIterator<Item = String>) -> Result<(), ServeError> {
+    let known: Vec<String> = NAMES.iter().map(|name| variable_of(name)).collect();
+    let is_unknown = |name: &String| name.starts_with(PREFIX) && !known.contains(name);
+    let Some(unknown) = names.into_iter().find(is_unknown) else { return Ok(()) };
+    let likeness = |name: &&String| strsim::jaro_winkler(&unknown[PREFIX.len()..], &name[PREFIX.len()..]);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let meant = nearest.filter(|name| likeness(name) > 0.8);
+    let meant = meant.map_or_else(String::new, |name| format!("; `{name}` is one"));
+    Err(ServeError::setting(&unknown, format!("there is no such setting{meant}")))
 }
 
 /// The file: everything of the service is under `[serve]`.

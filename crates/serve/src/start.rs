@@ -4,7 +4,7 @@ use std::fs::TryLockError;
 use std::path::Path;
 use std::time::Duration;
 
-use evalign_core::{Digest, RunStatus, Tenant};
+use evalign_core::{Digest, Provider, RunStatus, Tenant};
 use evalign_store::{KeyScope, Session, Store, WebToken};
 
 use crate::credentials::{MintedKey, mint_key, random_hex};
@@ -30,8 +30,9 @@ pub struct Begun {
 /// is a key: the first one is made here, but never for a server that others could reach before it is known.
 ///
 /// # Errors
-/// Another server is there, nobody has a key to an address that others reach, or a failure of the store.
+/// The file of a served model is not there, another server is, nobody has a key to an address that others reach, or a failure of the store.
 pub fn begin(home: &Path, store: &Store, settings: &Settings) -> Result<Begun, ServeError> {
+    check_files(settings)?;
     let lock = only_server(home)?;
     crate::uploads::remove_partial(home).map_err(|source| ServeError::File { source })?;
     store.abandon_requests()?;
@@ -51,6 +52,23 @@ pub fn begin(home: &Path, store: &Store, settings: &Settings) -> Result<Begun, S
         }
     };
     Ok(Begun { first_key, taken_over: left.requeued, _lock: lock })
+}
+
+/// A model whose file is not there is known before the first client asks for it.
+fn check_files(settings: &Settings) -> Result<(), ServeError> {
+    for (setting, served) in [("models", &settings.models), ("embedders", &settings.embedders)] {
+        for (name, reference) in &served.0 {
+            // Others are names of the hub's or ours.
+            let is_path = reference.provider != Provider::Openai && reference.name.starts_with(['/', '.']);
+            let weights = is_path.then(|| Path::new(&reference.name));
+            let mut places = weights.into_iter().chain(reference.adapter.as_deref());
+            if let Some(missing) = places.find(|place| !place.exists()) {
+                let detail = format!("`{name}` is served from {}, which is not there", missing.display());
+                return Err(ServeError::setting(setting, detail));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The operating system frees the lock when the process ends, however it ends.

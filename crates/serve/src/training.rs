@@ -1,5 +1,7 @@
 //! Training over REST: pairs that were uploaded or built become an adapter, which a model can then be measured with.
 
+mod disk;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -9,8 +11,8 @@ use evalign_data::{DataRoots, Dataset, DatasetSpec};
 use evalign_model::EngineOptions;
 use evalign_store::{NewRun, Store, StoredRun};
 use evalign_train::{
-    Checkpoints, Conducted, Ending, Event, Job, Line, Metrics, Place, RecomputeChoice, Settings, Sources,
-    TrainConfig, TrainError, TrainKind, conduct, read_metrics,
+    Conducted, Ending, Event, Job, Line, Metrics, Place, RecomputeChoice, Settings, Sources, TrainConfig,
+    TrainKind, conduct, read_metrics,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,6 +22,7 @@ use crate::error::{ApiError, ApiResult, Code};
 use crate::runs::RunObject;
 use crate::uploads;
 use crate::work::{LEASE_TTL, Notes, owner, tended};
+use disk::{bytes_below, most_bytes, remove_checkpoints};
 
 /// Where jobs write, in the home.
 pub(crate) const DIRECTORY: &str = "training";
@@ -30,8 +33,22 @@ const REFERENCES: &str = "reference-logps";
 /// Most checkpoints that a job keeps while it is trained, beside the best: its disk is everybody's.
 const MOST_CHECKPOINTS: usize = 2;
 
-/// What may be downloaded of a job.
-const FILES: [&str; 4] = ["adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "report.html"];
+/// What may be downloaded of a job: an adapter, or a whole model with what belongs to it, and how it came to be.
+const FILES: [&str; 13] = [
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "metrics.jsonl",
+    "report.html",
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+];
 
 /// What is trained for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +84,8 @@ pub(crate) struct TrainingBody {
     /// A file to evaluate on.
     evaluation_file: Option<String>,
     /// TRL's names: `learning_rate`, `max_steps`, `beta`, `lora_r`, `eval_fraction`, ... Those that name places or
-    /// devices are the operator's; `save_total_limit` is at most 2.
+    /// devices are the operator's; `save_total_limit` is at most 2. With `use_peft` false all weights are trained, and what
+    /// comes of it is a model of its own.
     #[serde(default)]
     #[schema(value_type = Object)]
     settings: Settings,
@@ -88,12 +106,26 @@ pub(crate) struct TrainRequest {
 impl TrainRequest {
     pub(crate) const PROCEDURE: &'static str = "train";
 
-    fn of(stored: &StoredRun) -> ApiResult<Option<Self>> {
+    pub(crate) fn of(stored: &StoredRun) -> ApiResult<Option<Self>> {
         if stored.request["procedure"] != Self::PROCEDURE {
             return Ok(None);
         }
         Ok(Some(serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?))
     }
+
+    /// Whether all weights are trained, and not an adapter.
+    pub(crate) fn is_whole(&self) -> bool {
+        is_whole(&self.settings)
+    }
+
+    /// The model that is trained, without an adapter.
+    pub(crate) fn base(&self) -> ModelRef {
+        ModelRef { adapter: None, ..self.run.model.clone() }
+    }
+}
+
+fn is_whole(settings: &Settings) -> bool {
+    settings.use_peft == Some(false)
 }
 
 /// A training job as clients see it. It is a run: its events, cancelling and resuming are the run's.
@@ -140,8 +172,6 @@ fn of_operator(settings: &Settings) -> Option<&'static str> {
         ("adapter", settings.adapter.is_some()),
         ("device", settings.device.is_some()),
         ("memory_gib", settings.memory_gib.is_some()),
-        // What comes of a training here is an adapter.
-        ("use_peft", settings.use_peft == Some(false)),
     ];
     given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
 }
@@ -151,42 +181,6 @@ fn of_field(field: &str, message: impl Into<String>) -> ApiError {
 }
 
 impl App {
-    /// Where a job writes. Its id is ours.
-    fn training_place(&self, run: &RunId) -> PathBuf {
-        self.home.join(DIRECTORY).join(run.as_str())
-    }
-
-    /// The model that a finished job of this tenant has trained, with its adapter.
-    pub(crate) fn trained_model(&self, store: &Store, job: &RunId) -> ApiResult<ModelRef> {
-        let none = || ApiError::not_found("training job", job.as_str());
-        let request = TrainRequest::of(&store.run(job).map_err(|_| none())?)?.ok_or_else(none)?;
-        let base = ModelRef { adapter: None, ..request.run.model };
-        let adapter = self.trained_adapter(store, job.as_str(), &base)?;
-        Ok(ModelRef { adapter: Some(adapter), ..base })
-    }
-
-    /// The directory of an adapter that a finished job of this tenant has trained for this model.
-    pub(crate) fn trained_adapter(&self, store: &Store, job: &str, base: &ModelRef) -> ApiResult<PathBuf> {
-        let none = || ApiError::not_found("training job", job).about("model");
-        let run = store.run(&job.parse().map_err(|_| none())?).map_err(|_| none())?;
-        let request = TrainRequest::of(&run)?.ok_or_else(none)?;
-        if run.status != RunStatus::Completed {
-            return Err(of_field("model", "the training job is not completed"));
-        }
-        if (&request.run.model.name, request.run.model.provider) != (&base.name, base.provider) {
-            return Err(of_field("model", "the adapter was trained for another model"));
-        }
-        Ok(self.training_place(&run.id))
-    }
-
-    /// The served model and the job of a reference with an adapter that was trained here.
-    pub(crate) fn adapter_job(&self, reference: &ModelRef) -> Option<(String, String)> {
-        let adapter = reference.adapter.as_ref()?;
-        let job: RunId = adapter.strip_prefix(self.home.join(DIRECTORY)).ok()?.to_str()?.parse().ok()?;
-        let base = ModelRef { adapter: None, ..reference.clone() };
-        Some((self.models.name_of(&base)?.to_owned(), job.as_str().to_owned()))
-    }
-
     /// Stores a training and queues it. The same training again is that job.
     pub(crate) fn start_training(&self, store: &Store, body: &TrainingBody) -> ApiResult<StoredRun> {
         if let Some(name) = of_operator(&body.settings) {
@@ -194,8 +188,12 @@ impl App {
             return Err(of_field(&format!("settings.{name}"), message));
         }
         let model = self.reference(store, &body.model)?;
-        if model.provider != Provider::Local {
-            return Err(of_field("model", "only local models are trained"));
+        if model.provider != Provider::Local || self.whole_job(&model).is_some() {
+            return Err(of_field("model", "only local models that are served are trained"));
+        }
+        if is_whole(&body.settings) && model.adapter.is_some() {
+            let message = "`use_peft` is false beside an adapter: merge that, or train another";
+            return Err(of_field("settings.use_peft", message));
         }
         let config = TrainConfig::resolve(body.kind.into(), &body.settings)?;
         if config.save_total_limit.is_some_and(|limit| limit > MOST_CHECKPOINTS) {
@@ -256,7 +254,7 @@ impl App {
     ) -> ApiResult<RunStatus> {
         let mut config = TrainConfig::resolve(request.kind.into(), &request.settings)?;
         config.save_total_limit.get_or_insert(MOST_CHECKPOINTS);
-        let sources = self.sources(store, request)?;
+        let sources = self.sources(store, request, &config)?;
         let load = EngineOptions {
             dtype: request.settings.dtype.as_deref().map(dtype).transpose()?,
             ..EngineOptions::default()
@@ -264,6 +262,10 @@ impl App {
         let mut job = Job::prepare(config, &sources, &load, (RecomputeChoice::Auto, None))?;
         let out = self.training_place(&run.id);
         fs_err::create_dir_all(&out).map_err(ApiError::internal)?;
+        let had = bytes_below(&out).map_err(ApiError::internal)?;
+        uploads::check_room(self, store, most_bytes(&job).saturating_sub(had))?;
+        // What a server has left that was killed.
+        self.note_training_bytes(store, &run.id)?;
         // Goes with the checkpoints.
         let references = out.join(REFERENCES);
         let place = Place { out: &out, fresh: false, references: Some(&references), host: "evalign-serve" };
@@ -281,7 +283,7 @@ impl App {
             }
         });
         // However it ended.
-        store.keep_bytes(run.id.as_str(), bytes_below(&out).map_err(ApiError::internal)?)?;
+        self.note_training_bytes(store, &run.id)?;
         notes.last()?;
         let Conducted { ending, last, tokens_per_second } = conducted?;
         let (updates, best) = match ending {
@@ -307,21 +309,66 @@ impl App {
         if let Err(error) = remove_checkpoints(&out) {
             tracing::warn!(run = %run.id, %error, "checkpoints stay");
         }
-        store.keep_bytes(run.id.as_str(), bytes_below(&out).map_err(ApiError::internal)?)?;
+        self.note_training_bytes(store, &run.id)?;
         Ok(RunStatus::Completed)
     }
 
-    fn sources(&self, store: &Store, request: &TrainRequest) -> ApiResult<Sources> {
-        let reference = &request.run.model;
-        let model = self.model_files(reference)?;
+    /// Notes what a job takes of the bytes that its tenant may keep.
+    pub(crate) fn note_training_bytes(&self, store: &Store, run: &RunId) -> ApiResult<()> {
+        let bytes = bytes_below(&self.training_place(run)).map_err(ApiError::internal)?;
+        Ok(store.keep_bytes(run.as_str(), bytes)?)
+    }
+
+    /// Notes what jobs take of which that was never noted, or that ended with a server that was killed.
+    pub(crate) fn note_trainings(&self) -> ApiResult<()> {
+        let places = match fs_err::read_dir(self.home.join(DIRECTORY)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            places => places.map_err(ApiError::internal)?,
+        };
+        for place in places {
+            let name = place.map_err(ApiError::internal)?.file_name();
+            let Some(run) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            if self.ending.is_cancelled() {
+                break;
+            }
+            if let Err(error) = self.note_training(&run) {
+                tracing::warn!(%run, error = error.message, "what a training job takes is not noted");
+            }
+        }
+        Ok(())
+    }
+
+    fn note_training(&self, run: &RunId) -> ApiResult<()> {
+        let Some(tenant) = self.store.tenant_of(run)? else { return Ok(()) };
+        let view = self.store.for_tenant(&tenant);
+        // What is done does not grow.
+        let is_noted =
+            view.run(run)?.status == RunStatus::Completed && view.kept_bytes(run.as_str())?.is_some();
+        // Who works on it notes it.
+        if is_noted || self.active.is_working(run) {
+            return Ok(());
+        }
+        self.note_training_bytes(&view, run)?;
+        // It may have been removed meanwhile.
+        if self.store.tenant_of(run)?.is_none() {
+            view.keep_bytes(run.as_str(), 0)?;
+        }
+        Ok(())
+    }
+
+    fn sources(&self, store: &Store, request: &TrainRequest, config: &TrainConfig) -> ApiResult<Sources> {
+        let trained = &request.run.model;
+        let model = self.model_files(trained)?;
         let rows = |id: &String, field: &str| self.dataset(&self.file_at(store, id, field)?);
         let evaluation = request.evaluation_file.as_ref();
+        // Where all weights change, a loss that compares with a reference compares with those they were.
+        let reference = (request.is_whole() && config.objective.needs_reference()).then(|| model.clone());
         Ok(Sources {
             model,
-            model_name: format!("local/{}", reference.name),
+            model_name: format!("local/{}", trained.name),
             chat_template: None,
-            adapter: reference.adapter.clone(),
-            reference: None,
+            adapter: trained.adapter.clone(),
+            reference,
             rows: rows(&request.file, "file")?,
             evaluation: evaluation.map(|id| rows(id, "evaluation_file")).transpose()?,
             evaluation_fraction: request.settings.eval_fraction.unwrap_or(0.0),
@@ -339,11 +386,15 @@ impl App {
             Kind::Reward => "reward",
             Kind::Dpo => "dpo",
         };
-        let base = ModelRef { adapter: None, ..request.run.model.clone() };
-        let named = self.models.name_of(&base).filter(|_| stored.status == RunStatus::Completed);
+        let trained_model = match request.is_whole() {
+            true => Some(seen.id.clone()),
+            // Named by what is under it, as long as that is served.
+            false => self.models.name_of(&request.base()).map(|base| format!("{base}+adapter={}", seen.id)),
+        };
+        let trained_model = trained_model.filter(|_| stored.status == RunStatus::Completed);
         Ok(TrainingObject {
             object: "training.job",
-            trained_model: named.map(|base| format!("{base}+adapter={}", seen.id)),
+            trained_model,
             id: seen.id,
             kind,
             status: seen.status,
@@ -364,7 +415,7 @@ impl App {
         after: Option<&RunId>,
         limit: u32,
     ) -> ApiResult<Vec<TrainingObject>> {
-        let runs = store.runs_asked_for_after("procedure", TrainRequest::PROCEDURE, after, limit)?;
+        let runs = store.runs_of_procedure(TrainRequest::PROCEDURE, after, limit, None)?;
         runs.iter().map(|run| self.training(store, &run.id)).collect()
     }
 
@@ -401,26 +452,6 @@ impl App {
         let path = self.training_place(run).join(name);
         if path.is_file() { Ok(path) } else { Err(ApiError::not_found("such file yet", name)) }
     }
-}
-
-fn remove_checkpoints(out: &Path) -> Result<(), TrainError> {
-    let checkpoints = Checkpoints::open(out)?;
-    checkpoints.updates()?.into_iter().try_for_each(|update| checkpoints.remove(update))?;
-    match fs_err::remove_dir_all(out.join(REFERENCES)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Bytes of all files in a directory and those below it.
-fn bytes_below(directory: &Path) -> std::io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs_err::read_dir(directory)? {
-        let entry = entry?;
-        let about = entry.metadata()?;
-        bytes += if about.is_dir() { bytes_below(&entry.path())? } else { about.len() };
-    }
-    Ok(bytes)
 }
 
 fn dtype(name: &str) -> ApiResult<evalign_core::Dtype> {

@@ -85,7 +85,11 @@ pub(crate) fn remove(home: &Path, id: &str) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    if let Err(error) = named.and_then(|()| fs_err::remove_file(place(home, id))) {
+    let removed = named.and_then(|()| match fs_err::remove_file(place(home, id)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    });
+    if let Err(error) = removed {
         tracing::warn!(%error, "the bytes of a removed file stay");
     }
 }
@@ -95,6 +99,11 @@ pub(crate) fn found(store: &Store, id: &str, field: &str) -> ApiResult<StoredFil
     store.file(id)?.ok_or_else(|| ApiError::not_found("file", id).about(field))
 }
 
+/// An id that no file has.
+pub(crate) fn new_id() -> String {
+    format!("file_{}", uuid::Uuid::now_v7().simple())
+}
+
 /// Keeps a file that was made here as one of the tenant's, within what its files may take together.
 pub(crate) fn keep(
     app: &App,
@@ -102,10 +111,19 @@ pub(crate) fn keep(
     made: &Path,
     (name, purpose): (&str, &str),
 ) -> ApiResult<StoredFile> {
+    keep_as(app, store, made, (&new_id(), name, purpose))
+}
+
+/// The same, under an id of [`new_id`].
+pub(crate) fn keep_as(
+    app: &App,
+    store: &Store,
+    made: &Path,
+    (id, name, purpose): (&str, &str, &str),
+) -> ApiResult<StoredFile> {
     let (digest, bytes) = evalign_fetch::file_digest(made).map_err(ApiError::internal)?;
     check_room(app, store, bytes)?;
-    let id = format!("file_{}", uuid::Uuid::now_v7().simple());
-    let (name, purpose) = (name.to_owned(), purpose.to_owned());
+    let (id, name, purpose) = (id.to_owned(), name.to_owned(), purpose.to_owned());
     let file = StoredFile { id, name, purpose, bytes, digest, created_ms: crate::app::now_ms() };
     #[cfg(unix)]
     fs_err::set_permissions(made, private(0o600)).map_err(|error| full(&error))?;
@@ -194,6 +212,10 @@ pub(crate) async fn receive(
             return Err(too_large());
         }
         file.write_all(&piece).await.map_err(|error| full(&error))?;
+    }
+    if bytes == 0 {
+        let message = "the body is empty; it is to be the bytes of the file";
+        return Err(ApiError::new(Code::InvalidRequest, message));
     }
     file.flush().await.map_err(|error| full(&error))?;
     let view = store.clone();

@@ -98,14 +98,15 @@ pub(crate) fn tended<T>(
     cancel: &Cancel,
     work: impl FnOnce(&AtomicBool) -> T,
 ) -> T {
-    let (stop, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let wanted = || cancel.level() != CancelLevel::None;
+    let (stop, done) = (AtomicBool::new(wanted()), AtomicBool::new(false));
     std::thread::scope(|scope| {
         // Whatever becomes of the work, a panic included, the other thread ends.
         let _ended = Raised(&done);
         scope.spawn(|| {
             let mut renewed = Instant::now();
             while !done.load(Ordering::Relaxed) {
-                if cancel.level() != CancelLevel::None {
+                if wanted() {
                     stop.store(true, Ordering::Relaxed);
                 }
                 if renewed.elapsed() > LEASE_TTL / 4 {
@@ -134,8 +135,21 @@ impl Drop for Raised<'_> {
 impl App {
     /// Creates a run and queues it. One of the same specification is that run, and goes on if it is not finished.
     pub(crate) fn create_and_queue(&self, store: &Store, new: &NewRun) -> ApiResult<StoredRun> {
+        self.create_and_queue_if(store, new, |_| Ok(()))
+    }
+
+    /// The same, where a run that was there may turn out not to be what is asked for, though it is specified alike.
+    pub(crate) fn create_and_queue_if(
+        &self,
+        store: &Store,
+        new: &NewRun,
+        fits: impl FnOnce(&StoredRun) -> ApiResult<()>,
+    ) -> ApiResult<StoredRun> {
         self.check_room(store)?;
         let created = store.create_run(new)?;
+        if created.existed {
+            fits(&store.run(&created.id)?)?;
+        }
         if created.status != RunStatus::Completed {
             self.queue(store, &created.id)?;
         }
@@ -191,7 +205,7 @@ impl App {
         stored: &StoredRun,
         work: impl FnOnce(&ActiveRun) -> ApiResult<RunStatus>,
     ) -> ApiResult<RunStatus> {
-        if stored.status == RunStatus::Completed {
+        if stored.status == RunStatus::Completed && stored.results.is_some() {
             // An earlier server died before it could say so of the job.
             return Ok(RunStatus::Completed);
         }

@@ -72,6 +72,11 @@ impl Active {
         }
     }
 
+    /// Whether this process works on it.
+    pub(crate) fn is_working(&self, run: &RunId) -> bool {
+        self.lock().contains_key(run)
+    }
+
     fn key_of(&self, run: &RunId) -> Option<String> {
         self.lock().get(run)?.key.clone()
     }
@@ -159,7 +164,7 @@ async fn do_job(app: &Arc<App>, claim: Claim) {
     };
     let is_used_up = app.active.lock().remove(&claim.run).is_some_and(|doing| doing.is_used_up);
     let run = claim.run.clone();
-    let outcome = outcome.map_err(|error| error.without_places(&app.home));
+    let outcome = outcome.map_err(|error| app.placeless_error(error));
     let outcome = match outcome {
         Ok(RunStatus::Cancelled) if is_used_up => Ok(RunStatus::BudgetExhausted),
         outcome => outcome,

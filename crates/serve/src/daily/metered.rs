@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use evalign_core::{ModelIdentity, Prompt, Request, RequestKind, RunId, RunStatus, Seconds};
-use evalign_model::{Capabilities, Model, Replies, TokenCount, Update};
+use evalign_core::{Provider, Request, RequestKind, RunId, RunStatus, Usage};
+use evalign_model::{Decorator, Model, Replies, Update};
 use evalign_store::Store;
 
 use crate::app::App;
@@ -46,11 +46,13 @@ impl Owed {
                     *told += u64::from(!piece.text.is_empty());
                 }
             }
+            // It was written, all the same.
+            Update::Withdrawn(_) => {}
             Update::Answer((index, answer)) => {
                 let asked = self.asked.get_mut(*index).and_then(Option::take);
-                if let (Some(_), Ok(response)) = (asked, answer) {
-                    let usage = response.usage.unwrap_or_default();
-                    self.payer.pay(usage.prompt_tokens.saturating_add(usage.generated_tokens));
+                if let (Some((_, told)), Ok(response)) = (asked, answer) {
+                    let used = |usage: Usage| usage.prompt_tokens.saturating_add(usage.generated_tokens);
+                    self.payer.pay(response.usage.map_or(told, used));
                 }
             }
         }
@@ -71,43 +73,23 @@ impl Drop for Owed {
     }
 }
 
-impl Model for Metered {
-    fn inner(&self) -> Option<&dyn Model> {
-        Some(&self.model)
+impl Decorator for Metered {
+    type Inner = dyn Model;
+
+    fn inner(&self) -> &(dyn Model + 'static) {
+        self.model.as_ref()
     }
 
-    fn identity(&self) -> &ModelIdentity {
-        self.model.identity()
-    }
-
-    fn context_length(&self) -> Option<usize> {
-        self.model.context_length()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.model.capabilities()
-    }
-
-    fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {
-        self.model.count_tokens(kind)
-    }
-
-    fn render(&self, prompt: &Prompt) -> Option<String> {
-        self.model.render(prompt)
-    }
-
-    /// Streamed in any case: only then it is known which answers have begun.
-    fn submit(&self, requests: Vec<Request>) -> Replies {
+    /// What is written in this process is streamed in any case: only then it is known which answers have begun. A
+    /// server is asked by the service as it is by the command line.
+    fn answer(&self, requests: Vec<Request>, is_streamed: bool) -> Replies {
+        let is_streamed = is_streamed || self.identity().reference.provider != Provider::Openai;
         let asked = requests.iter().map(|request| Some((request.kind.clone(), 0))).collect();
         let mut owed = Owed { model: self.model.clone(), payer: self.payer.clone(), asked };
-        self.model.submit_streamed(requests).map(move |update| {
+        self.ask_inner(requests, is_streamed).map(move |update| {
             owed.note(&update);
             update
         })
-    }
-
-    fn timing(&self) -> Seconds {
-        self.model.timing()
     }
 }
 

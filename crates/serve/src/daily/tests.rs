@@ -49,17 +49,23 @@ fn without_tokens_nothing_is_asked_of_models_and_the_rest_goes_on() {
     assert!(ask(&daily, &limits, true, NOON).is_ok());
     assert!(!daily.tokens("k", &limits, 50, NOON).unwrap(), "what is under way is answered, and counts");
     assert!(ask(&daily, &limits, true, NOON).is_err() && ask(&daily, &limits, true, NOON).is_err());
-    assert!(ask(&daily, &limits, false, NOON).is_ok());
+    assert!(ask(&daily, &limits, false, NOON).is_ok() && ask(&daily, &limits, true, NOON).is_err());
+    let told = || {
+        let entries = store.audit_entries(None, 10).unwrap().into_iter();
+        entries.map(|entry| (entry.action, entry.target)).collect::<Vec<_>>()
+    };
+    daily.save().unwrap();
+    let used_up = ("quota tokens_per_day".to_owned(), "k".to_owned());
+    assert_eq!(told(), std::slice::from_ref(&used_up), "once");
     let unlimited = KeyLimits::default();
     assert!(
         daily.tokens("k", &unlimited, 1 << 60, NOON).unwrap() && ask(&daily, &unlimited, true, NOON).is_ok()
     );
+    assert!(ask(&daily, &limits, true, NOON).is_err());
     daily.save().unwrap();
     daily.save().unwrap();
     assert_eq!(store.key_use("k", 20_000).unwrap(), KeyUse { requests: 3, tokens: 149 + (1 << 60) });
-    let entries = store.audit_entries(None, 10).unwrap();
-    let told: Vec<_> = entries.iter().map(|entry| (entry.action.as_str(), entry.target.as_str())).collect();
-    assert_eq!(told, [("quota tokens_per_day", "k")], "once");
+    assert_eq!(told(), [used_up.clone(), used_up], "once more after a quota that was raised");
 }
 
 /// Who asks on a new day does not wait for the writer: what was counted of the day before is written with the rest.

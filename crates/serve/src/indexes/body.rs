@@ -1,15 +1,14 @@
 //! What clients say and are told of indexes.
 
+use evalign_rag::answer::AnswerOptions;
 use evalign_rag::chunker::{ChunkSettings, Strategy};
 use evalign_rag::ingest::IndexSettings;
-use evalign_rag::{EmbedderIdentity, SearchMode};
+use evalign_rag::{EmbedderIdentity, NamedWay, SearchOptions};
 use evalign_store::IndexedDocument;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, ApiResult, Code};
-
-/// Hits of a query.
-const MOST_HITS: usize = 100;
+use crate::evidence::{NamedExpansion, RerankBody, SearchWayBody, check_hits, check_share, filter, mmr};
 
 /// An index to be made.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
@@ -35,6 +34,9 @@ pub(crate) struct NewIndexBody {
     /// Search each chunk together with its document's title and the headings above it.
     #[serde(default)]
     prefix: bool,
+    /// Keep one byte per number of a vector for the search; the first hits are scored again in full.
+    #[serde(default)]
+    scalar_quantisation: bool,
 }
 
 fn chunk_tokens() -> usize {
@@ -64,7 +66,7 @@ impl NewIndexBody {
                 overlap_tokens: self.chunk_overlap,
                 prefix: self.prefix,
             },
-            scalar_quantisation: false,
+            scalar_quantisation: self.scalar_quantisation,
         }
     }
 }
@@ -129,10 +131,25 @@ pub(crate) struct SearchBody {
     #[serde(default = "hits")]
     #[schema(minimum = 1, maximum = 100)]
     pub(crate) limit: usize,
-    /// `hybrid` (words and vectors), `bm25` (words), `dense` (vectors).
-    #[serde(default = "SearchMode::default")]
-    #[schema(value_type = String, pattern = "^(hybrid|bm25|dense)$")]
-    pub(crate) mode: SearchMode,
+    #[serde(default)]
+    pub(crate) search: SearchWayBody,
+    /// Only chunks whose fields are so: `kind=markdown`, `page>=3`, `document!=old.md`.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    pub(crate) filters: Vec<String>,
+    /// Prefer hits that differ from those above them: 1 is relevance alone, 0 difference alone.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1)]
+    pub(crate) mmr: Option<f64>,
+    /// Let `model` think up other ways to look for it: `multi-query`, `decompose`, `hyde`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, max_items = 3)]
+    pub(crate) expand: Vec<NamedExpansion>,
+    /// A served model that thinks them up.
+    #[serde(default)]
+    pub(crate) model: Option<String>,
+    #[serde(default)]
+    pub(crate) rerank: Option<RerankBody>,
     /// Say for each hit what each word of the query gave.
     #[serde(default)]
     pub(crate) explain: bool,
@@ -140,6 +157,31 @@ pub(crate) struct SearchBody {
 
 fn hits() -> usize {
     10
+}
+
+impl SearchBody {
+    pub(crate) fn of(query: String, limit: usize, mode: NamedWay) -> Self {
+        Self {
+            query,
+            limit,
+            search: SearchWayBody::of(mode),
+            filters: Vec::new(),
+            mmr: None,
+            expand: Vec::new(),
+            model: None,
+            rerank: None,
+            explain: false,
+        }
+    }
+
+    pub(super) fn options(&self) -> ApiResult<SearchOptions> {
+        Ok(SearchOptions {
+            limit: check_hits(self.limit, "limit")?,
+            mmr: mmr(self.mmr)?,
+            explain: self.explain,
+            ..self.search.options(!self.expand.is_empty())?
+        })
+    }
 }
 
 /// A question.
@@ -156,18 +198,64 @@ pub(crate) struct AnswerBody {
     #[serde(default = "hits")]
     #[schema(minimum = 1, maximum = 100)]
     pub(crate) limit: usize,
+    #[serde(default)]
+    pub(crate) search: SearchWayBody,
+    /// Only chunks whose fields are so: `kind=markdown`, `page>=3`, `document!=old.md`.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    pub(crate) filters: Vec<String>,
+    /// Prefer chunks that differ from those found before: 1 is relevance alone, 0 difference alone.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 1)]
+    pub(crate) mmr: Option<f64>,
+    /// Let `model` think up other ways to look for it: `multi-query`, `decompose`, `hyde`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, max_items = 3)]
+    pub(crate) expand: Vec<NamedExpansion>,
+    /// A served model that judges the hits first; the answer is from the better half.
+    #[serde(default)]
+    pub(crate) rerank: Option<String>,
     /// Score of the best statement below which nothing is answered.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 1)]
     pub(crate) min_confidence: Option<f64>,
+    /// Say for each hit what each word of the question gave.
+    #[serde(default)]
+    pub(crate) explain: bool,
 }
 
-pub(super) fn check_limit(limit: usize) -> ApiResult<()> {
-    if (1..=MOST_HITS).contains(&limit) {
-        return Ok(());
+impl AnswerBody {
+    pub(crate) fn of(question: String, model: Option<String>, limit: usize) -> Self {
+        Self {
+            question,
+            model,
+            limit,
+            search: SearchWayBody::default(),
+            filters: Vec::new(),
+            mmr: None,
+            expand: Vec::new(),
+            rerank: None,
+            min_confidence: None,
+            explain: false,
+        }
     }
-    let message = format!("`limit` is a number from 1 to {MOST_HITS}");
-    Err(ApiError::new(Code::InvalidRequest, message).about("limit"))
+
+    pub(super) fn options(&self) -> ApiResult<AnswerOptions> {
+        let expansions = NamedExpansion::all(&self.expand, self.model.is_some())?;
+        let defaults = AnswerOptions::default();
+        Ok(AnswerOptions {
+            search: SearchOptions {
+                limit: check_hits(self.limit, "limit")?,
+                mmr: mmr(self.mmr)?,
+                explain: self.explain,
+                ..self.search.options(!expansions.is_empty())?
+            },
+            filter: filter(&self.filters)?,
+            expansions,
+            threshold: check_share(self.min_confidence, "min_confidence")?.unwrap_or(defaults.threshold),
+            ..defaults
+        })
+    }
 }
 
 pub(super) fn check_text(text: &str, field: &str) -> ApiResult<()> {

@@ -1,9 +1,11 @@
 //! What indexes take of the bytes that a tenant may keep, and how they get fewer.
 
+use evalign_core::Tenant;
 use evalign_rag::ingest::{IndexSettings, Ingest, IngestRequest};
 use evalign_store::{IndexSize, Store};
 use tokio::sync::OwnedMutexGuard;
 
+use super::names::own_name;
 use super::{Found, found};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
@@ -26,6 +28,29 @@ impl App {
         let settings: IndexSettings = serde_json::from_value(settings).map_err(ApiError::internal)?;
         let size = store.index_size(&stored, store.tenant().as_str())?;
         Ok(store.keep_bytes(&kept_as(&stored), bytes_of(&settings, &size))?)
+    }
+
+    /// Notes what indexes take of which that was never noted: an older version, or the command line, has filled them.
+    pub(crate) fn note_indexes(&self) -> ApiResult<()> {
+        for stored in self.store.indexes()? {
+            for tenant in self.store.index_tenants(&stored)? {
+                // The command line takes other names for tenants too.
+                let Ok(tenant) = tenant.parse::<Tenant>() else { continue };
+                let view = self.store.for_tenant(&tenant);
+                let Some(id) = own_name(&tenant, &stored) else { continue };
+                if self.ending.is_cancelled() {
+                    return Ok(());
+                }
+                // Who writes into it notes it.
+                if view.kept_bytes(&kept_as(&stored))?.is_none()
+                    && let Ok(_only) = self.only_writer(&stored)
+                    && let Err(error) = self.note_bytes(&view, id)
+                {
+                    tracing::warn!(index = stored, error = error.message, "what an index takes is not noted");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Who writes into an index, unless somebody does.
@@ -58,7 +83,6 @@ impl App {
         let vectors = self.vectors().await?;
         let ingest = Ingest::new(store, vectors.as_ref(), embedder, &|_| {});
         ingest.remove(&request, &[document.to_owned()]).await?;
-        store.drop_unused_texts()?;
         self.note_bytes(store, id)
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{JsonBody, Tenanted};
 use crate::openai::sampling::{Sampling, Stop};
 use crate::openai::schema::AnswerFormat;
-use crate::openai::stream::{self, Chunks};
+use crate::openai::stream::{self, Chunks, StreamedChunk};
 use crate::openai::writing::{Part as Written, Writing};
 use crate::openai::{Generated, unix_secs, unsupported};
 use crate::openapi::{ErrorAnswers, Refusals};
@@ -141,8 +141,8 @@ impl ChatBody {
         let prompt = self.prompt()?;
         let mut kinds = Vec::new();
         for mut params in sampling.params(DEFAULT_TOKENS, most_tokens)? {
-            params.response_format = match &self.response_format {
-                Some(format) => format.clone().form(params.max_tokens)?,
+            params.json_schema = match &self.response_format {
+                Some(format) => format.schema()?.map(Box::new),
                 None => None,
             };
             kinds.push(RequestKind::Generate { prompt: prompt.clone(), params });
@@ -153,7 +153,8 @@ impl ChatBody {
 
 /// Goes on with a conversation.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "models", request_body = ChatBody,
-    responses((status = 200, description = "A chat completion, or with `stream` its chunks", body = Object), ErrorAnswers, Refusals))]
+    responses((status = 200, description = "A chat completion, or with `stream` its chunks",
+        content((Object = "application/json"), (StreamedChunk = "text/event-stream"))), ErrorAnswers, Refusals))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     Tenanted { caller, store }: Tenanted,

@@ -16,7 +16,7 @@ use crate::openai::chat::StreamOptions;
 use crate::openai::echo::{Prefix, Token, echoed, of_generated, table};
 use crate::openai::sampling::{Sampling, Stop};
 use crate::openai::schema::AnswerFormat;
-use crate::openai::stream::{self, Chunks};
+use crate::openai::stream::{self, Chunks, StreamedChunk};
 use crate::openai::writing::{Part, Writing};
 use crate::openai::{Generated, sum, told, unix_secs, unsupported};
 use crate::openapi::{ErrorAnswers, Refusals};
@@ -82,8 +82,8 @@ pub(crate) struct CompletionBody {
     pub(crate) stream: Option<bool>,
     #[schema(value_type = Option<Object>)]
     pub(crate) stream_options: Option<StreamOptions>,
-    /// Log-probabilities of tokens; of others at most the likeliest one is told.
-    #[schema(maximum = 5)]
+    /// Log-probabilities of the tokens; with 1, of a prompt also those of the likeliest tokens.
+    #[schema(maximum = 1)]
     pub(crate) logprobs: Option<u32>,
     /// The prompt is part of the answer; its tokens are scored.
     #[serde(default)]
@@ -107,8 +107,8 @@ impl CompletionBody {
 
     /// The parameters of each answer to a prompt; none where nothing is to be generated.
     fn params(&self, most_tokens: u32) -> ApiResult<Vec<GenerateParams>> {
-        if self.logprobs.is_some_and(|logprobs| logprobs > 5) {
-            return Err(ApiError::new(Code::InvalidRequest, "`logprobs` is at most 5").about("logprobs"));
+        if self.logprobs.is_some_and(|logprobs| logprobs > 1) {
+            return Err(unsupported("logprobs", "at most 1, the token itself and the likeliest one"));
         }
         if self.best_of.is_some_and(|best| best != 1) {
             return Err(unsupported("best_of", "only 1"));
@@ -132,8 +132,8 @@ impl CompletionBody {
         };
         let mut params = sampling.params(DEFAULT_TOKENS, most_tokens)?;
         for params in &mut params {
-            params.response_format = match &self.response_format {
-                Some(format) => format.clone().form(params.max_tokens)?,
+            params.json_schema = match &self.response_format {
+                Some(format) => format.schema()?.map(Box::new),
                 None => None,
             };
         }
@@ -143,7 +143,8 @@ impl CompletionBody {
 
 /// Goes on with a text.
 #[utoipa::path(post, path = "/v1/completions", tag = "models", request_body = CompletionBody,
-    responses((status = 200, description = "A completion, or with `stream` its chunks", body = Object), ErrorAnswers, Refusals))]
+    responses((status = 200, description = "A completion, or with `stream` its chunks",
+        content((Object = "application/json"), (StreamedChunk = "text/event-stream"))), ErrorAnswers, Refusals))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     Tenanted { caller, store }: Tenanted,

@@ -78,7 +78,7 @@ pub(crate) async fn echoed(
             only.max_tokens == 1
                 && only.temperature == 0.0
                 && only.stop.is_empty()
-                && only.response_format.is_none()
+                && only.json_schema.is_none()
         }
         _ => false,
     };

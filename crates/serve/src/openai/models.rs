@@ -21,11 +21,20 @@ pub(crate) struct ModelObject {
     owned_by: &'static str,
 }
 
-fn objects(app: &App, store: &Store) -> ApiResult<Vec<ModelObject>> {
-    let object =
-        |(id, created): (String, u64)| ModelObject { object: "model", id, created, owned_by: "evalign" };
-    let served = app.models.talking().map(|(name, since_ms)| (name.to_owned(), since_ms / 1000));
-    Ok(served.chain(app.trained_names(store)?).map(object).collect())
+impl App {
+    async fn model_objects(self: &Arc<Self>, store: &Store) -> ApiResult<Vec<ModelObject>> {
+        // Only what is completed has trained a model.
+        let completed = self.completed_runs(store).await?;
+        let (question, view) = ((store.tenant().clone(), String::new()), store.clone());
+        let compute = self.blocking(move |app| app.trained_names(&view));
+        let trained = self.known_models.get(question, || Some(completed), compute).await?;
+        let served = self.models.talking().map(|(name, since_ms)| (name.to_owned(), since_ms / 1000));
+        Ok(served.chain(trained.iter().cloned()).map(|(id, created)| object(id, created)).collect())
+    }
+}
+
+fn object(id: String, created: u64) -> ModelObject {
+    ModelObject { object: "model", id, created, owned_by: "evalign" }
 }
 
 /// The models that answer here: those that are served, and those with adapters of the tenant's training jobs.
@@ -35,7 +44,7 @@ pub(crate) async fn list(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
 ) -> ApiResult<Json<List<ModelObject>>> {
-    let models = app.blocking(move |app| objects(app, &tenanted.store)).await?;
+    let models = app.model_objects(&tenanted.store).await?;
     Ok(Json(List::whole(models, |model: &ModelObject| model.id.clone())))
 }
 
@@ -47,7 +56,15 @@ pub(crate) async fn read(
     tenanted: Tenanted,
     IdPath(id): IdPath,
 ) -> ApiResult<Json<ModelObject>> {
-    let models = app.blocking(move |app| objects(app, &tenanted.store)).await?;
-    let none = || ApiError::new(Code::ModelNotFound, format!("no model `{}` is served here", shown(&id)));
-    models.into_iter().find(|model| model.id == id).map(Json).ok_or_else(none)
+    let models = app.model_objects(&tenanted.store).await?;
+    if let Some(listed) = models.into_iter().find(|model| model.id == id) {
+        return Ok(Json(listed));
+    }
+    // Not all trained models are listed.
+    let find = move |app: &App| {
+        let found = app.trained_name(&tenanted.store, &id);
+        let none = || ApiError::new(Code::ModelNotFound, format!("no model `{}` is served here", shown(&id)));
+        found.map(|(id, created)| Json(object(id, created))).ok_or_else(none)
+    };
+    app.blocking(find).await
 }

@@ -1,19 +1,21 @@
-//! `response_format`: a JSON Schema as the form that constrained decoding holds an answer to.
+//! `response_format`: what constrained decoding holds an answer to.
 
-use evalign_core::{ResponseField, ResponseFormat, ResponseValue};
+use evalign_core::AnswerSchema;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{ApiError, ApiResult, Code};
-use crate::openai::unsupported;
 
 /// How an answer has to look.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum AnswerFormat {
     Text,
+    /// Any JSON object.
     JsonObject,
-    JsonSchema { json_schema: NamedSchema },
+    JsonSchema {
+        json_schema: NamedSchema,
+    },
 }
 
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
@@ -23,85 +25,67 @@ pub(crate) struct NamedSchema {
     #[serde(default)]
     #[expect(dead_code, reason = "accepted, and without effect")]
     description: Option<String>,
-    /// An object whose properties are strings, free or from an `enum`.
+    /// What no grammar can hold an answer to (`uniqueItems`, for one) is refused.
     #[schema(value_type = Object)]
     schema: Value,
     #[serde(default)]
-    #[expect(dead_code, reason = "accepted, and without effect")]
+    #[expect(dead_code, reason = "accepted, and without effect: every schema is kept to")]
     strict: Option<bool>,
 }
 
 const FIELD: &str = "response_format";
 
+/// Bytes of a schema as JSON: it is compiled while others' answers wait.
+const MOST_BYTES: usize = 64 * 1024;
+
 impl AnswerFormat {
-    /// The form; `None` for free text. A string without `maxLength` gets as many tokens as the answer has.
-    pub(crate) fn form(self, max_tokens: u32) -> ApiResult<Option<ResponseFormat>> {
-        let named = match self {
+    /// The schema; `None` for free text. Whether it can be held to is found out by the engine that compiles it.
+    pub(crate) fn schema(&self) -> ApiResult<Option<AnswerSchema>> {
+        let asked = match self {
             Self::Text => return Ok(None),
-            Self::JsonObject => return Err(unsupported(FIELD, "say which fields with `json_schema`")),
-            Self::JsonSchema { json_schema } => json_schema,
+            Self::JsonObject => AnswerSchema { name: "object".to_owned(), schema: json!({"type": "object"}) },
+            Self::JsonSchema { json_schema } => {
+                AnswerSchema { name: json_schema.name.clone(), schema: json_schema.schema.clone() }
+            }
         };
-        let only = |what: &str| unsupported(FIELD, &format!("a schema is an object of strings: {what}"));
-        if named.schema["type"] != "object" {
-            return Err(only("`type` is not `object`"));
+        let refused =
+            |why: &str| ApiError::new(Code::InvalidRequest, format!("`{FIELD}`: {why}")).about(FIELD);
+        if !asked.schema.is_object() {
+            return Err(refused("the schema is no object"));
         }
-        let properties = named.schema["properties"].as_object().ok_or_else(|| only("no `properties`"))?;
-        let mut fields = Vec::new();
-        for (name, property) in properties {
-            let value = match (property["enum"].as_array(), property["type"].as_str()) {
-                (Some(labels), _) => {
-                    let labels: Option<Vec<String>> =
-                        labels.iter().map(|label| label.as_str().map(str::to_owned)).collect();
-                    ResponseValue::OneOf(
-                        labels.ok_or_else(|| only(&format!("`{name}` offers more than strings")))?,
-                    )
-                }
-                (None, Some("string")) => {
-                    let length = property["maxLength"].as_u64().and_then(|length| u32::try_from(length).ok());
-                    ResponseValue::Text { max_tokens: length.unwrap_or(max_tokens).min(max_tokens) }
-                }
-                (None, _) => return Err(only(&format!("`{name}` is none"))),
-            };
-            fields.push(ResponseField { name: name.clone(), value });
+        if asked.schema.to_string().len() > MOST_BYTES {
+            return Err(refused(&format!("the schema has more than {MOST_BYTES} bytes")));
         }
-        let form = ResponseFormat { fields, name: named.name };
-        form.check()
-            .map_err(|why| ApiError::new(Code::InvalidRequest, format!("`{FIELD}`: {why}")).about(FIELD))?;
-        Ok(Some(form))
+        Ok(Some(asked))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn form(schema: &Value) -> ApiResult<Option<ResponseFormat>> {
-        let format =
-            json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": true}});
-        serde_json::from_value::<AnswerFormat>(format).unwrap().form(50)
+    fn schema(format: Value) -> ApiResult<Option<AnswerSchema>> {
+        serde_json::from_value::<AnswerFormat>(format).unwrap().schema()
     }
 
     #[test]
-    fn strings_and_choices_become_a_form() {
-        let schema = json!({"type": "object", "properties": {
-            "reason": {"type": "string"}, "grade": {"type": "string", "enum": ["A", "B"]}}});
-        let form = form(&schema).unwrap().unwrap();
-        assert_eq!(form.fields[0].value, ResponseValue::Text { max_tokens: 50 });
-        assert_eq!(form.fields[1].value, ResponseValue::OneOf(vec!["A".to_owned(), "B".to_owned()]));
+    fn formats_are_schemas_or_nothing() {
+        let asked = json!({"type": "object", "properties": {"n": {"type": "integer"}}});
+        let named =
+            json!({"type": "json_schema", "json_schema": {"name": "x", "schema": asked, "strict": true}});
+        assert_eq!(schema(named).unwrap().unwrap(), AnswerSchema { name: "x".to_owned(), schema: asked });
+        assert_eq!(
+            schema(json!({"type": "json_object"})).unwrap().unwrap().schema,
+            json!({"type": "object"})
+        );
+        assert_eq!(schema(json!({"type": "text"})).unwrap(), None);
     }
 
     #[test]
-    fn other_schemas_are_refused_by_name() {
-        for schema in [
-            json!({"type": "array"}),
-            json!({"type": "object"}),
-            json!({"type": "object", "properties": {"n": {"type": "integer"}}}),
-            json!({"type": "object", "properties": {"n": {"enum": [1, 2]}}}),
-            json!({"type": "object", "properties": {"n": {"enum": ["same", "sane"]}}}),
-        ] {
-            assert_eq!(form(&schema).unwrap_err().param.as_deref(), Some(FIELD), "{schema}");
+    fn what_is_no_schema_is_refused_by_name() {
+        for bad in [json!("soup"), json!(true), json!({"description": "x".repeat(MOST_BYTES)})] {
+            let named = json!({"type": "json_schema", "json_schema": {"name": "x", "schema": bad}});
+            assert_eq!(schema(named).unwrap_err().param.as_deref(), Some(FIELD), "{bad}");
         }
     }
 }

@@ -14,6 +14,14 @@ use crate::openai::writing::{Part, Writing};
 /// How often a stream without news says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// A piece of an answer, as a stream writes it.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct StreamedChunk {
+    /// A chunk as JSON, or what every failed request is answered; `[DONE]` comes last.
+    data: String,
+}
+
 /// Streams chunks as they come, and `[DONE]`. An error is an event like any other, and the last: whatever is not
 /// JSON behind `data:`, clients do not see.
 pub(crate) fn streamed(chunks: impl Stream<Item = ApiResult<Value>> + Send + 'static) -> Response {

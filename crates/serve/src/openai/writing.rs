@@ -89,6 +89,8 @@ impl Writing {
             }
             match update {
                 Update::Piece(index, piece) => self.tell(index, piece),
+                // Models of this process write an answer once.
+                Update::Withdrawn(_) => return Err(ApiError::internal("the model took back what it told")),
                 Update::Answer((index, answer)) => self.end(index, Generated::of(answer?)?)?,
             }
         }

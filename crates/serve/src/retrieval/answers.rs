@@ -12,7 +12,7 @@ use evalign_model::{LoadOptions, Model};
 use evalign_rag::answer::Answerer;
 use evalign_rag::generate_tests::{GeneratedTests, TestSource};
 use evalign_rag::quality::GoldQuestion;
-use evalign_rag::{Embedder, VectorStore};
+use evalign_rag::{Embedder, Reranker, VectorStore};
 use evalign_store::{NewRun, Store, StoredFile, StoredRun};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,6 +20,7 @@ use serde_json::json;
 use super::{AnswersBody, Meter, Steps, TestsBody, Uploaded, check_spec, of_field};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
+use crate::evidence::filter;
 use crate::training::named_identity;
 use crate::uploads;
 
@@ -45,9 +46,8 @@ impl TestsRequest {
 }
 
 impl App {
-    fn written_by(&self, reference: &ModelRef, run: &RunRequest) -> ApiResult<Arc<dyn Model>> {
-        let options = LoadOptions { offline: self.settings.offline, ..LoadOptions::default() };
-        self.measured(reference, run, &options)
+    fn written_by(&self, store: &Store, run: &RunRequest) -> ApiResult<Arc<dyn Model>> {
+        self.measured_for(store, (&run.model, run), &run.load_options()?)
     }
 
     /// Creates the run that makes questions from the documents of an index.
@@ -94,7 +94,7 @@ impl App {
         let source = TestSource {
             state: store,
             vectors: self.vectors().await?.as_ref(),
-            model: self.metered_run((store, &run.id), self.written_by(&request.run.model, &request.run)?),
+            model: self.metered_run((store, &run.id), self.written_by(store, &request.run)?),
             index: &index,
             tenant: store.tenant().as_str(),
         };
@@ -149,6 +149,8 @@ impl App {
             name.map(|name| self.reference(store, name).map_err(|error| error.about(field))).transpose()
         };
         let writer = reference(&body.model, "model")?.unwrap_or_else(quoting);
+        let rerank = body.rerank.as_ref().map(|name| self.rerank_reference(store, name, "rerank"));
+        filter(&body.filters)?;
         Ok(AnsweringRequest {
             procedure: AnsweringRequest::PROCEDURE.to_owned(),
             run: self.base_request(writer, Vec::new()),
@@ -158,10 +160,10 @@ impl App {
             store: self.vector_store_name().to_owned(),
             judge: reference(&body.judge, "judge")?,
             top_k: body.limit()?,
-            search: None,
-            filters: Vec::new(),
-            expansions: Vec::new(),
-            rerank: None,
+            search: Some(body.search()?),
+            filters: body.filters.clone(),
+            expansions: body.expansions()?,
+            rerank: rerank.transpose()?,
             min_confidence: body.min_confidence()?,
             threads: None,
             offline: self.settings.offline,
@@ -177,8 +179,9 @@ impl App {
     ) -> ApiResult<StoredRun> {
         let (index, _) = self.index_settings(store, id)?;
         let request = self.answering_request(store, id, body)?;
-        let parts = self.answer_parts(store, &request, &|model| model).await?;
-        let answerer = parts.answerer(store, &index, self.vectors().await?.as_ref());
+        let mut parts = self.answer_parts(store, &request, &|model| model).await?;
+        let reranker = parts.reranker.take();
+        let answerer = parts.answerer(store, (&index, self.vectors().await?.as_ref()), reranker);
         let options = request.options()?;
         let (questions, judges) = (&parts.questions, parts.judges.as_ref());
         let new = Answering::new(&request, questions, (&answerer, &options), judges, body.fork)?;
@@ -196,8 +199,9 @@ impl App {
             serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
         let (index, _) = self.index_settings(store, &request.index)?;
         let meter = |model| self.metered_run((store, &run.id), model);
-        let parts = self.answer_parts(store, &request, &meter).await?;
-        let answerer = parts.answerer(store, &index, self.vectors().await?.as_ref());
+        let mut parts = self.answer_parts(store, &request, &meter).await?;
+        let reranker = parts.reranker.take();
+        let answerer = parts.answerer(store, (&index, self.vectors().await?.as_ref()), reranker);
         let options = request.options()?;
         let (questions, judges) = (&parts.questions, parts.judges.as_ref());
         let answering = Answering::new(&request, questions, (&answerer, &options), judges, false)?;
@@ -220,12 +224,14 @@ impl App {
         let questions =
             GoldQuestion::read_all(&place).map_err(|error| ApiError::from(error).about("questions"))?;
         let (index, settings) = self.index_settings(store, &request.index)?;
-        let writer = Some(&request.run.model).filter(|model| **model != quoting());
-        let model = writer.map(|model| self.written_by(model, &request.run)).transpose()?;
+        let writer = (request.run.model != quoting()).then(|| self.written_by(store, &request.run));
+        let rerank = request.rerank.as_ref();
+        let reranker = rerank.map(|name| self.reranker(store, (name, &request.run), meter));
         Ok(Parts {
             questions,
             embedder: self.embedder_of(&index, &settings).await?,
-            model: model.map(meter),
+            model: writer.transpose()?.map(meter),
+            reranker: reranker.transpose()?,
             judges: self.answer_judges(store, request, meter)?,
         })
     }
@@ -242,7 +248,7 @@ impl App {
             parts.push((judge, verdicts_by(rubric, &request.run)?));
         }
         let load = |reference: &ModelRef, options: &LoadOptions| -> ApiResult<_> {
-            Ok(meter(self.measured(reference, &request.run, options)?))
+            Ok(meter(self.measured_for(store, (reference, &request.run), options)?))
         };
         let cast = Cast::load(&parts, &request.run, store, load)?;
         Ok(Some(AnswerJudges::of(&cast, judge, &request.run)?))
@@ -254,6 +260,7 @@ struct Parts {
     questions: Vec<GoldQuestion>,
     embedder: Arc<dyn Embedder>,
     model: Option<Arc<dyn Model>>,
+    reranker: Option<Reranker>,
     judges: Option<AnswerJudges>,
 }
 
@@ -261,15 +268,15 @@ impl Parts {
     fn answerer<'a>(
         &'a self,
         store: &'a Store,
-        index: &'a str,
-        vectors: &'a dyn VectorStore,
+        (index, vectors): (&'a str, &'a dyn VectorStore),
+        reranker: Option<Reranker>,
     ) -> Answerer<'a> {
         Answerer {
             state: store,
             vectors,
             embedder: self.embedder.as_ref(),
             model: self.model.clone(),
-            reranker: None,
+            reranker,
             index,
             tenant: store.tenant().as_str(),
         }

@@ -1,13 +1,11 @@
 //! What clients say of evaluations of search and answers.
 
-use evalign_rag::{Fusion, SearchMode, SearchOptions};
+use evalign_rag::{Expansion, SearchOptions};
 use serde::Deserialize;
 
 use super::of_field;
 use crate::error::ApiResult;
-
-/// Hits that are judged again, or chunks that are looked at.
-const MOST_HITS: usize = 100;
+use crate::evidence::{NamedExpansion, RerankBody, SearchWayBody, check_hits, check_share, mmr};
 
 /// A collection in the layout of BEIR, in uploaded files.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
@@ -25,28 +23,6 @@ pub(crate) struct CollectionBody {
     pub(super) qrels: String,
 }
 
-/// A second look at the first hits.
-#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RerankBody {
-    /// A served model that judges them.
-    pub(super) model: String,
-    /// Hits that are judged.
-    #[serde(default = "twenty")]
-    #[schema(minimum = 1, maximum = 100)]
-    depth: usize,
-}
-
-fn twenty() -> usize {
-    20
-}
-
-impl RerankBody {
-    pub(super) fn depth(&self) -> ApiResult<usize> {
-        check_hits(self.depth, "rerank.depth")
-    }
-}
-
 /// A way of searching, to be measured on a collection.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -54,15 +30,8 @@ pub(crate) struct EvaluationBody {
     pub(super) collection: CollectionBody,
     /// An embedding model of `GET /v1/models`; absent: the server's own.
     pub(super) embedder: Option<String>,
-    /// By words (`bm25`), by meaning (`dense`), both (`hybrid`), or both and by meaning once more from nearer to the first
-    /// hits (`feedback`).
     #[serde(default)]
-    #[schema(value_type = String, pattern = "^(bm25|dense|hybrid|feedback)$")]
-    mode: Mode,
-    /// How the lists of words and of meaning become one: `rrf`, `min-max` or `dbsf`; absent: `rrf`, and `dbsf` with
-    /// `feedback`.
-    #[schema(value_type = Option<String>, pattern = "^(rrf|min-max|dbsf)$")]
-    fusion: Option<FusionKind>,
+    pub(super) search: SearchWayBody,
     /// Cut documents into chunks of so many of the embedder's tokens; each counts by its best chunk. Absent: whole.
     #[schema(minimum = 8)]
     pub(super) chunk_tokens: Option<usize>,
@@ -78,47 +47,12 @@ pub(crate) struct EvaluationBody {
     pub(super) fork: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Mode {
-    Bm25,
-    Dense,
-    Hybrid,
-    #[default]
-    Feedback,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum FusionKind {
-    Rrf,
-    MinMax,
-    Dbsf,
-}
-
 impl EvaluationBody {
     pub(super) fn options(&self) -> ApiResult<SearchOptions> {
-        let plain = SearchOptions::default();
-        let start = match self.mode {
-            Mode::Bm25 => SearchOptions { mode: SearchMode::Bm25, ..plain },
-            Mode::Dense => SearchOptions { mode: SearchMode::Dense, ..plain },
-            Mode::Hybrid => SearchOptions { mode: SearchMode::Hybrid, ..plain },
-            Mode::Feedback => SearchOptions::recommended(),
-        };
         if self.chunk_tokens.is_none() && self.chunk_overlap > 0 {
             return Err(of_field("chunk_overlap", "`chunk_overlap` goes with `chunk_tokens`"));
         }
-        Ok(SearchOptions { fusion: self.fusion.map_or(start.fusion, FusionKind::fusion), ..start })
-    }
-}
-
-impl FusionKind {
-    fn fusion(self) -> Fusion {
-        match self {
-            Self::Rrf => Fusion::default(),
-            Self::MinMax => Fusion::MinMax,
-            Self::Dbsf => Fusion::Dbsf,
-        }
+        self.search.options(false)
     }
 }
 
@@ -136,6 +70,11 @@ pub(crate) struct TuningBody {
     #[serde(default)]
     #[schema(max_items = 8)]
     pub(super) chunk_tokens: Vec<usize>,
+    /// With so many tokens at the end of a chunk that the next one repeats; each with each of `chunk_tokens`. None where
+    /// absent.
+    #[serde(default)]
+    #[schema(max_items = 8)]
+    pub(super) chunk_overlap: Vec<usize>,
     /// Also let a served model judge the first hits, at several depths.
     pub(super) rerank: Option<String>,
 }
@@ -157,8 +96,8 @@ pub(crate) struct TestsBody {
     #[serde(default)]
     #[schema(maximum = 10000)]
     pub(super) unanswerable: usize,
-    /// The same seed takes the chunks in the same order.
-    #[serde(default)]
+    /// The same seed takes the chunks in the same order; 1234 where absent.
+    #[serde(default = "seed")]
     pub(super) seed: u64,
 }
 
@@ -177,6 +116,21 @@ pub(crate) struct AnswersBody {
     #[serde(default = "ten")]
     #[schema(minimum = 1, maximum = 100)]
     limit: usize,
+    #[serde(default)]
+    search: SearchWayBody,
+    /// Only chunks whose fields are so: `kind=markdown`, `page>=3`, `document!=old.md`.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    pub(super) filters: Vec<String>,
+    /// Prefer chunks that differ from those found before: 1 is relevance alone, 0 difference alone.
+    #[schema(minimum = 0, maximum = 1)]
+    mmr: Option<f64>,
+    /// Let `model` think up other ways to look for an answer: `multi-query`, `decompose`, `hyde`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, max_items = 3)]
+    expand: Vec<NamedExpansion>,
+    /// A served model that judges the hits first; answers are from the better half.
+    pub(super) rerank: Option<String>,
     /// Score of the best statement below which nothing is answered.
     #[schema(minimum = 0, maximum = 1)]
     min_confidence: Option<f64>,
@@ -189,24 +143,25 @@ fn ten() -> usize {
     10
 }
 
+fn seed() -> u64 {
+    evalign_bench::DEFAULT_SEED
+}
+
 impl AnswersBody {
     pub(super) fn limit(&self) -> ApiResult<usize> {
         check_hits(self.limit, "limit")
     }
 
     pub(super) fn min_confidence(&self) -> ApiResult<Option<f64>> {
-        match self.min_confidence {
-            Some(least) if !(0.0..=1.0).contains(&least) => {
-                Err(of_field("min_confidence", "`min_confidence` is a number from 0 to 1"))
-            }
-            least => Ok(least),
-        }
+        check_share(self.min_confidence, "min_confidence")
     }
-}
 
-fn check_hits(count: usize, field: &str) -> ApiResult<usize> {
-    if (1..=MOST_HITS).contains(&count) {
-        return Ok(count);
+    pub(super) fn expansions(&self) -> ApiResult<Vec<Expansion>> {
+        NamedExpansion::all(&self.expand, self.model.is_some())
     }
-    Err(of_field(field, format!("`{field}` is a number from 1 to {MOST_HITS}")))
+
+    pub(super) fn search(&self) -> ApiResult<SearchOptions> {
+        let start = self.search.options(!self.expand.is_empty())?;
+        Ok(SearchOptions { limit: self.limit()?, mmr: mmr(self.mmr)?, ..start })
+    }
 }

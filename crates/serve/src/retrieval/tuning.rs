@@ -42,27 +42,36 @@ impl SweepRequest {
     }
 }
 
+/// Ways of cutting documents, each number of tokens with each overlap.
+fn chunkings(body: &TuningBody) -> ApiResult<Vec<ChunkSettings>> {
+    let overlaps = if body.chunk_overlap.is_empty() { &[0][..] } else { &body.chunk_overlap };
+    if body.chunk_tokens.len().saturating_mul(overlaps.len()) > MOST_CUTS {
+        return Err(of_field("chunk_tokens", format!("at most {MOST_CUTS} ways of cutting")));
+    }
+    if body.chunk_tokens.is_empty() && !body.chunk_overlap.is_empty() {
+        return Err(of_field("chunk_overlap", "`chunk_overlap` goes with `chunk_tokens`"));
+    }
+    let tokens = body.chunk_tokens.iter();
+    Ok(tokens.flat_map(|tokens| overlaps.iter().map(|more| BeirCollection::chunks(*tokens, *more))).collect())
+}
+
 impl App {
     /// Creates the run that compares ways of searching a collection.
     pub(crate) async fn start_tuning(&self, store: &Store, body: &TuningBody) -> ApiResult<StoredRun> {
-        if body.chunk_tokens.len() > MOST_CUTS {
-            return Err(of_field("chunk_tokens", format!("at most {MOST_CUTS} ways of cutting")));
-        }
+        let chunkings = chunkings(body)?;
         let place = self.uploaded(store, &body.collection)?.as_place();
         let collection = self.collection(store, &place)?;
         let name = self.embedder_name(body.embedder.as_deref()).await?;
         let embedder = self.embedder_named(&name).await?;
         let identity = embedder_identity(embedder.identity());
-        let rerank = body.rerank.as_ref().map(|model| -> ApiResult<_> {
-            Ok(self.reference(store, model).map_err(|error| error.about("rerank"))?.to_string())
-        });
+        let rerank = body.rerank.as_ref().map(|model| self.rerank_reference(store, model, "rerank"));
         let request = SweepRequest {
             procedure: SweepRequest::PROCEDURE.to_owned(),
             run: RunRequest::new(identity.reference.clone(), Vec::new()),
             beir: place,
             embedder: name,
             metric: body.metric.clone(),
-            chunkings: body.chunk_tokens.iter().map(|tokens| BeirCollection::chunks(*tokens, 0)).collect(),
+            chunkings,
             rerank: rerank.transpose()?,
         };
         request.of(None).check(&collection, embedder.as_ref())?;
@@ -89,9 +98,11 @@ impl App {
         let request: SweepRequest =
             serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
         let collection = self.collection(store, &request.beir)?;
-        let embedder = CachedEmbedder::new(self.embedder_named(&request.embedder).await?, store.clone());
+        let embedder = self.embedder_named(&request.embedder).await?;
+        let embedder = CachedEmbedder::across_sessions(embedder, store.clone())?;
         let meter = |model| self.metered_run((store, &run.id), model);
-        let reranker = request.rerank.as_ref().map(|model| self.reranker(model, &request.run, &meter));
+        let reranker =
+            request.rerank.as_ref().map(|model| self.reranker(store, (model, &request.run), &meter));
         let reranker = reranker.transpose()?;
         // What is compared is ways of searching, which rank alike in any store.
         let directory = uploads::partial(&self.home)?;

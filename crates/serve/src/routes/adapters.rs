@@ -1,16 +1,10 @@
-use std::sync::Arc;
-
-use axum::extract::State;
 use axum::response::Response;
-use http::HeaderMap;
 
 use crate::adapters::{MergeBody, ScoreBody};
-use crate::app::App;
 use crate::error::ApiResult;
-use crate::extract::{JsonBody, RunPath, Tenanted};
+use crate::extract::RunPath;
 use crate::openapi::{ErrorAnswers, Refusals};
-use crate::routes::once::{IdempotencyKey, Repeatable};
-use crate::routes::runs::queued;
+use crate::routes::once::{IdempotencyKey, Lane, Order};
 use crate::runs::RunObject;
 
 /// Merges the adapter of a training job into the model that it was trained for, and holds the result's logits against
@@ -18,20 +12,8 @@ use crate::runs::RunObject;
 #[utoipa::path(post, path = "/v1/training/jobs/{id}/merge", tag = "training", request_body = MergeBody,
     params(("id" = String, Path, description = "The job"), IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn merge(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    RunPath(id): RunPath,
-    headers: HeaderMap,
-    body: JsonBody<MergeBody>,
-) -> ApiResult<Response> {
-    let target = format!("POST /v1/training/jobs/{id}/merge");
-    let repeatable = Repeatable::of(&headers, &target, &body.digest)?;
-    app.blocking(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || queued(app, store, &app.start_merge(store, &id, &body.value)?))
-    })
-    .await
+pub(crate) async fn merge(RunPath(id): RunPath, order: Order<MergeBody>) -> ApiResult<Response> {
+    order.starts(Lane::Free, move |app, store, body| app.start_merge(store, &id, body)).await
 }
 
 /// Scores a reward model: how often it prefers the chosen side of pairs, over all and by category. It is a run; its
@@ -39,16 +21,6 @@ pub(crate) async fn merge(
 #[utoipa::path(post, path = "/v1/training/scores", tag = "training", request_body = ScoreBody,
     params(IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn score(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<ScoreBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/training/scores", &body.digest)?;
-    app.blocking(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || queued(app, store, &app.start_score(store, &body.value)?))
-    })
-    .await
+pub(crate) async fn score(order: Order<ScoreBody>) -> ApiResult<Response> {
+    order.starts(Lane::Free, |app, store, body| app.start_score(store, body)).await
 }

@@ -30,7 +30,7 @@ pub(crate) struct LeaderboardQuery {
 
 /// All finished runs in blocks of what may be compared, each with the ranks that the samples support.
 #[utoipa::path(get, path = "/v1/leaderboard", tag = "leaderboard", params(LeaderboardQuery),
-    responses((status = 200, description = "As `evalign leaderboard --format json` prints it", body = Object),
+    responses((status = 200, description = "As `evalign leaderboard --format json` prints it, with models by the names they are served by", body = Object),
         (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
 pub(crate) async fn board(
     State(app): State<Arc<App>>,
@@ -59,8 +59,12 @@ impl App {
         let completed = self.completed_runs(store).await?;
         let question = (store.tenant().clone(), format!("{} {:?}", query.all, query.task));
         let store = store.clone();
-        let compute = self.blocking(move |_| {
-            let board = leaderboard(&store, &query)?;
+        let compute = self.blocking(move |app| {
+            let mut board = leaderboard(&store, &query)?;
+            // Models are called as they are served here, not by where they lie.
+            for row in board.blocks.iter_mut().flat_map(|block| &mut block.rows) {
+                row.model.reference = app.shown_name(std::mem::take(&mut row.model.reference));
+            }
             let document = TaggedBody::json(&json!({
                 "object": "leaderboard",
                 "data": board.blocks,
@@ -80,11 +84,19 @@ impl App {
 pub(crate) struct CompareQuery {
     a: String,
     b: String,
+    /// Only this metric.
+    metric: Option<String>,
+    /// What makes documents dependent: a column of theirs, or `subject` for the tasks of a group.
+    cluster: Option<String>,
+    /// Compare tasks that were measured in different ways all the same, and mark them.
+    #[serde(default)]
+    #[param(required = false)]
+    allow_different_protocols: bool,
 }
 
 /// Two runs document by document: is the difference real?
 #[utoipa::path(get, path = "/v1/compare", tag = "leaderboard", params(CompareQuery),
-    responses((status = 200, description = "As `evalign compare --json` prints it", body = Object),
+    responses((status = 200, description = "As `evalign compare --json` prints it, with models by the names they are served by", body = Object),
         (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
 pub(crate) async fn comparison(
     State(app): State<Arc<App>>,
@@ -92,14 +104,19 @@ pub(crate) async fn comparison(
     Query(query): Query<CompareQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    app.blocking(move |_| {
+    app.blocking(move |app| {
         let run = |id: &str| id.parse().map_err(|_| ApiError::not_found("run", id));
         let (a, b) = (run(&query.a)?, run(&query.b)?);
         if a == b {
             return Err(ApiError::new(Code::InvalidRequest, "these are the same run").about("b"));
         }
-        let comparison = compare(&tenanted.store, &a, &b, &CompareOptions::default())?;
-        tagged(&headers, &comparison)
+        let options = CompareOptions {
+            metric: query.metric,
+            cluster: query.cluster,
+            allow_different_protocols: query.allow_different_protocols,
+        };
+        let comparison = compare(&tenanted.store, &a, &b, &options)?;
+        tagged(&headers, &app.placeless_document(&json!(comparison)))
     })
     .await
 }

@@ -30,13 +30,26 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often a stream without news says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
+/// An event, as a stream writes it.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct StreamedEvent {
+    /// One higher than that of the event before; `Last-Event-ID` names it. An `error` has none.
+    id: Option<String>,
+    /// What has happened.
+    event: String,
+    /// With `id`, `type` (the same as `event`), `created_ms` and `data`; of an `error` what every failed request is answered.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// What happens to a run, as server-sent events, from the first one or from the one after `Last-Event-ID`. Each
 /// has an id, one higher than the one before. The stream ends when the run does.
 #[utoipa::path(get, path = "/v1/runs/{id}/events", tag = "runs",
     params(("id" = String, Path, description = "The run"),
         ("Last-Event-ID" = Option<u64>, Header, description = "The last event that was seen")),
     responses((status = 200, description = "`run.created`, `run.started`, `sample.completed`, `run.results`, `run.completed`, ...",
-        content_type = "text/event-stream", body = String), ErrorAnswers, Overload))]
+        content_type = "text/event-stream", body = StreamedEvent), ErrorAnswers, Overload))]
 pub(crate) async fn events(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,

@@ -59,7 +59,7 @@ pub(crate) struct UploadQuery {
     purpose: String,
 }
 
-/// Uploads a file: the body is its bytes, which go to the disk as they come.
+/// Uploads a file: the body is its bytes, at least one, which go to the disk as they come.
 #[utoipa::path(post, path = "/v1/files", tag = "files", params(UploadQuery),
     request_body(content = String, content_type = "application/octet-stream"),
     responses((status = 201, description = "Stored", body = FileObject), ErrorAnswers, Refusals))]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -13,29 +13,24 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::{IdPath, JsonBody, Query, Tenanted};
 use crate::indexes::{AnswerBody, DocumentObject, DocumentsBody, IndexObject, NewIndexBody, SearchBody};
 use crate::openapi::{ErrorAnswers, Refusals};
-use crate::routes::once::{Made, Repeatable};
-use crate::routes::runs::queued;
+use crate::routes::once::{IdempotencyKey, Lane, Made, Order};
 use crate::routes::{List, PageQuery, page_length};
 use crate::runs::RunObject;
 
+/// Where an index is made or opened: what waits for its embedder waits alone.
+pub(crate) const MAKING: Lane = Lane::Alone(|app| &app.retrieval.making);
+
 /// Makes an index, empty. Its name is its id.
 #[utoipa::path(post, path = "/v1/indexes", tag = "indexes", request_body = NewIndexBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses((status = 201, description = "Made; `Location` names it", body = IndexObject), ErrorAnswers, Refusals))]
-pub(crate) async fn create(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<NewIndexBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/indexes", &body.digest)?;
-    app.blocking_alone(&app.retrieval.making, move |app| {
-        repeatable.once(&tenanted.store, || {
-            let index = Handle::current().block_on(app.create_index(&tenanted.store, &body.value))?;
+pub(crate) async fn create(order: Order<NewIndexBody>) -> ApiResult<Response> {
+    order
+        .makes(MAKING, |app, store, body| {
+            let index = Handle::current().block_on(app.create_index(store, body))?;
             Made::new(StatusCode::CREATED, format!("/v1/indexes/{}", index.id), &index)
         })
-    })
-    .await
+        .await
 }
 
 /// Lists indexes, by name.
@@ -85,22 +80,10 @@ pub(crate) async fn remove(
 /// one of its name.
 #[utoipa::path(post, path = "/v1/indexes/{id}/documents", tag = "indexes", request_body = DocumentsBody,
     params(("id" = String, Path, description = "The index"),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+        IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn fill(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    IdPath(id): IdPath,
-    headers: HeaderMap,
-    body: JsonBody<DocumentsBody>,
-) -> ApiResult<Response> {
-    let target = format!("POST /v1/indexes/{id}/documents");
-    let repeatable = Repeatable::of(&headers, &target, &body.digest)?;
-    app.blocking(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || queued(app, store, &app.fill_index(store, &id, &body.value)?))
-    })
-    .await
+pub(crate) async fn fill(IdPath(id): IdPath, order: Order<DocumentsBody>) -> ApiResult<Response> {
+    order.starts(Lane::Free, move |app, store, body| app.fill_index(store, &id, body)).await
 }
 
 /// The documents of an index, by name.

@@ -1,14 +1,22 @@
 //! Requests that are done once however often they are sent.
 
+use std::sync::Arc;
+
 use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::response::{IntoResponse, Response};
 use evalign_core::Digest;
-use evalign_store::{Repetition, Store};
+use evalign_store::{Repetition, Store, StoredRun};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::Mutex;
 
+use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
+use crate::extract::{JsonBody, Tenanted};
+use crate::routes::runs::queued;
 
 /// What a request made, and where it is to be looked for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,21 +52,80 @@ pub(crate) struct IdempotencyKey {
     key: Option<String>,
 }
 
-/// A request that may carry an `Idempotency-Key`: which route it is for, and what its body is.
+/// Where the work of a request is done.
+#[derive(Clone, Copy)]
+pub(crate) enum Lane {
+    /// On any thread that may block.
+    Free,
+    /// With what reads datasets and loads models before it answers: a few at a time.
+    Planning,
+    /// Alone among those that take this lock.
+    Alone(fn(&App) -> &Arc<Mutex<()>>),
+}
+
+/// A request that makes something: whose view of the store it has, its body, and what tells its repetitions.
+pub(crate) struct Order<B> {
+    app: Arc<App>,
+    store: Store,
+    body: B,
+    repeatable: Repeatable,
+}
+
+impl<B: DeserializeOwned> FromRequest<Arc<App>> for Order<B> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> ApiResult<Self> {
+        let (mut parts, body) = request.into_parts();
+        let Tenanted { store, .. } = Tenanted::from_request_parts(&mut parts, app).await?;
+        let key = idempotency_key(&parts.headers)?;
+        let target = format!("{} {}", parts.method, parts.uri.path());
+        let body = JsonBody::from_request(Request::from_parts(parts, body), app).await?;
+        Ok(Self {
+            app: app.clone(),
+            // What it makes it makes once, also when a server dies over it.
+            store: key.as_ref().map_or_else(|| store.clone(), |key| store.for_request(key)),
+            repeatable: Repeatable { key, digest: Digest::of(format!("{target}\n{}", body.digest)) },
+            body: body.value,
+        })
+    }
+}
+
+impl<B: Send + 'static> Order<B> {
+    /// Makes what is asked for.
+    pub(crate) async fn makes(
+        self,
+        lane: Lane,
+        make: impl FnOnce(&App, &Store, &B) -> ApiResult<Made> + Send + 'static,
+    ) -> ApiResult<Response> {
+        let Self { app, store, body, repeatable } = self;
+        let work = move |app: &App| repeatable.once(&store, || make(app, &store, &body));
+        match lane {
+            Lane::Free => app.blocking(work).await,
+            Lane::Planning => app.plan(work).await,
+            Lane::Alone(lock) => app.blocking_alone(lock(&app), work).await,
+        }
+    }
+
+    /// Starts a run: `202`, with where to look.
+    pub(crate) async fn starts(
+        self,
+        lane: Lane,
+        start: impl FnOnce(&App, &Store, &B) -> ApiResult<StoredRun> + Send + 'static,
+    ) -> ApiResult<Response> {
+        self.makes(lane, |app, store, body| queued(app, store, &start(app, store, body)?)).await
+    }
+}
+
+/// The `Idempotency-Key` of a request, if it has one, and what was asked: method, path and body.
 #[derive(Debug)]
-pub(crate) struct Repeatable {
+struct Repeatable {
     key: Option<String>,
     digest: Digest,
 }
 
 impl Repeatable {
-    /// `target`: method and path.
-    pub(crate) fn of(headers: &HeaderMap, target: &str, body: &Digest) -> ApiResult<Self> {
-        Ok(Self { key: idempotency_key(headers)?, digest: Digest::of(format!("{target}\n{body}")) })
-    }
-
     /// Does it, unless it was done: then it is answered as it was. One that failed is to be tried again.
-    pub(crate) fn once(&self, store: &Store, make: impl FnOnce() -> ApiResult<Made>) -> ApiResult<Response> {
+    fn once(&self, store: &Store, make: impl FnOnce() -> ApiResult<Made>) -> ApiResult<Response> {
         let Some(key) = &self.key else { return make()?.answer() };
         match store.begin_request(key, &self.digest)? {
             Repetition::Answered { response, .. } => {
@@ -101,7 +168,7 @@ impl Drop for Begun<'_> {
     }
 }
 
-pub(crate) fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
+fn idempotency_key(headers: &HeaderMap) -> ApiResult<Option<String>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
     if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
+use evalign_store::Store;
+use http::StatusCode;
 
 use crate::app::App;
 use crate::error::ApiResult;
@@ -11,116 +12,65 @@ use crate::extract::{JsonBody, RunPath, Tenanted};
 use crate::judging::{CritiqueBody, InjectionsBody, JudgmentBody, PreferencesBody};
 use crate::openapi::{ErrorAnswers, Refusals};
 use crate::preferences::{CheckBody, CheckObject, ImportBody, PairsExportBody, PairsObject};
-use crate::routes::once::{Made, Repeatable};
-use crate::routes::runs::queued;
+use crate::routes::once::{IdempotencyKey, Lane, Made, Order};
+use crate::routes::scoring::SCORING;
 use crate::runs::RunObject;
 
 /// Has something judged: rows of a file, the answers of a run, or models that answer the same prompts. It is a run;
 /// its results are the report that `evalign judge --json` prints.
 #[utoipa::path(post, path = "/v1/judgments", tag = "judging", request_body = JudgmentBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn judge(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<JudgmentBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/judgments", &body.digest)?;
-    app.plan(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let procedure = app.judgment(store, &body.value)?;
-            queued(app, store, &app.start_procedure(store, procedure)?)
-        })
-    })
-    .await
+pub(crate) async fn judge(order: Order<JudgmentBody>) -> ApiResult<Response> {
+    let start = |app: &App, store: &Store, body: &JudgmentBody| {
+        app.start_procedure(store, app.judgment(store, body)?)
+    };
+    order.starts(Lane::Planning, start).await
 }
 
 /// Has a judge compare answers of which the worse one tries to talk it round: how often it changes its mind. It is a
 /// run; its results are the report that `evalign judge injections --json` prints.
 #[utoipa::path(post, path = "/v1/judgments/injections", tag = "judging", request_body = InjectionsBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn attack(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<InjectionsBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/judgments/injections", &body.digest)?;
-    app.plan(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let procedure = app.injections(store, &body.value)?;
-            queued(app, store, &app.start_procedure(store, procedure)?)
-        })
-    })
-    .await
+pub(crate) async fn attack(order: Order<InjectionsBody>) -> ApiResult<Response> {
+    let start = |app: &App, store: &Store, body: &InjectionsBody| {
+        app.start_procedure(store, app.injections(store, body)?)
+    };
+    order.starts(Lane::Planning, start).await
 }
 
 /// Has answers criticised and revised by the principles of a constitution, each revision held against what it revises.
 /// It is a run; its pairs become files by `POST /v1/preferences/{id}/files`.
 #[utoipa::path(post, path = "/v1/critiques", tag = "judging", request_body = CritiqueBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn criticise(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<CritiqueBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/critiques", &body.digest)?;
-    app.plan(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let procedure = app.critique(store, &body.value)?;
-            queued(app, store, &app.start_procedure(store, procedure)?)
-        })
-    })
-    .await
+pub(crate) async fn criticise(order: Order<CritiqueBody>) -> ApiResult<Response> {
+    let start = |app: &App, store: &Store, body: &CritiqueBody| {
+        app.start_procedure(store, app.critique(store, body)?)
+    };
+    order.starts(Lane::Planning, start).await
 }
 
 /// Builds preference pairs: answers are drawn, and compared by a judge or scored by their task. It is a run; its pairs
 /// become files by `POST /v1/preferences/{id}/files`.
 #[utoipa::path(post, path = "/v1/preferences", tag = "preferences", request_body = PreferencesBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn build(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<PreferencesBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/preferences", &body.digest)?;
-    app.plan(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let procedure = app.preferences(store, &body.value)?;
-            queued(app, store, &app.start_procedure(store, procedure)?)
-        })
-    })
-    .await
+pub(crate) async fn build(order: Order<PreferencesBody>) -> ApiResult<Response> {
+    let start = |app: &App, store: &Store, body: &PreferencesBody| {
+        app.start_procedure(store, app.preferences(store, body)?)
+    };
+    order.starts(Lane::Planning, start).await
 }
 
 /// Writes the pairs of a run into files, which can be downloaded and trained on.
 #[utoipa::path(post, path = "/v1/preferences/{id}/files", tag = "preferences", request_body = PairsExportBody,
     params(("id" = String, Path, description = "A run that built pairs or criticised"),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+        IdempotencyKey),
     responses((status = 201, description = "Written; `Location` names the first file", body = PairsObject), ErrorAnswers, Refusals))]
-pub(crate) async fn export(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    RunPath(id): RunPath,
-    headers: HeaderMap,
-    body: JsonBody<PairsExportBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, &format!("POST /v1/preferences/{id}/files"), &body.digest)?;
-    app.blocking_alone(&app.scoring, move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || made(&app.export_pairs(store, &id, &body.value)?))
-    })
-    .await
+pub(crate) async fn export(RunPath(id): RunPath, order: Order<PairsExportBody>) -> ApiResult<Response> {
+    order.makes(SCORING, move |app, store, body| made(&app.export_pairs(store, &id, body)?)).await
 }
 
 fn made(pairs: &PairsObject) -> ApiResult<Made> {
@@ -142,18 +92,8 @@ pub(crate) async fn check(
 /// Takes over an uploaded file of preferences: rows that would teach the wrong thing are left out and told, the others
 /// become a file in the layout that is asked for.
 #[utoipa::path(post, path = "/v1/preferences/import", tag = "preferences", request_body = ImportBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses((status = 201, description = "Written; `Location` names the file", body = PairsObject), ErrorAnswers, Refusals))]
-pub(crate) async fn import(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<ImportBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/preferences/import", &body.digest)?;
-    app.blocking_alone(&app.scoring, move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || made(&app.import_pairs(store, &body.value)?))
-    })
-    .await
+pub(crate) async fn import(order: Order<ImportBody>) -> ApiResult<Response> {
+    order.makes(SCORING, |app, store, body| made(&app.import_pairs(store, body)?)).await
 }

@@ -4,40 +4,29 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use evalign_core::RunId;
-use http::HeaderMap;
+use evalign_store::Store;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{IdPath, JsonBody, Query, Tenanted};
+use crate::extract::{IdPath, Query, Tenanted};
 use crate::openapi::{ErrorAnswers, Refusals};
 use crate::retrieval::{AnswersBody, EvaluationBody, TestsBody, TuningBody};
 use crate::routes::List;
-use crate::routes::once::{IdempotencyKey, Repeatable};
-use crate::routes::runs::queued;
+use crate::routes::indexes::MAKING;
+use crate::routes::once::{IdempotencyKey, Lane, Order};
 use crate::runs::RunObject;
 
 /// Measures a way of searching on a collection with judged queries. It is a run: its queries are its samples.
 #[utoipa::path(post, path = "/v1/retrieval/evaluations", tag = "indexes", request_body = EvaluationBody,
     params(IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn evaluate(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<EvaluationBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/retrieval/evaluations", &body.digest)?;
-    app.blocking_alone(&app.retrieval.making, move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let run = Handle::current().block_on(app.start_evaluation(store, &body.value))?;
-            queued(app, store, &run)
-        })
-    })
-    .await
+pub(crate) async fn evaluate(order: Order<EvaluationBody>) -> ApiResult<Response> {
+    order
+        .starts(MAKING, |app, store, body| Handle::current().block_on(app.start_evaluation(store, body)))
+        .await
 }
 
 /// Compares ways of searching on a collection: found on half of its queries, shown on the other half. It is a run; its
@@ -45,21 +34,8 @@ pub(crate) async fn evaluate(
 #[utoipa::path(post, path = "/v1/retrieval/tunings", tag = "indexes", request_body = TuningBody,
     params(IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn tune(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<TuningBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/retrieval/tunings", &body.digest)?;
-    app.blocking_alone(&app.retrieval.making, move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let run = Handle::current().block_on(app.start_tuning(store, &body.value))?;
-            queued(app, store, &run)
-        })
-    })
-    .await
+pub(crate) async fn tune(order: Order<TuningBody>) -> ApiResult<Response> {
+    order.starts(MAKING, |app, store, body| Handle::current().block_on(app.start_tuning(store, body))).await
 }
 
 /// Which two evaluations of search.
@@ -96,19 +72,8 @@ pub(crate) async fn differences(
 #[utoipa::path(post, path = "/v1/indexes/{id}/tests", tag = "indexes", request_body = TestsBody,
     params(("id" = String, Path, description = "The index"), IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn tests(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    IdPath(id): IdPath,
-    headers: HeaderMap,
-    body: JsonBody<TestsBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, &format!("POST /v1/indexes/{id}/tests"), &body.digest)?;
-    app.blocking(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || queued(app, store, &app.start_tests(store, &id, &body.value)?))
-    })
-    .await
+pub(crate) async fn tests(IdPath(id): IdPath, order: Order<TestsBody>) -> ApiResult<Response> {
+    order.starts(Lane::Free, move |app, store, body| app.start_tests(store, &id, body)).await
 }
 
 /// Measures how well an index answers questions of which it is known where their answers stand. It is a run: its
@@ -116,20 +81,9 @@ pub(crate) async fn tests(
 #[utoipa::path(post, path = "/v1/indexes/{id}/evaluations", tag = "indexes", request_body = AnswersBody,
     params(("id" = String, Path, description = "The index"), IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the run", body = RunObject), ErrorAnswers, Refusals))]
-pub(crate) async fn answers(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    IdPath(id): IdPath,
-    headers: HeaderMap,
-    body: JsonBody<AnswersBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, &format!("POST /v1/indexes/{id}/evaluations"), &body.digest)?;
-    app.blocking_alone(&app.retrieval.making, move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let run = Handle::current().block_on(app.start_answers(store, &id, &body.value))?;
-            queued(app, store, &run)
-        })
-    })
-    .await
+pub(crate) async fn answers(IdPath(id): IdPath, order: Order<AnswersBody>) -> ApiResult<Response> {
+    let start = move |app: &App, store: &Store, body: &AnswersBody| {
+        Handle::current().block_on(app.start_answers(store, &id, body))
+    };
+    order.starts(MAKING, start).await
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use evalign_bench::{ExportFormat, Scoreboard, export_run, export_steps};
-use evalign_core::{Outcome, RunStatus, SampleKey};
+use evalign_core::{Outcome, RunId, RunStatus, SampleKey};
 use evalign_store::{SampleFilter, Store, StoredRun};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
-use crate::extract::{JsonBody, Query, RunPath, TaggedBody, Tenanted, tagged_bytes};
+use crate::extract::{Query, RunPath, TaggedBody, Tenanted, tagged_bytes};
 use crate::openapi::{ErrorAnswers, Refusals};
-use crate::routes::once::{Made, Repeatable};
+use crate::routes::once::{IdempotencyKey, Lane, Made, Order};
 use crate::routes::{List, page_length};
 use crate::runs::{NewRunBody, RunObject};
 
@@ -28,55 +28,49 @@ pub(crate) struct RunsQuery {
     limit: Option<u32>,
     /// The last run of the page before.
     after: Option<String>,
-    /// Only runs of this status: `queued`, `running`, `completed`, `failed`, `cancelled`, `budget_exhausted`.
+    /// Only runs of this status: `queued`, `running` (with those that were interrupted), `completed`, `failed`, `cancelled`, `budget_exhausted`.
     status: Option<String>,
 }
 
 /// Lists runs, the newest first.
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", params(RunsQuery),
-    responses((status = 200, description = "A page of runs", body = List<RunObject>), ErrorAnswers))]
+    responses((status = 200, description = "A page of runs", body = List<RunObject>),
+        (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
     Query(query): Query<RunsQuery>,
-) -> ApiResult<Json<List<RunObject>>> {
+    headers: HeaderMap,
+) -> ApiResult<Response> {
     let limit = page_length(query.limit)?;
-    let after = query.after.map(|id| id.parse().map_err(|_| ApiError::not_found("run", &id))).transpose()?;
-    let status = match query.status.as_deref() {
-        None => None,
-        Some(name) => Some(RunStatus::parse(name).ok_or_else(|| {
-            ApiError::new(Code::InvalidRequest, "`status` is no status of a run").about("status")
-        })?),
+    let run = |id: String| id.parse::<RunId>().map_err(|_| ApiError::not_found("run", &id));
+    let after = query.after.map(run).transpose()?;
+    let known = |name: String| {
+        let none = || ApiError::new(Code::InvalidRequest, "`status` is no status of a run").about("status");
+        RunStatus::parse(&name).ok_or_else(none)
     };
-    app.blocking(move |app| {
+    let status = query.status.map(known).transpose()?;
+    // Who watches all runs asks this again and again.
+    let question = (tenanted.store.tenant().clone(), format!("{limit} {status:?} {after:?}"));
+    let compute = app.blocking(move |app| {
         let store = &tenanted.store;
         let runs = store.runs_after(after.as_ref(), limit + 1, status)?;
         let objects = runs.iter().map(|run| RunObject::of(app, store, run)).collect::<ApiResult<_>>()?;
-        Ok(Json(List::page(objects, limit as usize, |run: &RunObject| run.id.clone())))
-    })
-    .await
+        TaggedBody::json(&List::page(objects, limit as usize, |run: &RunObject| run.id.clone()))
+    });
+    Ok(app.known_lists.get(question, || app.version_of_runs(), compute).await?.answer(&headers))
 }
 
 /// Starts a run: plans it, stores it and queues it. The answer comes at once and says where to look. A request
 /// with the `Idempotency-Key` of an earlier one is answered as that was; without one, equal requests are still
 /// the same run.
 #[utoipa::path(post, path = "/v1/runs", tag = "runs", request_body = NewRunBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses(
         (status = 202, description = "Queued; `Location` names it", body = RunObject),
         ErrorAnswers, Refusals))]
-pub(crate) async fn create(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<NewRunBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/runs", &body.digest)?;
-    app.plan(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || queued(app, store, &app.start_run(store, &body.value)?))
-    })
-    .await
+pub(crate) async fn create(order: Order<NewRunBody>) -> ApiResult<Response> {
+    order.starts(Lane::Planning, |app, store, body| app.start_run(store, body)).await
 }
 
 /// `202`, with where to look.
@@ -101,13 +95,13 @@ pub(crate) async fn read(
         let run = tenanted.store.run(&id)?;
         TaggedBody::json(&RunObject::of(app, &tenanted.store, &run)?)
     });
-    Ok(app.known_runs.get(question, || app.version(), compute).await?.answer(&headers))
+    Ok(app.known_runs.get(question, || app.version_of_runs(), compute).await?.answer(&headers))
 }
 
 /// The results of a run: estimates with their intervals and counts.
 #[utoipa::path(get, path = "/v1/runs/{id}/results", tag = "runs",
     params(("id" = String, Path, description = "The run")),
-    responses((status = 200, description = "As `evalign eval --json` prints them", body = Object),
+    responses((status = 200, description = "As `evalign eval --json` prints them, with models by the names they are served by", body = Object),
         (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
 pub(crate) async fn results(
     State(app): State<Arc<App>>,
@@ -118,7 +112,7 @@ pub(crate) async fn results(
     app.blocking(move |app| {
         let results = tenanted.store.run(&id)?.results;
         let none = || ApiError::new(Code::NotFound, "the run has no results yet");
-        let results = crate::uploads::without_places(&results.ok_or_else(none)?.to_string(), &app.home);
+        let results = app.placeless_document(&results.ok_or_else(none)?).to_string();
         Ok(tagged_bytes(&headers, results.into_bytes(), "application/json"))
     })
     .await
@@ -242,7 +236,7 @@ pub(crate) struct ExportQuery {
 /// The samples of a run as one file, as `evalign export` writes it.
 #[utoipa::path(get, path = "/v1/runs/{id}/export", tag = "runs",
     params(("id" = String, Path, description = "The run"), ExportQuery),
-    responses((status = 200, description = "The file", content_type = "application/octet-stream", body = String), ErrorAnswers,
+    responses((status = 200, description = "The file", content((String = "application/jsonl"), (String = "application/vnd.apache.parquet"))), ErrorAnswers,
         (status = 409, description = "The run was scored by other rules than there are now", body = crate::openapi::ErrorBody)))]
 pub(crate) async fn export(
     State(app): State<Arc<App>>,
@@ -251,6 +245,7 @@ pub(crate) async fn export(
     Query(query): Query<ExportQuery>,
 ) -> ApiResult<Response> {
     let wrong = |field: &str, message: &str| Err(ApiError::new(Code::InvalidRequest, message).about(field));
+    // As documented above.
     let (jsonl, parquet) = ("application/jsonl", "application/vnd.apache.parquet");
     let (format, kind, name) = match (query.format.as_deref(), query.task) {
         (None | Some("jsonl"), None) => (ExportFormat::Jsonl, jsonl, "samples.jsonl".to_owned()),

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use serde_json::Value;
 
 use crate::app::App;
@@ -11,8 +11,11 @@ use crate::error::ApiResult;
 use crate::extract::{JsonBody, RunPath, Tenanted};
 use crate::openapi::{ErrorAnswers, Refusals};
 use crate::routes::List;
-use crate::routes::once::{Made, Repeatable};
+use crate::routes::once::{IdempotencyKey, Lane, Made, Order};
 use crate::scoring::{RescoreBody, RescoreObject, RunImportBody, RunImportObject, VerifyBody};
+
+/// Where all answers of a run, or all rows of a file, are read while a request waits.
+pub(crate) const SCORING: Lane = Lane::Alone(|app| &app.scoring);
 
 /// Scores the stored answers of a run again, by the task files as they are now; no model is asked. Its results are the
 /// new ones from then on.
@@ -47,21 +50,13 @@ pub(crate) async fn against(
 /// Takes uploaded files over as a run: what `evalign export` wrote on another machine, or a log of
 /// lm-evaluation-harness. To a run of the same specification, samples that it lacks are added.
 #[utoipa::path(post, path = "/v1/runs/import", tag = "runs", request_body = RunImportBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses((status = 201, description = "Taken over; `Location` names the run", body = RunImportObject), ErrorAnswers, Refusals))]
-pub(crate) async fn import(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<RunImportBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/runs/import", &body.digest)?;
-    let work = move |app: &App| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let imported = app.import_files(store, &body.value)?;
+pub(crate) async fn import(order: Order<RunImportBody>) -> ApiResult<Response> {
+    order
+        .makes(SCORING, |app, store, body| {
+            let imported = app.import_files(store, body)?;
             Made::new(StatusCode::CREATED, format!("/v1/runs/{}", imported.run.id), &imported)
         })
-    };
-    app.blocking_alone(&app.scoring, work).await
+        .await
 }

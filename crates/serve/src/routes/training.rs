@@ -3,15 +3,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{JsonBody, Query, RunPath, Tenanted};
+use crate::extract::{Query, RunPath, Tenanted};
 use crate::openapi::{ErrorAnswers, Refusals};
-use crate::routes::once::{Made, Repeatable};
+use crate::routes::once::{IdempotencyKey, Lane, Made, Order};
 use crate::routes::{List, PageQuery, page_length};
 use crate::training::{TrainingBody, TrainingObject};
 use crate::uploads;
@@ -19,24 +19,16 @@ use crate::uploads;
 /// Trains an adapter (SFT, a reward model, DPO) on a file that was uploaded or built. The job is a run: its events,
 /// cancelling and resuming are those of `/v1/runs/{id}`.
 #[utoipa::path(post, path = "/v1/training/jobs", tag = "training", request_body = TrainingBody,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]*$", description = "1 to 255 visible ASCII characters; kept for 24 hours")),
+    params(IdempotencyKey),
     responses((status = 202, description = "Queued; `Location` names the job", body = TrainingObject), ErrorAnswers, Refusals))]
-pub(crate) async fn create(
-    State(app): State<Arc<App>>,
-    tenanted: Tenanted,
-    headers: HeaderMap,
-    body: JsonBody<TrainingBody>,
-) -> ApiResult<Response> {
-    let repeatable = Repeatable::of(&headers, "POST /v1/training/jobs", &body.digest)?;
-    app.blocking(move |app| {
-        let store = &tenanted.store;
-        repeatable.once(store, || {
-            let job = app.start_training(store, &body.value)?;
+pub(crate) async fn create(order: Order<TrainingBody>) -> ApiResult<Response> {
+    order
+        .makes(Lane::Free, |app, store, body| {
+            let job = app.start_training(store, body)?;
             let place = format!("/v1/training/jobs/{}", job.id);
             Made::new(StatusCode::ACCEPTED, place, &app.training(store, &job.id)?)
         })
-    })
-    .await
+        .await
 }
 
 /// Lists training jobs, the newest first.
@@ -117,12 +109,16 @@ pub(crate) async fn metrics(
     .await
 }
 
+/// Files in which a model is named by where it lies. All others go out byte for byte: a token may look like a place.
+const NAME_PLACES: [&str; 3] = ["adapter_config.json", "config.json", "report.html"];
+
 /// Which file of a job.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct FileQuery {
-    /// `adapter_model.safetensors` and `adapter_config.json` (an adapter as PEFT has them), `metrics.jsonl`, `report.html`.
+    /// `adapter_model.safetensors` and `adapter_config.json` (an adapter as PEFT has them), `metrics.jsonl`, `report.html`; of
+    /// a whole model `model.safetensors`, `config.json`, `tokenizer.json` and the like.
     name: String,
 }
 
@@ -137,8 +133,17 @@ pub(crate) async fn content(
     Query(query): Query<FileQuery>,
 ) -> ApiResult<Response> {
     let attachment = format!("attachment; filename=\"{}\"", query.name);
-    let path = app.blocking(move |app| app.training_file(&tenanted.store, &id, &query.name)).await?;
-    let body = uploads::stream_file(&path, ()).await?;
+    let names_places = NAME_PLACES.contains(&query.name.as_str());
+    let read = move |app: &App| {
+        let path = app.training_file(&tenanted.store, &id, &query.name)?;
+        let text =
+            names_places.then(|| fs_err::read_to_string(&path)).transpose().map_err(ApiError::internal)?;
+        Ok((text.map(|text| app.without_places(&text)), path))
+    };
+    let body = match app.blocking(read).await? {
+        (Some(text), _) => axum::body::Body::from(text),
+        (None, path) => uploads::stream_file(&path, ()).await?,
+    };
     let kind = "application/octet-stream".to_owned();
     Ok(([(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, attachment)], body).into_response())
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use evalign_bench::{Ballot, Vote};
+use evalign_bench::Vote;
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
@@ -10,6 +10,7 @@ use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{JsonBody, Query, RunPath, Tenanted};
 use crate::openapi::{ErrorAnswers, Refusals};
 use crate::routes::page_length;
+use crate::votes::ballot_of;
 
 /// Two answers to one prompt, without their writers' names.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -71,7 +72,8 @@ pub(crate) struct CastObject {
 /// The open questions of a comparison of models, blind: the same pairs for everybody, in an order of each key's own.
 #[utoipa::path(get, path = "/v1/judgments/{id}/votes", tag = "judging",
     params(("id" = String, Path, description = "A run that compared models"), BallotQuery),
-    responses((status = 200, description = "What is open", body = BallotObject), ErrorAnswers))]
+    responses((status = 200, description = "What is open", body = BallotObject), ErrorAnswers,
+        (status = 409, description = "The comparison is still being worked on", body = crate::openapi::ErrorBody)))]
 pub(crate) async fn ballot(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
@@ -80,7 +82,7 @@ pub(crate) async fn ballot(
 ) -> ApiResult<Json<BallotObject>> {
     let limit = page_length(query.limit)?;
     app.blocking(move |_| {
-        let ballot = Ballot::of(&tenanted.store, &id, &tenanted.caller.key)?;
+        let ballot = ballot_of(&tenanted.store, &id, &tenanted.caller.key)?;
         Ok(Json(BallotObject {
             object: "ballot",
             run: ballot.arena.to_string(),
@@ -118,7 +120,7 @@ pub(crate) async fn cast(
             let message = "this question is not open: it was voted on, or is none";
             return Err(ApiError::new(Code::InvalidRequest, message).about("question"));
         }
-        let ballot = Ballot::of(store, &id, key)?;
+        let ballot = ballot_of(store, &id, key)?;
         let none = || ApiError::internal("a vote that was kept is not there");
         let (_, _, names) = ballot.cast(&body.value.question).ok_or_else(none)?;
         Ok(Json(CastObject {

@@ -41,3 +41,13 @@ fn what_makes_no_sense_is_refused_by_name() {
     let missing = settings(Path::new("."), Some(Path::new("no such file.toml")), &|_| None, Layer::default());
     assert!(missing.unwrap_err().to_string().contains("no such file.toml"));
 }
+
+#[test]
+fn variables_that_are_no_settings_are_refused_with_the_nearest_one() {
+    let check = |names: &[&str]| check_variables(names.iter().map(|name| (*name).to_owned()));
+    check(&["PATH", "EVALIGN_HOME", "EVALIGN_SERVE__WORKERS", "EVALIGN_SERVE__MAX_BODY_KIB"]).unwrap();
+    let refused = check(&["PATH", "EVALIGN_SERVE__WORKRES"]).unwrap_err().to_string();
+    assert_eq!(refused, "EVALIGN_SERVE__WORKRES: there is no such setting; `EVALIGN_SERVE__WORKERS` is one");
+    let refused = check(&["EVALIGN_SERVE__zzz"]).unwrap_err().to_string();
+    assert_eq!(refused, "EVALIGN_SERVE__zzz: there is no such setting");
+}

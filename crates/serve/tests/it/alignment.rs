@@ -12,7 +12,7 @@ fn prompts(count: usize) -> String {
 }
 
 /// Posts what becomes a run and waits until it is completed.
-async fn done(listening: &Listening, path: &str, body: &Value) -> String {
+pub(crate) async fn done(listening: &Listening, path: &str, body: &Value) -> String {
     let posted = listening.service.post(path, body).await;
     assert_eq!(posted.status, StatusCode::ACCEPTED, "{path}: {}", posted.text());
     let id = posted.json()["id"].as_str().unwrap().to_owned();
@@ -285,6 +285,78 @@ async fn what_is_judged_criticised_and_voted_on_is_a_run_with_a_report() {
     assert_eq!(cast.json()["open"].as_u64().unwrap() + 1, ballot["total"].as_u64().unwrap());
     let again = service.ask(Method::POST, &votes, &service.admin, Some(&vote)).await;
     assert_eq!(again.json()["error"]["param"], "question");
+    listening.end().await;
+}
+
+/// Texts to be learnt, in the words that the model of made-up weights knows.
+async fn whole_training(service: &Service) -> Value {
+    let row = |i: usize| json!({"prompt": format!("t{} t{}", 2 + i, 30 + i), "completion": format!(" t{}", 50 + i)});
+    let rows: String = (0..6).map(|i| row(i).to_string() + "\n").collect();
+    let file = service.upload("texts.jsonl", "dataset", rows).await;
+    let settings = json!({"use_peft": false, "max_steps": 2, "per_device_train_batch_size": 2, "samples": 0,
+                          "gradient_accumulation_steps": 1, "learning_rate": 0.05, "save_steps": 1});
+    json!({"kind": "sft", "model": "tiny", "file": file, "settings": settings})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_all_of_whose_weights_were_trained_is_named_by_its_job() {
+    let listening = Service::trainable(Layer::default()).listening().await;
+    let service = &listening.service;
+    let training = whole_training(service).await;
+    let job = done(&listening, "/v1/training/jobs", &training).await;
+    let told = service.get(&format!("/v1/training/jobs/{job}")).await.json();
+    assert_eq!(told["trained_model"], job.as_str(), "{told}");
+    let weights = format!("/v1/training/jobs/{job}/content?name=model.safetensors");
+    assert!(service.get(&weights).await.body.len() > 1000);
+    let body = json!({"model": job, "tasks": ["samples_knowledge"], "limit": 3});
+    let run = done(&listening, "/v1/runs", &body).await;
+    assert_eq!(service.get(&format!("/v1/runs/{run}")).await.json()["model"], job.as_str());
+    let asked = json!({"model": job, "prompt": "t1 t2", "max_tokens": 3});
+    assert_eq!(service.post("/v1/completions", &asked).await.status, StatusCode::OK);
+    assert!(service.get("/v1/models").await.text().contains(&job));
+    // Nobody else's; and it is no adapter, nor is there one to be merged.
+    for (path, theirs) in [("/v1/runs", &body), ("/v1/completions", &asked)] {
+        let answer = service.ask(Method::POST, path, &service.other, Some(theirs)).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}: {}", answer.text());
+    }
+    let with = |field: &str, value: Value| {
+        let mut body = training.clone();
+        body[field] = value;
+        body
+    };
+    let adapted = json!({"model": format!("tiny+adapter={job}"), "tasks": ["samples_knowledge"]});
+    for (path, body, param) in [
+        ("/v1/runs".to_owned(), adapted, "model"),
+        (format!("/v1/training/jobs/{job}/merge"), json!({}), "model"),
+        ("/v1/training/jobs".to_owned(), with("model", json!(job)), "model"),
+        (
+            "/v1/training/jobs".to_owned(),
+            with("settings", json!({"use_peft": false, "lora_r": 4})),
+            "settings.use_peft",
+        ),
+    ] {
+        let refused = service.post(&path, &body).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{path}: {}", refused.text());
+        assert_eq!(refused.json()["error"]["param"], param, "{}", refused.text());
+    }
+    let removed = service.ask(Method::DELETE, &format!("/v1/training/jobs/{job}"), &service.run, None).await;
+    assert_eq!(removed.status, StatusCode::NO_CONTENT);
+    assert_eq!(service.post("/v1/completions", &asked).await.status, StatusCode::NOT_FOUND);
+    listening.end().await;
+}
+
+/// Whole models and their checkpoints are large: a job for which the tenant has no room is not begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_has_room_or_is_not_begun() {
+    let layer = Layer { max_files_mib: Some(2), ..Layer::default() };
+    let listening = Service::trainable(layer).listening().await;
+    let service = &listening.service;
+    let training = whole_training(service).await;
+    service.store.keep_bytes("run_0", (2 << 20) - 20_000).unwrap();
+    let posted = service.post("/v1/training/jobs", &training).await;
+    assert_eq!(posted.status, StatusCode::ACCEPTED, "{}", posted.text());
+    let failed = listening.until(posted.json()["id"].as_str().unwrap(), "failed").await;
+    assert!(failed["error"].as_str().unwrap().contains("all your files together"), "{failed}");
     listening.end().await;
 }
 

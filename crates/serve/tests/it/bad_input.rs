@@ -90,11 +90,14 @@ async fn a_field_that_is_wrong_is_named() {
         ("messages", json!([])),
         ("tools", json!([])),
         ("top_logprobs", json!(5)),
-        ("response_format", json!({"type": "json_object"})),
+        ("response_format", json!({"type": "json_schema", "json_schema": {"name": "x", "schema": "soup"}})),
         ("presence_penalty", json!(1.0)),
     ] {
         assert_eq!(param(chat, ask(field, value)).await, field);
     }
+    // More than the likeliest token is never told: who asks for more is not given one in silence.
+    let several = json!({"model": "small", "prompt": "a", "logprobs": 2});
+    assert_eq!(param("/v1/completions", several).await, "logprobs");
 }
 
 /// Promise 25: there is no field through which a client could name an address, and none for a path: requests

@@ -76,7 +76,7 @@ async fn every_page_works_in_a_browser() {
         assert_eq!(site.chromium.complaints(), Vec::<String>::new(), "logging in");
         for (path, shows) in [
             ("/".to_owned(), "may be first"),
-            ("/runs".to_owned(), a.as_str()),
+            ("/runs".to_owned(), &a[a.len() - 8..]),
             (format!("/runs/{run}"), "completed"),
             (format!("/runs/{a}/samples"), "Share among the choices"),
             (format!("/runs/{a}/samples/samples_knowledge:1:0"), "samples_knowledge 1"),

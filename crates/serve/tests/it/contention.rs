@@ -1,19 +1,21 @@
 //! Who wants a run that somebody else has for a moment, and who asks for too much of one.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use evalign_bench::{Ballot, Vote, Votes};
-use evalign_core::{RunId, RunStatus, Tenant};
-use evalign_serve::{Layer, begin, mint_key};
-use evalign_store::{JobState, KeyLimits, KeyScope, NewRun, SampleFilter};
+use evalign_core::{Digest, RunId, RunStatus, Tenant};
+use evalign_serve::{BLOCKING_THREADS, Layer, begin, mint_key};
+use evalign_store::{IndexCommit, IndexedDocument, JobState, KeyLimits, KeyScope, NewRun, SampleFilter};
 use futures::executor::block_on;
 use futures::future::join_all;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::common::{Service, settings_with, small_run};
+use crate::common::{Service, request, settings_with, small_run};
+use crate::indexes::{empty_index, settings_of_nobody};
 use crate::pages::{browse, log_in};
-use crate::stored::arena;
+use crate::stored::{arena, training};
 
 const TTL: Duration = Duration::from_secs(60);
 
@@ -45,6 +47,23 @@ async fn a_worker_waits_for_who_creates_the_same_run_once_more() {
     tokio::time::sleep(MOMENT).await;
     store.release(lease).unwrap();
     listening.until(run.as_str(), "completed").await;
+    listening.end().await;
+}
+
+/// As on the command line: what is recorded as running goes on only while somebody works on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_process_is_gone_is_said_to_be_interrupted() {
+    let listening = Service::new().listening().await;
+    let service = &listening.service;
+    let run = posted(service, "/v1/runs", &small_run()).await;
+    listening.until(run.as_str(), "completed").await;
+    let lease = service.store.lease(&run, "a process of the command line", TTL).unwrap();
+    service.store.set_status(&lease, RunStatus::Running).unwrap();
+    let status = async || service.get(&format!("/v1/runs/{run}")).await.json()["status"].clone();
+    assert_eq!(status().await, "running");
+    service.store.release(lease).unwrap();
+    assert_eq!(status().await, "interrupted");
+    assert_eq!(service.get("/v1/runs").await.json()["data"][0]["status"], "interrupted");
     listening.end().await;
 }
 
@@ -181,6 +200,52 @@ fn who_waits_for_a_model_keeps_nobody_from_reading() {
     });
 }
 
+/// Another process holds the database: who wants to change something waits for it, each on a thread, but never on all of
+/// them; who waits too long is told to come again.
+#[test]
+fn who_waits_for_a_locked_database_keeps_nobody_from_reading() {
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    let threads = threads.worker_threads(2).max_blocking_threads(BLOCKING_THREADS).enable_all().build();
+    threads.unwrap().block_on(async {
+        let service = Service::new();
+        empty_index(&service).await;
+        let other = rusqlite::Connection::open(service.home.path().join("evalign.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let refused = AtomicUsize::new(0);
+        let upload = async || {
+            let path = "/v1/files?name=a.jsonl&purpose=dataset";
+            let answer = service.send(request(Method::POST, path, &service.run, Some(&json!(1)))).await;
+            if answer.status == StatusCode::SERVICE_UNAVAILABLE {
+                assert_eq!(answer.headers["retry-after"], "5", "{}", answer.text());
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+            answer.status
+        };
+        let read = async {
+            tokio::time::sleep(MOMENT).await;
+            // Who asks for something reads, too.
+            let body = json!({"query": "lamp", "search": {"mode": "bm25"}});
+            let read = async {
+                let found = service.post("/v1/indexes/docs/query", &body).await;
+                assert_eq!(found.status, StatusCode::OK, "{}", found.text());
+                service.get("/v1/files").await
+            };
+            let files = tokio::time::timeout(Duration::from_secs(20), read).await;
+            while refused.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(MOMENT).await;
+            }
+            other.execute_batch("ROLLBACK").unwrap();
+            files
+        };
+        let uploads = join_all((0..BLOCKING_THREADS + 16).map(|_| upload()));
+        let (posted, files) = tokio::join!(uploads, read);
+        assert_eq!(files.unwrap().json()["data"], json!([]));
+        let stored = posted.iter().filter(|status| **status == StatusCode::CREATED).count();
+        assert!(stored > 0 && stored + refused.load(Ordering::Relaxed) == posted.len(), "{posted:?}");
+        assert_eq!(upload().await, StatusCode::CREATED, "nobody keeps a turn");
+    });
+}
+
 /// The server was killed between the end of a run and its telling so, and the run was the last that its key could pay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_done_stays_done_when_its_key_is_used_up() {
@@ -195,5 +260,46 @@ async fn a_run_that_is_done_stays_done_when_its_key_is_used_up() {
     store.enqueue(&run, &json!({}), 10).unwrap();
     listening.until(run.as_str(), "completed").await;
     assert_eq!(service.store.job_of(&run).unwrap().unwrap().state, JobState::Done);
+    listening.end().await;
+}
+
+/// Version 5 noted nothing of what trainings and indexes take, and nobody notes what a job has left whose server was
+/// killed for the last time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_tenants_keep_and_nobody_noted_is_noted_at_the_next_start() {
+    let service = Service::new();
+    let run = posted(&service, "/v1/runs", &small_run()).await;
+    let job = training(&service, run.as_str());
+    service.store.put_index("manuals", &json!(settings_of_nobody())).unwrap();
+    let document = IndexedDocument {
+        document: "a".to_owned(),
+        root: "/docs".to_owned(),
+        revision: Digest::of("a"),
+        version: Digest::of("a 1"),
+        text: Some(Digest::of("text")),
+        chunks: 3,
+        duplicate_of: None,
+        details: json!({}),
+    };
+    let texts = vec![(Digest::of("text"), "text".to_owned())];
+    let commit = IndexCommit { indexed: vec![document], texts, ..IndexCommit::default() };
+    service.store.commit_documents("manuals", "default", commit).unwrap();
+    assert_eq!(service.store.file_bytes().unwrap(), 0);
+    let nobodys = service.home.path().join("training").join(RunId::new().as_str());
+    fs_err::create_dir_all(&nobodys).unwrap();
+    fs_err::write(nobodys.join("large"), [0; 1000]).unwrap();
+    let listening = service.listening().await;
+    let service = &listening.service;
+    let place = service.home.path().join("training").join(&job).join("metrics.jsonl");
+    let index = service.get("/v1/indexes/manuals").await.json()["bytes"].as_u64().unwrap();
+    let expected = fs_err::metadata(place).unwrap().len() + index;
+    for _ in 0..600 {
+        if service.store.file_bytes().unwrap() == expected {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(service.store.file_bytes().unwrap(), expected);
+    assert!(index > 0);
     listening.end().await;
 }

@@ -70,6 +70,20 @@ async fn promise_19_and_28_what_is_too_large_is_refused_and_leaves_nothing() {
     );
 }
 
+/// Who forgets the body is told so.
+#[tokio::test]
+async fn an_upload_without_a_body_is_refused() {
+    let service = Service::new();
+    for length in [None, Some(0)] {
+        let refused = upload(&service, "a", Body::empty(), length).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (400, "invalid_request"));
+        assert!(refused.text().contains("the body is empty"), "{}", refused.text());
+    }
+    assert_eq!(service.get("/v1/files").await.json()["data"], json!([]));
+    let partial = service.home.path().join("partial");
+    assert_eq!(fs_err::read_dir(partial).unwrap().count(), 0);
+}
+
 /// A client that goes away in the middle leaves nothing.
 #[tokio::test]
 async fn an_upload_that_breaks_off_leaves_nothing() {

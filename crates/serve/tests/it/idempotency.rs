@@ -52,6 +52,28 @@ async fn promise_20_another_body_under_the_same_key_is_refused() {
     assert_eq!(post(&service, &"x".repeat(256), &other).await.status, StatusCode::BAD_REQUEST);
 }
 
+/// A key means something where something is made, and is looked at nowhere else.
+#[tokio::test]
+async fn a_malformed_key_is_refused_only_where_keys_are_taken() {
+    let service = Service::new();
+    let with = async |method: Method, path: &str, body: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("Bearer {}", service.run))
+            .header("content-type", "application/json")
+            .header("idempotency-key", "not visible");
+        service.send(request.body(Body::from(body.to_owned())).unwrap()).await
+    };
+    for path in ["/v1/runs", "/v1/models", "/runs", "/"] {
+        assert_eq!(with(Method::GET, path, "").await.status, StatusCode::OK, "{path}");
+    }
+    for path in ["/v1/runs", "/v1/judgments", "/v1/training/jobs", "/v1/runs/import", "/v1/indexes"] {
+        let refused = with(Method::POST, path, "{}").await;
+        assert_eq!(refused.json()["error"]["param"], "Idempotency-Key", "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_failed_does_not_use_its_key_up() {
     let service = Service::new();

@@ -59,12 +59,14 @@ async fn uploaded_documents_are_searched_quoted_replaced_and_removed() {
     let citation = &answer["claims"][0]["citations"][0];
     assert_eq!(citation["document"], "handbook.md", "{answer}");
     assert!(citation["quote"].as_str().unwrap().contains("nine hours"), "{answer}");
-    for mode in ["hybrid", "bm25", "dense"] {
-        let body = json!({"query": "clean the glass", "limit": 1, "mode": mode});
+    for mode in ["feedback", "hybrid", "bm25", "dense"] {
+        let body = json!({"query": "clean the glass", "limit": 1, "search": {"mode": mode}});
         let hits = service.post("/v1/indexes/docs/query", &body).await.json();
         let text = hits["data"][0]["payload"]["text"].as_str().unwrap().to_owned();
         assert!(text.contains("dry cloth"), "{mode}: {hits}");
     }
+
+    is_asked_in_other_ways(service).await;
 
     // The same name is the same document, with what it says now.
     let second = service.upload("handbook.md", "documents", HANDBOOK.replace("nine", "eleven")).await;
@@ -123,6 +125,36 @@ async fn uploaded_documents_are_searched_quoted_replaced_and_removed() {
     listening.end().await;
 }
 
+/// Chunks that a filter leaves, in other words too, and judged again.
+async fn is_asked_in_other_ways(service: &Service) {
+    let query = async |change: Value| {
+        let mut body = json!({"query": "clean the glass"});
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        service.post("/v1/indexes/docs/query", &body).await.json()
+    };
+    assert_eq!(query(json!({"filters": ["document!=handbook.md"]})).await["data"], json!([]));
+    let judged = query(json!({"rerank": {"model": "small", "depth": 2}, "limit": 1, "mmr": 0.5})).await;
+    assert_eq!(judged["data"].as_array().unwrap().len(), 1, "{judged}");
+    assert!(judged["data"][0]["rerank"]["relevance"].is_number(), "{judged}");
+    let expanded = query(json!({"expand": ["multi-query"], "model": "small"})).await;
+    assert!(!expanded["data"].as_array().unwrap().is_empty(), "{expanded}");
+    for (change, param) in [
+        (json!({"expand": ["hyde"]}), "expand"),
+        (json!({"rerank": {"model": "nobody"}}), "rerank.model"),
+        (json!({"rerank": {"model": "small", "depth": 0}}), "rerank.depth"),
+        (json!({"filters": ["="]}), "filters"),
+        (json!({"search": {"depth": 0}}), "search.depth"),
+        (json!({"limit": 101}), "limit"),
+    ] {
+        assert_eq!(query(change.clone()).await["error"]["param"], param, "{change}");
+    }
+    let ask = json!({"question": "How long does the lamp run on one charge?", "search": {"mode": "bm25"},
+                     "filters": ["document=handbook.md"], "rerank": "small", "explain": true});
+    let answer = service.post("/v1/indexes/docs/answer", &ask).await.json();
+    assert_eq!(answer["claims"][0]["citations"][0]["document"], "handbook.md", "{answer}");
+    assert!(answer["hits"][0]["rerank"]["relevance"].is_number(), "{answer}");
+}
+
 /// Promise 25 and 26: neither a path nor an address of a client is opened.
 async fn refuses_what_is_no_upload(service: &Service) {
     for file in ["/etc/passwd", "../files", "http://169.254.169.254/latest", "file_0", "docs/*.md"] {
@@ -144,7 +176,7 @@ async fn promise_26_an_index_and_its_embedder_are_names() {
 }
 
 /// An index without documents, of an embedder that nobody needs: it is searched by words.
-async fn empty_index(service: &Service) {
+pub(crate) async fn empty_index(service: &Service) {
     let settings = settings_of_nobody();
     let spec = CollectionSpec {
         dimension: Some(settings.embedder.dimension),
@@ -185,7 +217,7 @@ fn more_searches_at_once_than_threads_are_all_answered() {
     let work = async {
         let service = Service::new();
         empty_index(&service).await;
-        let body = json!({"query": "lamp", "mode": "bm25"});
+        let body = json!({"query": "lamp", "search": {"mode": "bm25"}});
         let searches = join_all((0..64).map(|_| service.post("/v1/indexes/docs/query", &body))).await;
         for found in searches {
             assert_eq!((found.status, &found.json()["data"]), (StatusCode::OK, &json!([])));

@@ -25,6 +25,25 @@ async fn promise_22_the_committed_document_is_the_servers() {
     assert_eq!(service.get("/openapi.json").await.json(), document());
 }
 
+/// A key for repetitions is described in one way, for every route that queues or makes something.
+#[test]
+fn an_idempotency_key_has_the_same_form_everywhere() {
+    let document = document();
+    let mut forms = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, route) in methods.as_object().unwrap() {
+            let parameters = route["parameters"].as_array().into_iter().flatten();
+            let keys: Vec<_> = parameters.filter(|one| one["name"] == "Idempotency-Key").collect();
+            let queues = route["responses"].get("202").is_some() && route.get("requestBody").is_some();
+            assert!(!queues || keys.len() == 1, "{method} {path} takes no Idempotency-Key");
+            forms.extend(keys);
+        }
+    }
+    forms.dedup();
+    assert_eq!(forms.len(), 1, "{forms:#?}");
+    assert_eq!((&forms[0]["required"], &forms[0]["schema"]["maxLength"]), (&false.into(), &255.into()));
+}
+
 /// Whatever is asked of a documented route, its answer's status is documented.
 #[tokio::test]
 async fn promise_22_every_status_that_comes_is_documented() {

@@ -75,11 +75,39 @@ async fn every_page_shows_itself_to_who_is_logged_in_and_to_nobody_else() {
         assert!(nobody.text().contains("name=\"key\"") && !nobody.text().contains(shows), "{path}");
     }
     let none = format!("/runs/{run}/samples/samples_knowledge:99:0");
-    for path in ["/runs/run_0", "/runs/x", &none, "/runs/x/samples/a:0:0", "/runs/run_0/vote"] {
+    for path in ["/runs/run_0", "/runs/x", &none, "/runs/x/samples/a:0:0", "/runs/run_0/vote", "/nothing"] {
         let page = browse(service, Method::GET, path, Some(&cookie), "").await;
         assert_eq!(page.status, StatusCode::NOT_FOUND, "{path}");
+        assert!(page.text().contains("role=\"alert\">404: there is no"), "{path}: {}", page.text());
     }
     listening.end().await;
+}
+
+/// Whatever refuses it, who looks at pages is told so by a page, and who asks otherwise as over REST.
+#[tokio::test]
+async fn a_browser_is_shown_errors_as_pages_wherever_they_come_from() {
+    let service = Service::new();
+    let cookie = log_in(&service).await;
+    for (method, path, form, status) in [
+        (Method::GET, "/runs/x", "", 404),
+        (Method::GET, "/runs?unknown=1", "", 400),
+        (Method::GET, "/runs?after=x", "", 404),
+        (Method::DELETE, "/runs", "", 405),
+        (Method::POST, "/runs/x/cancel", "csrf=no", 404),
+        (Method::POST, "/logout", "csrf=no", 403),
+    ] {
+        let page = browse(&service, method.clone(), path, Some(&cookie), form).await;
+        assert_eq!(page.status.as_u16(), status, "{path}: {}", page.text());
+        let [kind, length] = ["content-type", "content-length"].map(|name| page.headers.get(name));
+        assert_eq!(kind.unwrap(), "text/html; charset=utf-8", "{path}");
+        assert!(length.is_none_or(|length| *length == page.body.len().to_string().as_str()), "{path}");
+        assert!(page.headers.contains_key("x-ratelimit-limit-requests"), "{path}: its headers stay");
+        assert!(page.text().contains(&format!("role=\"alert\">{status}: ")), "{path}: {}", page.text());
+        let plain = service.ask(method, path, &service.admin, None).await;
+        assert!(plain.status.is_redirection() || !plain.code().is_empty(), "{path}: {}", plain.text());
+    }
+    let api = browse(&service, Method::GET, "/v1/runs/x", Some(&cookie), "").await;
+    assert_eq!(api.code(), "not_found", "REST has one form of errors");
 }
 
 #[tokio::test]

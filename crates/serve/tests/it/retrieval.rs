@@ -50,7 +50,7 @@ async fn search_is_measured_on_an_uploaded_collection_and_compared() {
     let listening = Service::new().listening().await;
     let service = &listening.service;
     let collection = collection(service).await;
-    let body = json!({"collection": collection, "mode": "bm25"});
+    let body = json!({"collection": collection, "search": {"mode": "bm25"}});
     let first = done(&listening, "/v1/retrieval/evaluations", &body).await;
     let run = service.get(&format!("/v1/runs/{first}")).await.json();
     assert_eq!((&run["procedure"], &run["samples_done"]), (&json!("retrieval"), &json!(6)), "{run}");
@@ -62,7 +62,7 @@ async fn search_is_measured_on_an_uploaded_collection_and_compared() {
     assert!(!results.text().contains(service.home.path().to_str().unwrap()), "{}", results.text());
     // The same again is that run; with `fork` it is another.
     assert_eq!(service.post("/v1/retrieval/evaluations", &body).await.json()["id"], first.as_str());
-    let body = json!({"collection": collection, "mode": "bm25", "fork": true});
+    let body = json!({"collection": collection, "search": {"mode": "bm25"}, "fork": true});
     let second = done(&listening, "/v1/retrieval/evaluations", &body).await;
     assert_ne!(first, second);
     let differences = format!("/v1/retrieval/differences?a={first}&b={second}");
@@ -77,7 +77,7 @@ async fn search_is_measured_on_an_uploaded_collection_and_compared() {
 }
 
 async fn refused_to_others(service: &Service, collection: &Value, differences: &str) {
-    let body = json!({"collection": collection, "mode": "bm25"});
+    let body = json!({"collection": collection, "search": {"mode": "bm25"}});
     for path in ["/v1/retrieval/evaluations", "/v1/retrieval/tunings"] {
         let body = if path.ends_with("tunings") { json!({"collection": collection}) } else { body.clone() };
         let theirs = service.ask(Method::POST, path, &service.other, Some(&body)).await;
@@ -91,7 +91,7 @@ async fn refused_to_others(service: &Service, collection: &Value, differences: &
     let mut named = collection.clone();
     named["name"] = json!("../x");
     for (collection, param) in [(other, "collection"), (named, "collection.name")] {
-        let body = json!({"collection": collection, "mode": "bm25"});
+        let body = json!({"collection": collection, "search": {"mode": "bm25"}});
         let refused = service.post("/v1/retrieval/evaluations", &body).await;
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text());
         assert_eq!(refused.json()["error"]["param"], param, "{}", refused.text());
@@ -128,6 +128,44 @@ async fn ways_of_searching_are_tuned_over_rest() {
     listening.end().await;
 }
 
+/// All that the command line has of finding evidence; what is the default anyway makes no other run.
+async fn is_measured_as_it_is_asked(listening: &Listening, questions: &str, plain: &str) {
+    let (service, path) = (&listening.service, "/v1/indexes/docs/evaluations");
+    let said = json!({"questions": questions, "search": {"mode": "feedback", "depth": 100}, "limit": 10});
+    assert_eq!(service.post(path, &said).await.json()["id"], plain);
+    let body = json!({
+        "questions": questions, "model": "small", "limit": 5, "mmr": 0.7, "min_confidence": 0.1,
+        "search": {"mode": "hybrid", "bm25_weight": 0.5, "rrf_k": 10, "depth": 20, "exact": true},
+        "filters": ["document=handbook.md"], "expand": ["hyde", "multi-query"], "rerank": "small",
+    });
+    let run = done(listening, path, &body).await;
+    assert_ne!(run, plain);
+    let results = service.get(&format!("/v1/runs/{run}/results")).await.json();
+    let metrics = results["results"][0]["metrics"].as_array().unwrap();
+    let recall = metrics.iter().find(|metric| metric["name"] == "context_recall").unwrap();
+    assert_eq!(recall["value"], 1.0, "{results}");
+    let elsewhere = json!({"questions": questions, "filters": ["document!=handbook.md"]});
+    let elsewhere = done(listening, path, &elsewhere).await;
+    let results = service.get(&format!("/v1/runs/{elsewhere}/results")).await.json();
+    let metrics = results["results"][0]["metrics"].as_array().unwrap();
+    let recall = metrics.iter().find(|metric| metric["name"] == "context_recall").unwrap();
+    assert_eq!(recall["value"], 0.0, "what is filtered out is not found: {results}");
+    for (change, param) in [
+        (json!({"filters": ["what"]}), "filters"),
+        (json!({"expand": ["hyde"]}), "expand"),
+        (json!({"rerank": "nobody"}), "rerank"),
+        (json!({"mmr": 2}), "mmr"),
+        (json!({"search": {"mode": "bm25", "fusion": "rrf"}}), "search.fusion"),
+        (json!({"search": {"mode": "magic"}}), "search.mode"),
+    ] {
+        let mut body = json!({"questions": questions});
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let refused = service.post(path, &body).await;
+        assert!(refused.status.is_client_error(), "{change}: {}", refused.text());
+        assert_eq!(refused.json()["error"]["param"], param, "{}", refused.text());
+    }
+}
+
 const HANDBOOK: &str = "# Power\n\nThe lamp runs for nine hours on one charge of its battery, which is more than any \
                         other lamp of its size and enough for a long winter night outdoors.\n";
 
@@ -161,6 +199,7 @@ async fn an_index_makes_questions_and_is_measured_on_them() {
     let recall = metrics.iter().find(|metric| metric["name"] == "context_recall").unwrap();
     assert_eq!(recall["value"], 1.0, "{results}");
 
+    is_measured_as_it_is_asked(&listening, questions, &measured).await;
     let theirs = async |path: &str, body: Value| {
         let answer = service.ask(Method::POST, path, &service.other, Some(&body)).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}: {}", answer.text());

@@ -31,9 +31,15 @@ async fn a_posted_run_ends_on_the_leaderboard() {
     assert_eq!((&same["id"], &same["status"]), (&json!(run), &json!("completed")));
     assert_eq!(service.post(&format!("/v1/runs/{run}/resume"), &json!({})).await.code(), "run_finished");
     assert_eq!(service.post(&format!("/v1/runs/{run}/cancel"), &json!({})).await.code(), "run_finished");
-    let export = service.get(&format!("/v1/runs/{run}/export?format=jsonl")).await;
-    assert_eq!(export.text().lines().count(), 3);
-    assert!(service.get(&format!("/v1/runs/{run}/export?format=parquet")).await.body.starts_with(b"PAR1"));
+    let export = async |query: &str| service.get(&format!("/v1/runs/{run}/export?format={query}")).await;
+    assert_eq!(export("jsonl").await.text().lines().count(), 3);
+    assert!(export("parquet").await.body.starts_with(b"PAR1"));
+    let document = serde_json::to_value(evalign_serve::openapi()).unwrap();
+    let documented = &document["paths"]["/v1/runs/{id}/export"]["get"]["responses"]["200"]["content"];
+    for query in ["jsonl", "parquet", "lm-eval&task=samples_knowledge"] {
+        let kind = export(query).await.headers["content-type"].to_str().unwrap().to_owned();
+        assert!(documented.get(&kind).is_some(), "promise 22: {query} is {kind}");
+    }
     listening.end().await;
 }
 

@@ -1,15 +1,16 @@
 //! Answers that are stored: scored again, held against other logs, taken over from files.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use evalign_bench::{Catalog, ExportFormat, Scoreboard, export_run};
 use evalign_serve::Layer;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::common::{Listening, Service, small_run};
+use crate::common::{Listening, Service, request, small_run};
 use crate::pages::{browse, log_in};
-use crate::stored::{rescore, training};
+use crate::stored::{rescore, trained, training};
 
 async fn completed(listening: &Listening) -> String {
     let posted = listening.service.post("/v1/runs", &small_run()).await;
@@ -173,6 +174,82 @@ async fn a_log_does_not_bring_an_adapter_along() {
         assert!(failed["error"].as_str().unwrap().contains("not served"), "{failed}");
     }
     listening.end().await;
+}
+
+/// Promises 24 to 26: whatever files say of the adapter of another tenant's job, it is not opened, nothing is told of it, and
+/// no run goes on with it. Its files are pipes: whoever opened one would wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tenants_adapter_is_not_reached_by_what_is_imported() {
+    let listening = Service::trainable(Layer::default()).listening().await;
+    let service = &listening.service;
+    let mut asked = small_run();
+    asked["model"] = json!("tiny");
+    let posted = service.post("/v1/runs", &asked).await;
+    let run = posted.json()["id"].as_str().unwrap().to_owned();
+    listening.until(&run, "completed").await;
+    let (mut file, samples) = exported(service, &run);
+    let log = service.get(&format!("/v1/runs/{run}/export?format=lm-eval&task=samples_knowledge")).await;
+    let home = service.home.path().display().to_string();
+    let job = trained(service, &run);
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let pipe = service.home.path().join("training").join(&job).join(name);
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+    }
+    let theirs = async |method: Method, path: &str, body: &Value| {
+        service.ask(method, path, &service.other, Some(body)).await
+    };
+    let upload = async |name: &str, text: &str| {
+        let path = format!("/v1/files?name={name}&purpose=dataset");
+        let mut request = request(Method::POST, &path, &service.other, None);
+        *request.body_mut() = text.to_owned().into();
+        json!(service.send(request).await.json()["id"])
+    };
+    // Each lacks a sample, so that it could go on.
+    let (first, _) = samples.split_once('\n').unwrap();
+    let samples = upload("samples.jsonl", first).await;
+    let logged = upload("samples_samples_knowledge.jsonl", &log.text()).await;
+    for place in [format!("{home}/training/{job}"), format!("{home}/training/../training/{job}")] {
+        let model = format!("local/{home}/tiny+adapter={place}");
+        file["request"]["model"] = json!(model);
+        file["spec"]["seed"] = json!(place.len());
+        let described = upload("run.json", &file.to_string()).await;
+        let summary = json!({
+            "config": {"compat": "default", "model": model, "random_seed": place.len()},
+            "n-samples": {"samples_knowledge": {"effective": 9}},
+        });
+        let summary = upload("results_1.json", &summary.to_string()).await;
+        for files in [json!([described, samples]), json!([logged, summary])] {
+            let imported = theirs(Method::POST, "/v1/runs/import", &json!({"files": files})).await;
+            assert_eq!(imported.status, StatusCode::CREATED, "{}", imported.text());
+            let told = imported.json()["run"].clone();
+            assert_eq!(told["status"], "cancelled", "{told}");
+            let id = told["id"].as_str().unwrap();
+            let view = service.store.for_tenant(&"other".parse().unwrap());
+            let kept = view.run(&id.parse().unwrap()).unwrap().request;
+            assert!(!kept.to_string().contains("training"), "{kept}");
+            let resumed = theirs(Method::POST, &format!("/v1/runs/{id}/resume"), &json!({})).await;
+            assert_eq!(resumed.status, StatusCode::ACCEPTED, "{}", resumed.text());
+            let failed = until_theirs(service, id, "failed").await;
+            assert!(failed["error"].as_str().unwrap().contains("not served"), "{failed}");
+            assert!(!failed.to_string().contains(&home), "{failed}");
+        }
+    }
+    asked["model"] = json!(format!("tiny+adapter={job}"));
+    assert_eq!(theirs(Method::POST, "/v1/runs", &asked).await.status, StatusCode::NOT_FOUND);
+    listening.end().await;
+}
+
+/// Waits until a run of the other tenant has this status.
+async fn until_theirs(service: &Service, run: &str, status: &str) -> Value {
+    for _ in 0..600 {
+        let path = format!("/v1/runs/{run}");
+        let told = service.ask(Method::GET, &path, &service.other, None).await.json();
+        if told["status"] == status {
+            return told;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{run} is not {status}");
 }
 
 /// The page of pairs has the bound that the route has.

@@ -128,3 +128,12 @@ pub(crate) fn training(service: &Service, like: &str) -> String {
     fs_err::write(place.join("metrics.jsonl"), (1..=40).map(line).collect::<String>()).unwrap();
     run.to_string()
 }
+
+/// One that is completed.
+pub(crate) fn trained(service: &Service, like: &str) -> String {
+    let job = training(service, like);
+    let lease = service.store.lease(&job.parse().unwrap(), "test", TTL).unwrap();
+    service.store.set_status(&lease, RunStatus::Completed).unwrap();
+    service.store.release(lease).unwrap();
+    job
+}
