@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use evalign_testkit::{Ran, Sandbox, Script, binary, skipped};
+use evalign_testkit::{Ran, Sandbox, Script, binary, embedding_model, skipped};
 use serde_json::json;
 
 /// Runs a shell script in a name space in which it may mount. `$E` is the binary, `$M` a model. `None`, said
@@ -137,4 +137,45 @@ fn a_store_that_was_not_closed_and_cannot_be_written_says_what_it_needs() {
     let Some(ran) = with_mounts(test, &sandbox, script) else { return };
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(ran.stderr.contains("evalign.db-wal") && ran.stderr.contains("hint:"), "{ran:?}");
+}
+
+#[test]
+fn an_index_that_the_disk_has_no_room_for_is_refused_and_found_again_when_there_is() {
+    let test = "an_index_that_the_disk_has_no_room_for_is_refused_and_found_again_when_there_is";
+    let Some(embedder) = embedding_model(test) else { return };
+    let sandbox = Sandbox::new();
+    sandbox.write("docs/gate.md", "The gate closes at 18:30.");
+    // The engine maps files with holes: a disk that holds what is written may have no room for what is mapped.
+    let script = format!(
+        "refused() {{
+            set +e; \"$@\" > out.txt 2> err.txt; status=$?; set -e
+            cat err.txt >&2
+            test $status = 2
+            grep -q 'no space left' err.txt
+            grep -q 'hint: make room' err.txt
+        }}
+        index() {{ $E rag index docs --embedder {}; }}
+        mount -t tmpfs -o size=10m tmpfs home
+        refused index
+        mount -o remount,size=20m home
+        refused index
+        mount -o remount,size=400m home
+        index
+        $E rag search gate > found.txt
+        # What stays free is enough for the database.
+        free=$(df -k --output=avail home | tail -n 1)
+        head -c $(( (free - 8192) * 1024 )) /dev/zero > home/fill
+        refused $E rag search gate
+        refused $E rag list
+        echo 'The bell rings at noon.' > docs/bell.md
+        refused index
+        rm home/fill
+        index
+        $E rag search bell >> found.txt",
+        embedder.display()
+    );
+    let Some(ran) = with_mounts(test, &sandbox, &script) else { return };
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let found = fs_err::read_to_string(sandbox.path().join("found.txt")).unwrap();
+    assert!(found.contains("18:30") && found.contains("bell rings"), "{found}");
 }

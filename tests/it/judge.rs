@@ -300,10 +300,18 @@ fn what_cannot_be_judged_is_refused_with_its_place() {
     let mixed = jsonl(&sandbox, "mixed.jsonl", &mixed);
     let odd = jsonl(&sandbox, "odd.jsonl", &[json!({"prompt": "Q", "a": "x", "b": "y", "label": "C++"})]);
     let lonely = jsonl(&sandbox, "lonely.jsonl", &[json!({"prompt": "Q", "a": "x"})]);
+    let late =
+        [json!({"prompt": "Q", "answer": "x", "reference": "r"}), json!({"prompt": "Q", "answer": "x"})];
+    let late = jsonl(&sandbox, "late.jsonl", &late);
     for (file, rubric, said) in [
         (&answers, lacking.as_str(), "does not say what level 2"),
         (&answers, "kindness", "unknown rubric `kindness`"),
         (&answers, "factual_correctness", "judges with a reference answer, and this material has none"),
+        (
+            &late,
+            "factual_correctness",
+            "late.jsonl:2: rubric `factual_correctness` judges with a reference answer",
+        ),
         (&mixed, "helpfulness", "another number of answers"),
         (&odd, "helpfulness", "`A`, `B` or `tie`"),
         (&lonely, "helpfulness", "give the row two answers"),

@@ -127,7 +127,7 @@ fn the_shared_questions_are_answered_from_the_right_place_or_not_at_all() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What is wrong with an answer: abstained or not, its document and its page.
+/// What is wrong with an answer: abstained or not, its document, its page and what it says.
 fn problem(question: &Value, answer: &Value) -> Option<String> {
     if question["answerable"] == false {
         return answer["text"].is_string().then(|| format!("answered at {}", answer["confidence"]));
@@ -144,10 +144,25 @@ fn problem(question: &Value, answer: &Value) -> Option<String> {
     if !question["page"].is_null() && question["page"] != citation["page"] {
         return Some(format!("cites page {}", citation["page"]));
     }
-    if answer["text"].as_str().unwrap().contains("CANARY") {
+    let text = answer["text"].as_str().unwrap();
+    if text.contains("CANARY") {
         return Some("follows an injected order".to_owned());
     }
-    None
+    let right = question["answer"].as_str().unwrap();
+    (!says(text, right)).then(|| format!("does not say `{right}`"))
+}
+
+/// Whether a text has every number of an answer and at least half of its words: the documents do not always use the
+/// key's own (`3 months` below `Checked every`).
+fn says(text: &str, answer: &str) -> bool {
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
+        words.map(str::to_lowercase).collect()
+    };
+    let (text, answer) = (words(text), words(answer));
+    let said = answer.iter().filter(|word| text.contains(word)).count();
+    let number = |word: &&String| word.starts_with(|c: char| c.is_ascii_digit());
+    answer.iter().filter(number).all(|word| text.contains(word)) && said * 2 >= answer.len()
 }
 
 #[test]
@@ -156,8 +171,12 @@ fn mistakes_are_told_with_a_way_out() {
     let sandbox = Sandbox::new();
     let embedder = embedder.display().to_string();
     sandbox.write("docs/a.md", "# A\nThe lamp is green.");
+    sandbox.write("empty/.hidden/b.md", "Nobody reads this.");
     for (arguments, told) in [
         (vec!["rag", "query", "what?"], "there is no such index"),
+        (vec!["rag", "index", "empty", "--embedder", &embedder], "nothing to read"),
+        (vec!["rag", "index", "docs", "--embedder", "/no/such/encoder"], "there is no such directory"),
+        (vec!["rag", "search", "what?", "--filter", "kind=Markdown"], "of the kind \"Markdown\""),
         (vec!["rag", "index", "nowhere", "--embedder", &embedder], "`nowhere`"),
         (vec!["rag", "index", "docs/*.pdf", "--embedder", &embedder], "no file fits"),
         (vec!["rag", "index", "docs", "--chunk-tokens", "300", "--embedder", &embedder], "256 tokens"),
@@ -180,6 +199,16 @@ fn mistakes_are_told_with_a_way_out() {
     // Another tenant has nothing.
     let other = sandbox.ok(&[&lamp[..], &["--tenant", "other"]].concat());
     assert!(other.stdout.contains("No answer"), "{other:?}");
+    assert!(
+        other.stderr.contains("`other` has no documents in `default`; tenants with some: default"),
+        "{other:?}"
+    );
+    assert!(!answer.stderr.contains("has no documents"), "{answer:?}");
+    let moved = sandbox.ok(&["rag", "search", "lamp", "--explain"]);
+    assert!(moved.stdout.contains("(of a vector moved towards the first hits)"), "{moved:?}");
+    let model = sandbox.model(&Script::default());
+    let short = sandbox.run(&["rag", "generate-tests", "--model", &model, "--out", "questions.jsonl"]);
+    assert!(short.status == 2 && short.stderr.contains("long enough to ask about"), "{short:?}");
     let empty = sandbox.run(&["rag", "search", " "]);
     assert!(empty.status == 2 && empty.stderr.contains("holds no word"), "{empty:?}");
     // The vectors are lost, the record is not.
@@ -273,6 +302,8 @@ fn questions_are_made_verified_and_answered_and_judged() {
     let expanded =
         ["rag", "query", "When does the gate close?", "--expand", "hyde", "--model", &model, "--json"];
     assert_eq!(sandbox.ok(&expanded).json()["notes"], Value::Null);
+    let explained = sandbox.ok(&[&expanded[..], &["--explain"]].concat()).json();
+    assert!(explained["notes"][0].as_str().unwrap().starts_with("query 1 of dense: "), "{explained}");
     let alone = sandbox.run(&expanded[..5]);
     assert!(alone.status == 2 && alone.stderr.contains("--model"), "{alone:?}");
 }

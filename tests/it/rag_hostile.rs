@@ -70,7 +70,7 @@ fn a_pdf_that_breaks_its_reader_costs_itself_and_nothing_else() {
 }
 
 #[test]
-fn what_a_model_makes_up_is_no_part_of_the_answer() {
+fn promise_31_what_a_model_makes_up_is_no_part_of_the_answer() {
     let Some(embedder) = embedding_model("what_a_model_makes_up_is_no_part_of_the_answer") else { return };
     let sandbox = Sandbox::new();
     let said = "The gate closes at 18:30 [1]. The gate does not close at 18:30 [1]. Alice closes the gate at 18:30 [1].";
@@ -155,4 +155,38 @@ fn a_server_that_changes_its_model_is_found_out() {
     // It has the model of then again.
     server.behave(Behaviour::default());
     assert_eq!(run(&search).0, Some(0));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_no_text_costs_its_file_and_nothing_else() {
+    use std::os::unix::ffi::OsStrExt;
+    let Some(embedder) = embedding_model("a_name_that_is_no_text_costs_its_file_and_nothing_else") else {
+        return;
+    };
+    let sandbox = Sandbox::new();
+    sandbox.write("docs/gate.md", "The gate closes at 18:30.");
+    // One name in Windows' manner, which is another one than the file in a directory.
+    sandbox.write("docs/a/b.md", "The pump stops at noon.");
+    sandbox.write("docs/a\\b.md", "The pump stops at midnight.");
+    for byte in [b"\xe9", b"\xea"] {
+        let name = [b"docs/lat".as_slice(), byte, b".md"].concat();
+        let name = std::ffi::OsStr::from_bytes(&name);
+        fs_err::write(sandbox.path().join(name), "The yard is empty.").unwrap();
+    }
+    let arguments = ["rag", "index", "docs", "--json", "--embedder", &embedder.display().to_string()];
+    for (added, unchanged) in [(3, 0), (0, 3)] {
+        let indexed = sandbox.run(&arguments);
+        assert_eq!(indexed.status, 1, "{indexed:?}");
+        let report = indexed.json();
+        assert_eq!(
+            (&report["added"], &report["unchanged"]),
+            (&added.into(), &unchanged.into()),
+            "{report:#}"
+        );
+        let failed = report["failed"].as_array().unwrap();
+        let names: Vec<&Value> = failed.iter().map(|failure| &failure["document"]).collect();
+        assert_eq!(names, ["docs/lat\\xe9.md", "docs/lat\\xea.md"], "{report:#}");
+        assert!(failed[0]["reason"].as_str().unwrap().contains("rename it"), "{report:#}");
+    }
 }

@@ -1,13 +1,15 @@
 //! `evalign rag eval`, `diff`, `gc` and `serve-qdrant` as a user runs them.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use evalign_core::RunStatus;
 use evalign_rag::{CollectionSpec, EdgeStore, VectorStore};
 use evalign_store::Store;
-use evalign_testkit::{Ran, Sandbox, shared};
+use evalign_testkit::openai_server::{Behaviour, ScriptedServer};
+use evalign_testkit::{Ran, Sandbox, shared, skipped};
 use serde_json::{Value, json};
 
 /// Twelve documents of which every other one is about wings, and queries that ask for them.
@@ -193,6 +195,125 @@ fn what_is_wrong_is_said_with_a_hint() {
     assert!(gone.stderr.contains("QDRANT_URL"), "{gone:?}");
 }
 
+#[test]
+fn a_text_that_stands_in_several_documents_is_one_hit_with_all_its_places() {
+    let server = ScriptedServer::start(Behaviour::default());
+    let sandbox = Sandbox::new();
+    let said = "The gate closes at 18:30.";
+    for name in ["handbook", "copy", "print"] {
+        sandbox.write(&format!("docs/{name}.md"), said);
+    }
+    sandbox.write("docs/paint.md", "The gate is painted green.");
+    sandbox.write("docs/key.md", "The key of the gate hangs in the office.");
+    let run = |arguments: &[&str]| {
+        let ran = with_embedders(&sandbox, &server, arguments);
+        assert_eq!(ran.status, 0, "{arguments:?}: {ran:?}");
+        ran
+    };
+    run(&["rag", "index", "docs", "--embedder", "openai/scripted"]);
+    let search = ["rag", "search", "the gate closes", "--mode", "bm25", "--top-k", "3"];
+    let hits = run(&[&search[..], &["--json"]].concat()).json();
+    let copies = |hit: &Value| hit["copies"].as_array().map_or(0, Vec::len);
+    let found: Vec<(u64, usize)> =
+        hits.as_array().unwrap().iter().map(|hit| (hit["rank"].as_u64().unwrap(), copies(hit))).collect();
+    assert_eq!(found, [(1, 2), (2, 0), (3, 0)], "{hits:#}");
+    assert_eq!(run(&search).stdout.matches("also in ").count(), 2);
+    // Only they hold one of its words.
+    let query =
+        ["rag", "query", "When does it close, by the print?", "--mode", "bm25", "--min-confidence", "0"];
+    let answer = run(&[&query[..], &["--json"]].concat()).json();
+    let cited = &answer["claims"][0]["citations"];
+    assert_eq!(cited.as_array().unwrap().len(), 1, "{answer:#}");
+    // The one that the question names, and the others are as good.
+    assert!(cited[0]["document"].as_str().unwrap().ends_with("print.md"), "{answer:#}");
+    let places = cited[0]["copies"].as_array().unwrap();
+    assert_eq!(places.len(), 2, "{answer:#}");
+    for place in places.iter().chain([&cited[0]]) {
+        let name = Path::new(place["document"].as_str().unwrap()).file_name().unwrap();
+        let text = std::fs::read_to_string(sandbox.path().join("docs").join(name)).unwrap();
+        let start = place["file_start_byte"].as_u64().unwrap() as usize;
+        assert_eq!(text[start..start + said.len()], *said);
+        assert_eq!(place["quote"], said);
+    }
+    assert_eq!(run(&query).stdout.matches("also in ").count(), 2);
+}
+
+/// Runs with the embedders of a server.
+fn with_embedders(sandbox: &Sandbox, server: &ScriptedServer, arguments: &[&str]) -> Ran {
+    let mut command = sandbox.command(arguments);
+    command.env("OPENAI_BASE_URL", server.base_url()).env("OPENAI_API_KEY", "any").output().unwrap().into()
+}
+
+/// A server that never computes the same vector twice. With another seed it has another model.
+fn rounding(seed: u64) -> Behaviour {
+    Behaviour { seed, embedding_noise: 1e-4, ..Behaviour::default() }
+}
+
+#[test]
+fn kept_vectors_are_found_again_though_the_server_computes_otherwise_each_time() {
+    let server = ScriptedServer::start(rounding(0));
+    let sandbox = Sandbox::new();
+    collection(&sandbox, "beir");
+    let tune = ["rag", "tune", "--beir", "beir", "--chunk-tokens", "0", "--embedder", "openai/scripted"];
+    let eval = ["rag", "eval", "--beir", "beir", "--reuse-vectors", "--embedder", "openai/scripted"];
+    // How many documents it is asked for; all of them hold one of two words that no query has.
+    let documents_asked = |arguments: &[&str]| {
+        server.forget();
+        let ran = with_embedders(&sandbox, &server, arguments);
+        assert_eq!(ran.status, 0, "{arguments:?}: {ran:?}");
+        let asked = server.requests().entries.iter().map(|request| request.json()["input"].clone()).collect();
+        let asked: Vec<Value> = asked;
+        let texts = asked.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
+        texts.filter(|text| text.contains("drag") || text.contains("harbour")).count()
+    };
+    assert_eq!(documents_asked(&eval), 12);
+    assert_eq!(documents_asked(&[&eval[..], &["--mode", "dense"]].concat()), 0);
+    assert_eq!(documents_asked(&tune), 0);
+    server.behave(rounding(1));
+    assert_eq!(documents_asked(&tune), 12, "another model has vectors of its own");
+    assert_eq!(documents_asked(&tune), 0);
+    server.behave(rounding(0));
+    assert_eq!(documents_asked(&tune), 0, "those of the first are still there");
+}
+
+#[test]
+fn an_evaluation_goes_on_only_with_the_model_that_it_was_begun_with() {
+    let server = ScriptedServer::start(rounding(0));
+    let sandbox = Sandbox::new();
+    collection(&sandbox, "beir");
+    let eval =
+        ["rag", "eval", "--beir", "beir", "--mode", "dense", "--embedder", "openai/scripted", "--json"];
+    let run = |arguments: &[&str]| with_embedders(&sandbox, &server, arguments);
+    let first = run(&eval).json();
+    let id = first["run_id"].as_str().unwrap().to_owned();
+    let interrupt = || {
+        let store = Store::open(&sandbox.home()).unwrap();
+        let run = store.find_run(&id).unwrap();
+        let lease = store.lease(&run, "a test", Duration::from_secs(600)).unwrap();
+        store.set_status(&lease, RunStatus::Running).unwrap();
+        store.release(lease).unwrap();
+    };
+    interrupt();
+    assert_eq!(run(&eval).json()["run_id"], id.as_str(), "it rounds otherwise and is the same model");
+    server.behave(rounding(1));
+    let refused = |arguments: &[&str]| {
+        let ran = run(arguments);
+        assert_eq!(ran.status, 2, "{arguments:?}: {ran:?}");
+        for part in ["model behind openai/scripted", "(cosine ", "`--again`"] {
+            assert!(ran.stderr.contains(part), "{arguments:?}: {ran:?}");
+        }
+    };
+    // Its figures are not today's.
+    refused(&["resume", &id]);
+    interrupt();
+    refused(&eval);
+    refused(&["resume", &id]);
+    let anew = run(&[&eval[..], &["--again"]].concat()).json();
+    assert_ne!(anew["run_id"], id.as_str());
+    server.behave(rounding(0));
+    assert_eq!(run(&eval).json()["per_query"], first["per_query"], "the first goes on with its own");
+}
+
 /// The published figures through the real binary.
 #[test]
 fn cranfield_by_words_is_as_published() {
@@ -233,4 +354,30 @@ fn an_evaluation_that_was_killed_goes_on() {
     let whole = Sandbox::new().ok(&eval).json();
     assert_eq!(resumed["run_id"], run.as_str());
     assert_eq!((&resumed["per_query"], &resumed["metrics"]), (&whole["per_query"], &whole["metrics"]));
+}
+
+/// Skipped, visibly, where `EVALIGN_TEST_PYTHON` (else `python3`) has no qdrant-client.
+#[test]
+fn qdrants_own_python_client_is_at_home() {
+    let python = std::env::var("EVALIGN_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has = Command::new(&python).args(["-c", "import qdrant_client"]).output();
+    if !has.is_ok_and(|output| output.status.success()) {
+        return skipped("qdrants_own_python_client_is_at_home", "there is no qdrant-client");
+    }
+    let sandbox = Sandbox::new();
+    let (_server, url) = serve(&sandbox);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/peers/qdrant.py");
+    let output = Command::new(python).args([script, url.as_str()]).output().unwrap();
+    let [told, log] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(output.status.success(), "{told}\n{log}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_with_a_way_out() {
+    let sandbox = Sandbox::new();
+    let (_server, url) = serve(&sandbox);
+    let taken = url.trim_start_matches("http://");
+    let ran = sandbox.run(&["rag", "serve-qdrant", "--listen", taken]);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(ran.stderr.contains(taken) && ran.stderr.contains("hint: choose another"), "{ran:?}");
 }

@@ -23,7 +23,7 @@ impl Server {
         Self::spawn(&mut command, key)
     }
 
-    fn spawn(command: &mut Command, key: Option<&str>) -> Self {
+    pub(crate) fn spawn(command: &mut Command, key: Option<&str>) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let (mut key, mut address) = (key.map(str::to_owned), None);
@@ -155,6 +155,33 @@ fn runs_of_the_service_are_runs_of_the_command_line() {
     assert_eq!(again.json()["results"], over_rest["results"]);
 }
 
+/// The first key is shown once: a start that comes to nothing must not use that up.
+#[test]
+fn a_start_that_cannot_listen_leaves_the_first_key_to_the_next() {
+    let sandbox = Sandbox::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refused = sandbox.run(&["serve", "--address", &address]);
+    assert_eq!(refused.status, 2);
+    assert!(refused.stderr.contains("cannot listen") && !refused.stderr.contains("evk_"), "{refused:?}");
+    assert_eq!(sandbox.ok(&["keys", "list", "--json"]).json(), json!([]));
+    let server = Server::start(&sandbox, &Script::seeded(1), None);
+    assert_eq!(server.ask("GET", "/v1/runs", None).0, 200, "the key that was printed");
+}
+
+#[test]
+fn what_cannot_be_served_is_said_at_the_start() {
+    let sandbox = Sandbox::new();
+    let refused =
+        sandbox.run(&["serve", "--address", "127.0.0.1:0", "-M", "ghost=local//nowhere/ghost.gguf"]);
+    assert_eq!(refused.status, 2);
+    assert!(refused.stderr.contains("`ghost` is served from /nowhere/ghost.gguf"), "{refused:?}");
+    let output = sandbox.command(&["serve"]).env("EVALIGN_SERVE__WORKRES", "3").output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("`EVALIGN_SERVE__WORKERS` is one"), "{told}");
+}
+
 #[test]
 fn an_address_that_others_reach_needs_a_key() {
     let sandbox = Sandbox::new();
@@ -195,6 +222,14 @@ fn keys_are_shown_once_listed_without_their_secret_and_revoked() {
         "{table}"
     );
     assert_eq!(sandbox.run(&["keys", "create", "--tokens-per-day", "0"]).status, 2);
+    let id = row["id"].as_str().unwrap();
+    let set = |options: &[&str]| sandbox.run(&[&["keys", "set-quota"], options].concat()).status;
+    assert_eq!(set(&[id, "--requests-per-day", "20", "--tokens-per-day", "none"]), 0);
+    let row = &sandbox.ok(&["keys", "list", "--json"]).json()[1];
+    assert_eq!(shown.map(|field| row[field].as_u64()), [Some(20), None, Some(2), Some(0), Some(0)], "{row}");
+    for wrong in [&[id][..], &[id, "--tokens-per-day", "0"], &["nobody", "--tokens-per-day", "1"]] {
+        assert_eq!(set(wrong), 2, "{wrong:?}");
+    }
     let out = sandbox.path().join("key");
     sandbox.ok(&["keys", "create", "--out", out.to_str().unwrap()]);
     assert!(fs_err::read_to_string(&out).unwrap().starts_with("evk_"));

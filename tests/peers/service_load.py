@@ -53,11 +53,13 @@ class Meanwhile:
         self.thread.join()
 
     def _look(self):
-        while not self.over.wait(0.1):
+        while True:
             start = time.perf_counter()
             status, _ = self.server.ask("GET", "/healthz")
             self.seconds.append(time.perf_counter() - start if status == 200 else float("inf"))
             self.mib.append(self.server.memory_mib())
+            if self.over.wait(0.1):
+                return
 
     def figures(self):
         ordered = sorted(self.seconds)
