@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn pickles_are_never_chosen() {
+    fn promise_33_pickles_are_never_chosen() {
         let error =
             choose("a/b", &paths(&["config.json", "pytorch_model.bin"]), None).unwrap_err().to_string();
         assert!(error.contains("neither safetensors"), "{error}");

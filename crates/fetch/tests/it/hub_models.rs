@@ -185,7 +185,7 @@ async fn names_that_mean_nothing_get_help() {
 }
 
 #[tokio::test]
-async fn a_repository_with_only_pickles_is_refused() {
+async fn promise_33_a_repository_with_only_pickles_is_refused() {
     let (server, dir) = (TestHub::start().await, tempfile::tempdir().unwrap());
     server.put("models/org/old", "config.json", "{}", false);
     server.put("models/org/old", "pytorch_model.bin", bytes(1, 100), true);
