@@ -1,12 +1,14 @@
-"""Hybrid search beside llama-index-core: the same collection, embedding model, precision and threads.
+"""Hybrid search beside llama-index-core and qdrant-client's local mode: the same collection, embedding model, precision
+and threads.
 
-    python retrieval.py llama-index BEIR ONNX_DIR [--threads N]     ingest, then every query, top 10
+    python retrieval.py llama-index|qdrant-local BEIR ONNX_DIR [--threads N]     ingest, then every query, top 10
     python retrieval.py evalign BEIR BINARY [--embedder REF] [--threads N]
-    python retrieval.py both BEIR ONNX_DIR BINARY [--embedder REF] [--threads N] [--rounds R]   in turns
+    python retrieval.py both BEIR ONNX_DIR BINARY [--embedder REF] [--threads N] [--rounds R]   all three in turns
 
-Needs llama-index-core, llama-index-retrievers-bm25, fastembed. ONNX_DIR holds model.onnx (f32) of all-MiniLM-L6-v2 and
+Needs llama-index-core, llama-index-retrievers-bm25, fastembed, qdrant-client. ONNX_DIR holds model.onnx (f32) of all-MiniLM-L6-v2 and
 its four tokenizer files, with `model_max_length` 256: both sides read as much of a document. llama-index: vectors in memory, BM25Retriever, reciprocal rank fusion of 10 and 10, no language
-model; embedding by fastembed's ONNX session in batches of 32. evalign: `rag eval --mode hybrid`, 100 and 100 fused, all
+model; embedding by fastembed's ONNX session in batches of 32. qdrant-local: a collection in memory, fastembed's vectors and
+its BM25 as sparse vectors with the IDF modifier, 10 and 10 fused by reciprocal ranks. evalign: `rag eval --mode hybrid`, 100 and 100 fused, all
 vectors scanned, loading of documents and writing to disk included. A query's time is embedding, both searches and
 fusion. Peak memory is the process's `VmHWM`, loading the model included.
 """
@@ -53,9 +55,51 @@ def peak_mib(pid="self"):
     return int(line.split()[1]) / 1024
 
 
-def llama_index(beir, onnx, threads):
+def minilm(onnx, threads):
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
+
+    TextEmbedding.add_custom_model(
+        model="local/minilm", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(hf="local/minilm"), dim=384, model_file="model.onnx"
+    )
+    return TextEmbedding("local/minilm", specific_model_path=onnx, threads=threads)
+
+
+def qdrant_local(beir, onnx, threads):
+    from bm25s.stopwords import STOPWORDS_EN_PLUS
+    from fastembed.sparse.bm25 import Bm25
+    from qdrant_client import QdrantClient, models
+
+    model, words = minilm(onnx, threads), Bm25("Qdrant/bm25", specific_model_path=onnx, stopwords=set(STOPWORDS_EN_PLUS))
+    sparse = lambda vector: models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+    documents, queries, judged = collection(beir)
+    start = time.perf_counter()
+    client = QdrantClient(":memory:")
+    client.create_collection(
+        "documents",
+        vectors_config={"meaning": models.VectorParams(size=384, distance=models.Distance.COSINE)},
+        sparse_vectors_config={"words": models.SparseVectorParams(modifier=models.Modifier.IDF)},
+    )
+    for first in range(0, len(documents), 32):
+        texts = [text or " " for _, text in documents[first : first + 32]]
+        vectors = zip(model.embed(texts, batch_size=32), words.embed(texts))
+        points = [models.PointStruct(id=first + n, vector={"meaning": dense.tolist(), "words": sparse(bm25)}) for n, (dense, bm25) in enumerate(vectors)]
+        client.upsert("documents", points)
+    ingest = time.perf_counter() - start
+    latencies, quality = [], []
+    for name, text in queries:
+        start = time.perf_counter()
+        legs = [
+            models.Prefetch(query=next(iter(model.embed([text]))).tolist(), using="meaning", limit=10),
+            models.Prefetch(query=sparse(next(iter(words.query_embed(text)))), using="words", limit=10),
+        ]
+        found = client.query_points("documents", prefetch=legs, query=models.FusionQuery(fusion=models.Fusion.RRF), limit=10).points
+        latencies.append(time.perf_counter() - start)
+        quality.append(ndcg10([documents[point.id][0] for point in found], judged[name]))
+    return measured("qdrant-client local mode", ingest, latencies, quality, peak_mib())
+
+
+def llama_index(beir, onnx, threads):
     from llama_index.core import Settings, VectorStoreIndex
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.llms import MockLLM
@@ -63,10 +107,7 @@ def llama_index(beir, onnx, threads):
     from llama_index.core.schema import TextNode
     from llama_index.retrievers.bm25 import BM25Retriever
 
-    TextEmbedding.add_custom_model(
-        model="local/minilm", pooling=PoolingType.MEAN, normalization=True, sources=ModelSource(hf="local/minilm"), dim=384, model_file="model.onnx"
-    )
-    model = TextEmbedding("local/minilm", specific_model_path=onnx, threads=threads)
+    model = minilm(onnx, threads)
 
     class FastEmbed(BaseEmbedding):
         def _get_text_embeddings(self, texts):
@@ -151,24 +192,28 @@ def evalign(beir, binary, embedder, threads):
     }
 
 
+PEERS = {"llama-index": llama_index, "qdrant-local": qdrant_local}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["llama-index", "evalign", "both"])
+    parser.add_argument("what", choices=[*PEERS, "evalign", "both"])
     parser.add_argument("beir")
     parser.add_argument("places", nargs="+", help="ONNX_DIR, BINARY, or both")
     parser.add_argument("--embedder")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
-    if args.what == "llama-index":
-        print(json.dumps(llama_index(args.beir, args.places[0], args.threads)))
+    if args.what in PEERS:
+        print(json.dumps(PEERS[args.what](args.beir, args.places[0], args.threads)))
     elif args.what == "evalign":
         print(json.dumps(evalign(args.beir, args.places[0], args.embedder, args.threads)))
     else:
         onnx, binary = args.places
         for _ in range(args.rounds):
-            # In a process of its own: its memory is its own.
-            subprocess.run([sys.executable, __file__, "llama-index", args.beir, onnx, "--threads", str(args.threads)], check=True)
+            for peer in PEERS:
+                # In a process of its own: its memory is its own.
+                subprocess.run([sys.executable, __file__, peer, args.beir, onnx, "--threads", str(args.threads)], check=True)
             print(json.dumps(evalign(args.beir, binary, args.embedder, args.threads)), flush=True)
 
 

@@ -58,7 +58,7 @@ codes! {
     RateLimited = "rate_limit_exceeded", "rate_limit_error", TOO_MANY_REQUESTS, "Too many requests; `Retry-After` says when to come back.";
     QueueFull = "queue_full", "rate_limit_error", TOO_MANY_REQUESTS, "Too much of this tenant waits already.";
     Internal = "internal_error", "server_error", INTERNAL_SERVER_ERROR, "A fault of the server; `x-request-id` finds it in the log.";
-    Unavailable = "unavailable", "server_error", SERVICE_UNAVAILABLE, "Busy, starting or ending; `Retry-After` says when to come back.";
+    Unavailable = "unavailable", "server_error", SERVICE_UNAVAILABLE, "Busy, starting or ending, or a disk that is full; `Retry-After` says when to come back.";
 }
 
 #[cfg(test)]

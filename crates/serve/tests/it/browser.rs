@@ -99,7 +99,7 @@ async fn every_page_works_in_a_browser() {
         site.chromium.open(&format!("{place}/runs/{arena}/vote"));
         site.chromium.click_through("button[value=second]");
         let text = site.chromium.text();
-        assert!(text.contains("1 of 2 pairs") && text.contains("was written by scripted/"), "{text}");
+        assert!(text.contains("1 of 2 pairs") && text.contains("was written by two,"), "{text}");
         site.chromium.click_through("button[value=tie]");
         assert!(site.chromium.text().contains("Nothing is left to vote on"), "{}", site.chromium.text());
         assert_eq!(site.chromium.complaints(), Vec::<String>::new(), "voting");
