@@ -35,10 +35,10 @@ pub use model_ref::{ModelRef, ModelRefError, Provider};
 pub use outcome::{Outcome, OutcomeCounts, Score};
 pub use repeats::{AtK, RepeatResult};
 pub use request::{
-    ChoiceLogLikelihood, FinishReason, GenerateParams, Message, Output, Prompt, Request, RequestKind,
-    Response, Role, Spent, TokenLogprob, TopLogprob, Usage,
+    ChoiceLogLikelihood, FinishReason, GenerateParams, MOST_TOP_LOGPROBS, Message, Output, Prompt, Request,
+    RequestKind, Response, Role, Spent, TokenLogprob, TopLogprob, Usage,
 };
-pub use response_format::{AnswerSchema, ResponseField, ResponseFormat, ResponseValue};
+pub use response_format::{AnswerForm, AnswerSchema, ResponseField, ResponseFormat, ResponseValue};
 pub use results::{Estimate, MetricResult, ModelSummary, RunResults, Seconds, TaskResult};
 pub use run::{Dtype, ModelIdentity, RunSpec, RunStatus, ScoredBy, ScoringMode, SpecDifference, TaskSpec};
 pub use safe_text::{is_obeyed, sanitize};

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{AnswerSchema, Latency, ResponseFormat, SampleKey};
+use crate::{AnswerForm, Latency, SampleKey, response_format};
 
 /// Who speaks in a chat message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -44,14 +44,21 @@ pub struct GenerateParams {
     pub seed: u64,
     /// Return the log-probability of each generated token.
     pub logprobs: bool,
-    /// The form the answer must have. With `logprobs`, the probability of every label comes with the token
-    /// that decides for one ([`TokenLogprob::top`]). Tokens that the form leaves no choice about have
-    /// log-probability 0.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub response_format: Option<ResponseFormat>,
-    /// The JSON Schema that the answer must satisfy; not together with `response_format`.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub json_schema: Option<Box<AnswerSchema>>,
+    /// With `logprobs`, so many of the most probable tokens at each place ([`TokenLogprob::top`]), at most
+    /// [`MOST_TOP_LOGPROBS`].
+    #[serde(skip_serializing_if = "is_none", default)]
+    pub top_logprobs: u32,
+    /// What the answer is held to. Stored under the names of its kinds, `response_format` and `json_schema`.
+    #[serde(flatten, deserialize_with = "response_format::at_most_one")]
+    pub form: Option<AnswerForm>,
+}
+
+/// Most tokens that are named at one place, as OpenAI's API has it.
+pub const MOST_TOP_LOGPROBS: u32 = 20;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Default for GenerateParams {
@@ -66,8 +73,8 @@ impl Default for GenerateParams {
             stop: Vec::new(),
             seed: 0,
             logprobs: false,
-            response_format: None,
-            json_schema: None,
+            top_logprobs: 0,
+            form: None,
         }
     }
 }
@@ -124,8 +131,12 @@ pub enum FinishReason {
 pub struct TokenLogprob {
     pub token: String,
     pub logprob: f64,
-    /// What else could have stood here, with its log-probability: the most probable tokens a server names,
-    /// or the labels a [`ResponseFormat`] offers at this place. In both cases before anything was masked.
+    /// What it writes, where that is no text of its own: part of a character. `token` then has U+FFFD in it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes: Option<Vec<u8>>,
+    /// What could have stood here, with its log-probability: the most probable tokens, likeliest first (of equal
+    /// ones the lower id first), or the labels a [`crate::ResponseFormat`] offers at this place. In both cases of the
+    /// model's own distribution: before penalty, temperature and filters, and before anything was masked.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub top: Vec<TopLogprob>,
 }
@@ -134,12 +145,22 @@ pub struct TokenLogprob {
 pub struct TopLogprob {
     pub token: String,
     pub logprob: f64,
+    /// As [`TokenLogprob::bytes`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes: Option<Vec<u8>>,
 }
 
 impl TokenLogprob {
     #[must_use]
     pub fn new(token: String, logprob: f64) -> Self {
-        Self { token, logprob, top: Vec::new() }
+        Self { token, logprob, bytes: None, top: Vec::new() }
+    }
+}
+
+impl TopLogprob {
+    #[must_use]
+    pub fn new(token: String, logprob: f64) -> Self {
+        Self { token, logprob, bytes: None }
     }
 }
 

@@ -1,5 +1,47 @@
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
+
+/// What an answer is held to: one or the other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum AnswerForm {
+    /// With log-probabilities, that of every label comes with the token that decides for one
+    /// ([`crate::TokenLogprob::top`]), and tokens that the form leaves no choice about have log-probability 0.
+    #[serde(rename = "response_format")]
+    Fields(ResponseFormat),
+    #[serde(rename = "json_schema")]
+    Schema(Box<AnswerSchema>),
+}
+
+impl AnswerForm {
+    /// The form of our own, if it is one.
+    #[must_use]
+    pub fn fields(&self) -> Option<&ResponseFormat> {
+        match self {
+            Self::Fields(format) => Some(format),
+            Self::Schema(_) => None,
+        }
+    }
+}
+
+/// Reads what may be there under one of its two names. (Serde's own reading of an optional, flattened enum takes what is
+/// malformed for nothing.)
+pub(crate) fn at_most_one<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<AnswerForm>, D::Error> {
+    #[derive(Deserialize)]
+    struct Named {
+        response_format: Option<ResponseFormat>,
+        json_schema: Option<Box<AnswerSchema>>,
+    }
+    match Named::deserialize(deserializer)? {
+        Named { response_format: Some(_), json_schema: Some(_) } => {
+            let why = "an answer is held to `response_format` or to `json_schema`, not to both";
+            Err(serde::de::Error::custom(why))
+        }
+        Named { response_format: Some(format), .. } => Ok(Some(AnswerForm::Fields(format))),
+        Named { json_schema, .. } => Ok(json_schema.map(AnswerForm::Schema)),
+    }
+}
 
 /// The form an answer must have: one JSON object with these fields, in this order. A model in this process
 /// is held to it token by token, a server is asked for it as a JSON Schema.
@@ -134,6 +176,7 @@ fn check_labels(labels: &[String]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::GenerateParams;
 
     fn format(fields: &[(&str, ResponseValue)]) -> ResponseFormat {
         let field = |(name, value): &(&str, ResponseValue)| ResponseField {
@@ -156,6 +199,24 @@ mod tests {
         assert_eq!(text, r#"{"why": "x", "verdict": "A"}"#);
         assert!(format.max_tokens() as usize >= text.len() + 3);
         assert_eq!(format.json_schema()["required"], json!(["why", "verdict"]));
+    }
+
+    #[test]
+    fn what_an_answer_is_held_to_is_stored_by_its_name_and_read_with_care() {
+        let fields = json!({"fields": [{"name": "v", "value": {"one_of": ["A", "B"]}}], "name": "verdict"});
+        let schema = json!({"name": "any", "schema": {"type": "object"}});
+        let stored = |form: Value| {
+            let mut params = json!(GenerateParams::default());
+            params.as_object_mut().unwrap().extend(form.as_object().unwrap().clone());
+            params
+        };
+        let read = |form: Value| serde_json::from_value::<GenerateParams>(stored(form));
+        for form in [json!({}), json!({"response_format": fields}), json!({"json_schema": schema})] {
+            assert_eq!(json!(read(form.clone()).unwrap()), stored(form));
+        }
+        assert!(read(json!({"response_format": {"name": "x"}})).is_err(), "malformed is not nothing");
+        let both = read(json!({"response_format": fields, "json_schema": schema})).unwrap_err();
+        assert!(both.to_string().contains("not to both"), "{both}");
     }
 
     #[test]

@@ -232,3 +232,6 @@ impl RunStatus {
             .find(|status| status.name() == name)
     }
 }
+
+#[cfg(test)]
+mod tests;

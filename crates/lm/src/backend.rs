@@ -59,7 +59,7 @@ pub(crate) struct Rotation<T> {
 }
 
 /// A weight matrix, perhaps of several stacked projections, with its bias.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Linear<M, V> {
     pub(crate) weight: M,
     pub(crate) bias: Option<V>,
@@ -76,10 +76,10 @@ pub(crate) enum Write {
 /// One device's way to store numbers and compute with them. A buffer is a row-major matrix; an `out`
 /// buffer takes the shape of the result.
 pub(crate) trait Backend: Send + Sync + Sized {
-    /// A weight matrix `[outputs, inputs]`.
-    type Matrix: Send + Sync;
+    /// A weight matrix `[outputs, inputs]`. It never changes; a clone is another handle of the same values.
+    type Matrix: Clone + Send + Sync;
     /// Norm weights or a bias.
-    type Vector: Send + Sync;
+    type Vector: Clone + Send + Sync;
     type Buffer: Send + Default;
     /// Keys and values of one node in every layer.
     type Kv: Send + Sync;
@@ -155,12 +155,14 @@ pub(crate) trait Backend: Send + Sync + Sized {
     /// (Shazeer 2020, arXiv 2002.05202, equation 5).
     fn gate(&self, gate_up: &Self::Buffer, width: usize, out: &mut Self::Buffer) -> Result<(), LmError>;
     fn select(&self, x: &Self::Buffer, rows: &[usize], out: &mut Self::Buffer) -> Result<(), LmError>;
-    /// Log-probabilities of tokens at rows of `x` (already selected and normed).
+    /// Log-probabilities of tokens at rows of `x` (already selected and normed). `counts`: how many of the likeliest tokens
+    /// are named with each row; without any, of none.
     fn score(
         &self,
         x: &Self::Buffer,
         head: &Self::Matrix,
         targets: &[Target],
+        counts: &[usize],
     ) -> Result<TargetScores, LmError>;
     /// All logits on the host, `[rows, vocabulary]`.
     fn logits(&self, x: &Self::Buffer, head: &Self::Matrix, out: &mut Vec<f32>) -> Result<(), LmError>;

@@ -4,8 +4,9 @@
 //! renders them in the same configuration: blocks trimmed, Python's methods on strings, lists and
 //! dictionaries, `raise_exception`, `strftime_now`, `tojson` as `transformers` redefines it, `break` and
 //! `continue`, `{% generation %}` ignored. Templates come with weights from the network, so rendering is
-//! bounded in instructions, recursion and output. One thing is not bounded: a template may still build a
-//! large string in memory by doubling it a few dozen times.
+//! bounded in instructions, recursion, output and the numbers of a `range`. Two things are not bounded: a template may
+//! still build a large string in memory by doubling it a few dozen times, and make or sort a list of thousands in each
+//! round of a loop.
 
 mod generation;
 mod python;
@@ -25,8 +26,8 @@ use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior};
 
 use crate::LmError;
 
-/// Instructions a rendering may take. Templates in use take tens to a few hundred for each message, and
-/// all of these are spent in well under a second.
+/// Instructions a rendering may take. Templates in use take tens to a few hundred for each message, and an endless
+/// loop has spent all of these after 20 to 30 ms.
 const FUEL: u64 = 1_000_000;
 /// Calls of macros and blocks inside each other. minijinja's own limit fits the smallest stacks.
 const LARGEST_DEPTH: usize = 100;

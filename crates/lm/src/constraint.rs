@@ -7,35 +7,13 @@ mod token_bytes;
 
 use std::rc::Rc;
 
-use evalign_core::{AnswerSchema, GenerateParams, ResponseFormat, TopLogprob};
+use evalign_core::{AnswerForm, TopLogprob};
 
 use crate::{LmError, Tokenizer};
 pub(crate) use schema::Vocabulary;
 pub(crate) use token_bytes::TokenBytes;
 
-/// What an answer is held to, as callers say it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Held {
-    Form(ResponseFormat),
-    Schema(AnswerSchema),
-}
-
-impl Held {
-    /// # Errors
-    /// [`LmError::Request`] for an answer that would be held to two things.
-    pub(crate) fn of(params: &GenerateParams) -> Result<Option<Self>, LmError> {
-        match (&params.response_format, &params.json_schema) {
-            (None, None) => Ok(None),
-            (Some(format), None) => Ok(Some(Self::Form(format.clone()))),
-            (None, Some(schema)) => Ok(Some(Self::Schema((**schema).clone()))),
-            (Some(_), Some(_)) => Err(LmError::Request(
-                "an answer is held to a form or to a JSON Schema, not to both".to_owned(),
-            )),
-        }
-    }
-}
-
-/// The same for one tokeniser, compiled.
+/// What an answer is held to, compiled for one tokeniser.
 #[derive(Clone, Debug)]
 pub(crate) enum Grammar {
     Form(Rc<form::Grammar>),
@@ -45,10 +23,12 @@ pub(crate) enum Grammar {
 impl Grammar {
     /// # Errors
     /// [`LmError::Request`] for what contradicts itself, cannot be compiled, or cannot be written by this tokeniser.
-    pub(crate) fn new(held: &Held, tokenizer: &Tokenizer) -> Result<Self, LmError> {
+    pub(crate) fn new(held: &AnswerForm, tokenizer: &Tokenizer) -> Result<Self, LmError> {
         Ok(match held {
-            Held::Form(format) => Self::Form(Rc::new(form::Grammar::new(format, tokenizer)?)),
-            Held::Schema(schema) => Self::Schema(Rc::new(schema::Grammar::new(&schema.schema, tokenizer)?)),
+            AnswerForm::Fields(format) => Self::Form(Rc::new(form::Grammar::new(format, tokenizer)?)),
+            AnswerForm::Schema(schema) => {
+                Self::Schema(Rc::new(schema::Grammar::new(&schema.schema, tokenizer)?))
+            }
         })
     }
 

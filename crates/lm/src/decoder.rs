@@ -1,56 +1,25 @@
 //! The one decoder definition: Llama, Mistral, SmolLM, Qwen2, Qwen3, driven by [`ModelConfig`].
 
+mod base;
+mod held;
 mod low_rank;
 mod module;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::LmError;
-use crate::backend::{AttentionSpec, Backend, DecoderBackend, Job, KvShape, Linear, Rotation, Write};
+use crate::backend::{AttentionSpec, Backend, DecoderBackend, Job, KvShape, Rotation, Write};
 use crate::config::{LayerAttention, ModelConfig};
 use crate::kernels::{Target, TargetScores};
 use crate::kv::KvStore;
 use crate::rope::Rope;
 use crate::step::Step;
-use crate::weights::{Part, RawTensor, Weights};
-pub(crate) use low_rank::{Backward, LowRank, LowRankSpace, LowRankWeights, Mode, Projection};
+pub(crate) use base::{Base, BaseOf, Block};
+pub(crate) use held::{Form, HeldWeights};
+pub(crate) use low_rank::{Addition, Backward, LowRank, LowRankSpace, LowRankWeights, Mode};
 pub use module::Module;
 pub(crate) use module::{Site, neighbour_order};
-
-/// One layer, in the order of the forward pass. Query, key and value projections are stacked in one
-/// matrix, gate and up projections in another.
-#[derive(Debug)]
-pub(crate) struct Block<M, V> {
-    pub(crate) attention: LayerAttention,
-    pub(crate) attention_norm: V,
-    pub(crate) qkv: Projection<M, V>,
-    pub(crate) query_norm: Option<V>,
-    pub(crate) key_norm: Option<V>,
-    pub(crate) output: Projection<M, V>,
-    pub(crate) mlp_norm: V,
-    pub(crate) gate_up: Projection<M, V>,
-    pub(crate) down: Projection<M, V>,
-}
-
-impl<M, V> Block<M, V> {
-    pub(crate) fn projection(&self, site: Site) -> &Projection<M, V> {
-        match site {
-            Site::Qkv => &self.qkv,
-            Site::Output => &self.output,
-            Site::GateUp => &self.gate_up,
-            Site::Down => &self.down,
-        }
-    }
-
-    pub(crate) fn projection_mut(&mut self, site: Site) -> &mut Projection<M, V> {
-        match site {
-            Site::Qkv => &mut self.qkv,
-            Site::Output => &mut self.output,
-            Site::GateUp => &mut self.gate_up,
-            Site::Down => &mut self.down,
-        }
-    }
-}
 
 /// A loaded model on one backend.
 #[derive(Debug)]
@@ -58,13 +27,12 @@ pub(crate) struct Decoder<B: Backend> {
     pub(crate) backend: B,
     pub(crate) config: ModelConfig,
     pub(crate) rope: Rope,
-    pub(crate) embedding: B::Matrix,
-    /// Absent where the embedding table is the head.
-    pub(crate) head: Option<B::Matrix>,
+    /// Perhaps shared with other models.
+    pub(crate) base: Arc<Base<B::Matrix, B::Vector>>,
+    /// What this model has beside it, at the sites of each layer.
+    pub(crate) additions: Vec<[Addition<B::Matrix, B::Vector>; Site::ALL.len()]>,
     /// Other forms of the head; only where the model is trained.
     pub(crate) head_backward: Option<Backward<B::Matrix>>,
-    pub(crate) final_norm: B::Vector,
-    pub(crate) blocks: Vec<Block<B::Matrix, B::Vector>>,
 }
 
 /// Activations of a step, reused from step to step.
@@ -106,30 +74,23 @@ impl<T: Default> Default for Workspace<T> {
 }
 
 impl<B: DecoderBackend> Decoder<B> {
-    /// Reads every tensor the configuration asks for, layers in parallel on `threads` threads.
-    ///
-    /// # Errors
-    /// The first tensor that is missing, misshapen or of a type the backend cannot hold.
+    /// A model of these weights, without an adapter.
+    pub(crate) fn new(backend: B, config: ModelConfig, base: Arc<BaseOf<B>>) -> Self {
+        let rope = Rope::new(&config.rope, config.head_dim);
+        let additions = base.blocks.iter().map(|_| Default::default()).collect();
+        Self { backend, config, rope, base, additions, head_backward: None }
+    }
+
+    /// A model with weights of its own.
+    #[cfg(test)]
     pub(crate) fn load(
         backend: B,
         config: ModelConfig,
-        weights: &Weights,
+        weights: &crate::weights::Weights,
         threads: usize,
     ) -> Result<Self, LmError> {
-        let loader = Loader { backend: &backend, config: &config, weights };
-        let (embedding, head, final_norm, blocks) = std::thread::scope(|scope| {
-            // The embedding is as large as many layers, so it starts first and alone.
-            let outside = scope.spawn(|| loader.outside());
-            let blocks =
-                crate::parallel::map(threads.saturating_sub(1).max(1), config.layers.len(), |layer| {
-                    loader.block(layer)
-                });
-            let outside = outside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            let (embedding, head, final_norm) = outside?;
-            Ok::<_, LmError>((embedding, head, final_norm, blocks?))
-        })?;
-        let rope = Rope::new(&config.rope, config.head_dim);
-        Ok(Self { backend, config, rope, embedding, head, head_backward: None, final_norm, blocks })
+        let base = Base::read(&backend, &config, weights, threads)?;
+        Ok(Self::new(backend, config, Arc::new(base)))
     }
 
     pub(crate) fn kv_shape(&self) -> KvShape {
@@ -166,7 +127,7 @@ impl<B: DecoderBackend> Decoder<B> {
         work: &mut Workspace<B::Buffer>,
     ) -> Result<(), LmError> {
         self.begin(step, work)?;
-        for layer in 0..self.blocks.len() {
+        for layer in 0..self.base.blocks.len() {
             self.attention((layer, layer), store, step, work, Mode::default())?;
             self.feed_forward(layer, work, Mode::default())?;
         }
@@ -175,7 +136,7 @@ impl<B: DecoderBackend> Decoder<B> {
 
     /// Embeddings and rotations of a step.
     pub(crate) fn begin(&self, step: &Step, work: &mut Workspace<B::Buffer>) -> Result<(), LmError> {
-        self.backend.embed(&self.embedding, &step.tokens, &mut work.x)?;
+        self.backend.embed(&self.base.embedding, &step.tokens, &mut work.x)?;
         work.cos.clear();
         work.sin.clear();
         self.rope.rotations(step.positions.iter().copied(), &mut work.cos, &mut work.sin);
@@ -196,7 +157,7 @@ impl<B: DecoderBackend> Decoder<B> {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            window: self.blocks[layer].attention.window,
+            window: self.base.blocks[layer].attention.window,
             exact,
         }
     }
@@ -211,7 +172,7 @@ impl<B: DecoderBackend> Decoder<B> {
         work: &mut Workspace<B::Buffer>,
         mode: Mode<'_>,
     ) -> Result<(), LmError> {
-        let (backend, config, block) = (&self.backend, &self.config, &self.blocks[layer]);
+        let (backend, config, block) = (&self.backend, &self.config, &self.base.blocks[layer]);
         let [queries, keys, values] = self.qkv_columns();
         backend.rms_norm(&work.x, &block.attention_norm, config.norm_eps, &mut work.normed)?;
         let out = (&mut work.qkv, Write::Replace);
@@ -268,21 +229,34 @@ impl<B: DecoderBackend> Decoder<B> {
         work: &mut Workspace<B::Buffer>,
         mode: Mode<'_>,
     ) -> Result<(), LmError> {
-        let norm = &self.blocks[layer].mlp_norm;
+        let norm = &self.base.blocks[layer].mlp_norm;
         self.backend.rms_norm(&work.x, norm, self.config.norm_eps, &mut work.normed)?;
         let out = (&mut work.gate_up, Write::Replace);
         self.project((layer, Site::GateUp), &work.normed, out, &mut work.low_rank, mode)
     }
 
-    /// Log-probabilities of tokens at rows of the last step: `targets[i].row` indexes `rows`.
+    /// Log-probabilities of tokens at rows of the last step: `targets[i].row` indexes `rows`. `counts`: how many of the
+    /// likeliest tokens are named with each of `rows`; without any, of none.
     pub(crate) fn score(
         &self,
         work: &mut Workspace<B::Buffer>,
         rows: &[usize],
         targets: &[Target],
+        counts: &[usize],
     ) -> Result<TargetScores, LmError> {
         self.normed_rows(work, rows)?;
-        self.backend.score(&work.normed, self.head(), targets)
+        // The likeliest of all is known with the sums.
+        let mut beyond: Vec<usize> = counts.iter().map(|count| if *count > 1 { *count } else { 0 }).collect();
+        if beyond.iter().all(|count| *count == 0) {
+            beyond.clear();
+        }
+        let mut scores = self.backend.score(&work.normed, self.head(), targets, &beyond)?;
+        scores.most_probable.resize(counts.len(), Vec::new());
+        let found = scores.most_probable.iter_mut().zip(&scores.rows).zip(counts);
+        for ((found, row), _) in found.filter(|(_, count)| **count == 1) {
+            found.push(row.likeliest());
+        }
+        Ok(scores)
     }
 
     /// All logits at rows of the last step, `[rows.len(), vocabulary]`.
@@ -299,79 +273,11 @@ impl<B: DecoderBackend> Decoder<B> {
     /// Only the rows asked for pass the final norm.
     fn normed_rows(&self, work: &mut Workspace<B::Buffer>, rows: &[usize]) -> Result<(), LmError> {
         self.backend.select(&work.x, rows, &mut work.selected)?;
-        self.backend.rms_norm(&work.selected, &self.final_norm, self.config.norm_eps, &mut work.normed)
+        self.backend.rms_norm(&work.selected, &self.base.final_norm, self.config.norm_eps, &mut work.normed)
     }
 
     pub(crate) fn head(&self) -> &B::Matrix {
-        self.head.as_ref().unwrap_or(&self.embedding)
-    }
-}
-
-/// Finds tensors by role and hands them to the backend.
-struct Loader<'a, B> {
-    backend: &'a B,
-    config: &'a ModelConfig,
-    weights: &'a Weights,
-}
-
-type Outside<B> = (<B as Backend>::Matrix, Option<<B as Backend>::Matrix>, <B as Backend>::Vector);
-
-impl<B: Backend> Loader<'_, B> {
-    fn raw(&self, part: Part, layer: usize, rows: usize, columns: usize) -> Result<RawTensor<'_>, LmError> {
-        self.weights.tensor(&self.weights.naming.weight(part, layer), rows, columns)
-    }
-
-    fn outside(&self) -> Result<Outside<B>, LmError> {
-        let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);
-        let embedding = self.backend.load_matrix(&[self.raw(Part::Embedding, 0, vocabulary, hidden)?])?;
-        // A sequence classifier may come without a vocabulary head, whatever its configuration says.
-        let classifies = self.weights.contains(crate::adapter::HEAD)
-            && !self.weights.contains(&self.weights.naming.weight(Part::Head, 0));
-        let head = match self.config.tied_head || classifies {
-            true => None,
-            false => Some(self.backend.load_matrix(&[self.raw(Part::Head, 0, vocabulary, hidden)?])?),
-        };
-        Ok((embedding, head, self.norm(Part::FinalNorm, 0, hidden)?))
-    }
-
-    fn norm(&self, part: Part, layer: usize, width: usize) -> Result<B::Vector, LmError> {
-        self.backend.load_vector(&[self.raw(part, layer, 1, width)?])
-    }
-
-    /// Stacks the weights (and biases) of projections with the same input.
-    fn projection(&self, layer: usize, site: Site) -> Result<Projection<B::Matrix, B::Vector>, LmError> {
-        let (config, modules) = (self.config, site.modules());
-        let weights: Vec<RawTensor<'_>> = modules
-            .iter()
-            .map(|module| self.raw(module.part(), layer, module.outputs(config), module.inputs(config)))
-            .collect::<Result<_, _>>()?;
-        let biases: Vec<RawTensor<'_>> = modules
-            .iter()
-            .filter(|module| module.has_bias(config))
-            .map(|module| {
-                let name = self.weights.naming.bias(module.part(), layer);
-                self.weights.tensor(&name, 1, module.outputs(config))
-            })
-            .collect::<Result<_, _>>()?;
-        let bias = if biases.is_empty() { None } else { Some(self.backend.load_vector(&biases)?) };
-        let base = Linear { weight: self.backend.load_matrix(&weights)?, bias };
-        Ok(Projection { base, backward: None, low_rank: None })
-    }
-
-    fn block(&self, layer: usize) -> Result<Block<B::Matrix, B::Vector>, LmError> {
-        let (config, hidden) = (self.config, self.config.hidden_size);
-        let head_norm = |part| config.qk_norm.then(|| self.norm(part, layer, config.head_dim)).transpose();
-        Ok(Block {
-            attention: config.layers[layer],
-            attention_norm: self.norm(Part::AttentionNorm, layer, hidden)?,
-            qkv: self.projection(layer, Site::Qkv)?,
-            query_norm: head_norm(Part::QueryNorm)?,
-            key_norm: head_norm(Part::KeyNorm)?,
-            output: self.projection(layer, Site::Output)?,
-            mlp_norm: self.norm(Part::MlpNorm, layer, hidden)?,
-            gate_up: self.projection(layer, Site::GateUp)?,
-            down: self.projection(layer, Site::Down)?,
-        })
+        self.base.head()
     }
 }
 

@@ -319,9 +319,13 @@ impl<'a, B: DecoderBackend> Generation<'a, B> {
         self.stats.projected_positions += projected;
         if !greedy.is_empty() {
             let rows: Vec<usize> = greedy.iter().map(|(_, row)| *row).collect();
-            let scores = self.decoder.score(&mut self.work, &rows, &[])?;
-            for ((index, _), summary) in greedy.iter().zip(&scores.rows) {
-                self.active[*index].take_greedy(self.tokenizer, summary);
+            let counts: Vec<usize> =
+                greedy.iter().map(|(index, _)| self.active[*index].alternatives()).collect();
+            let scores = self.decoder.score(&mut self.work, &rows, &[], &counts)?;
+            for (((index, _), summary), likeliest) in
+                greedy.iter().zip(&scores.rows).zip(&scores.most_probable)
+            {
+                self.active[*index].take_greedy(self.tokenizer, summary, likeliest);
             }
         }
         if !sampled.is_empty() {

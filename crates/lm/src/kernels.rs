@@ -40,4 +40,6 @@ pub use rowwise::{
     Columns, RopePairing, RopeTable, add_assign, rms_norm, rms_norm_heads, rope, silu_mul, silu_mul_fused,
     softmax,
 };
-pub use vocabulary::{RowSummary, Target, TargetScores, log_softmax_gather, logits, summarise_logits};
+pub use vocabulary::{
+    RowSummary, Target, TargetScores, largest, log_softmax_gather, logits, most_probable, summarise_logits,
+};

@@ -6,7 +6,7 @@ use evalign_core::{Digest, Dtype};
 use crate::adapter::Adapter;
 use crate::backend::{Backend, CandleBackend, CpuBackend};
 use crate::config::ModelConfig;
-use crate::decoder::{Decoder, Module};
+use crate::decoder::{Base, Decoder, Form, HeldWeights, Module};
 use crate::memory::default_budget;
 use crate::weights::{Weights, open_gguf, open_safetensors};
 use crate::{
@@ -38,7 +38,6 @@ pub struct Identity {
 
 /// The decoder on the backend that was asked for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one for each loaded model")]
 pub(crate) enum Engine {
     Cpu(Decoder<CpuBackend>),
     Candle(Decoder<CandleBackend>),
@@ -62,7 +61,9 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Loads a GGUF file or a Hugging Face directory.
+    /// Loads a GGUF file or a Hugging Face directory. Weights that a model of this process has from the same files, on
+    /// the same device and in the same type, are not read again: both models compute with them, whatever adapters they
+    /// have, and they go with the last of them.
     ///
     /// # Errors
     /// Missing, truncated or inconsistent files, an unsupported architecture, RoPE type or tensor type,
@@ -71,22 +72,7 @@ impl LanguageModel {
         let opened = open(path)?;
         let dtype = chosen_dtype(path, &opened.weights, options)?;
         let threads = options.threads.unwrap_or_else(available_threads);
-        let (weights, config) = (&opened.weights, opened.config.clone());
-        let (engine, digest) = std::thread::scope(|scope| {
-            let digest = scope.spawn(|| weights.digest());
-            let engine = match options.device {
-                DeviceSpec::Cpu => {
-                    let backend = CpuBackend::new(options.threads, dtype)?;
-                    Engine::Cpu(Decoder::load(backend, config, weights, threads)?)
-                }
-                DeviceSpec::Cuda(_) | DeviceSpec::Metal => {
-                    let backend = CandleBackend::new(options.device, dtype)?;
-                    Engine::Candle(Decoder::load(backend, config, weights, threads)?)
-                }
-            };
-            let digest = digest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok::<_, LmError>((engine, digest))
-        })?;
+        let (engine, digest) = Engine::open(&opened, options, dtype, threads)?;
         let chat_template =
             opened.tokenizer.chat_template(options.now).map_err(|error| error.in_model(path))?;
         let identity = Identity {
@@ -163,9 +149,25 @@ impl LanguageModel {
         items: &[ScoreItem],
         on_event: &mut dyn FnMut(Event<ScoreOutput>) -> ControlFlow<()>,
     ) -> Result<EngineStats, LmError> {
+        self.score_tokens(items, 0, on_event)
+    }
+
+    /// As [`LanguageModel::log_likelihoods`], with the `top` likeliest tokens at each place of every continuation
+    /// ([`crate::TokenScore::top`]).
+    ///
+    /// # Errors
+    /// As [`LanguageModel::log_likelihoods`].
+    pub fn score_tokens(
+        &self,
+        items: &[ScoreItem],
+        top: usize,
+        on_event: &mut dyn FnMut(Event<ScoreOutput>) -> ControlFlow<()>,
+    ) -> Result<EngineStats, LmError> {
         match &self.engine {
-            Engine::Cpu(decoder) => score::log_likelihoods(decoder, self.budget_bytes, items, on_event),
-            Engine::Candle(decoder) => score::log_likelihoods(decoder, self.budget_bytes, items, on_event),
+            Engine::Cpu(decoder) => score::log_likelihoods(decoder, self.budget_bytes, items, top, on_event),
+            Engine::Candle(decoder) => {
+                score::log_likelihoods(decoder, self.budget_bytes, items, top, on_event)
+            }
         }
     }
 
@@ -293,7 +295,38 @@ impl LanguageModel {
     }
 }
 
+/// Weights that models of this process share.
+static ON_CPU: HeldWeights<<CpuBackend as Backend>::Matrix, <CpuBackend as Backend>::Vector> =
+    HeldWeights::new();
+static IN_CANDLE: HeldWeights<<CandleBackend as Backend>::Matrix, <CandleBackend as Backend>::Vector> =
+    HeldWeights::new();
+
 impl Engine {
+    /// With the weights' digest.
+    fn open(
+        opened: &Opened,
+        options: &LoadOptions,
+        dtype: Dtype,
+        threads: usize,
+    ) -> Result<(Self, Digest), LmError> {
+        let (weights, config) = (&opened.weights, &opened.config);
+        let form = Form { device: options.device, dtype };
+        Ok(match options.device {
+            DeviceSpec::Cpu => {
+                let backend = CpuBackend::new(options.threads, dtype)?;
+                let (base, digest) =
+                    ON_CPU.get(form, weights, || Base::read(&backend, config, weights, threads))?;
+                (Self::Cpu(Decoder::new(backend, config.clone(), base)), digest)
+            }
+            DeviceSpec::Cuda(_) | DeviceSpec::Metal => {
+                let backend = CandleBackend::new(options.device, dtype)?;
+                let (base, digest) =
+                    IN_CANDLE.get(form, weights, || Base::read(&backend, config, weights, threads))?;
+                (Self::Candle(Decoder::new(backend, config.clone(), base)), digest)
+            }
+        })
+    }
+
     pub(crate) fn config(&self) -> &ModelConfig {
         match self {
             Self::Cpu(decoder) => &decoder.config,

@@ -67,13 +67,14 @@ pub struct ChoiceScore {
 }
 
 /// What the model says of one token of a continuation.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TokenScore {
     /// Natural logarithm of its probability.
     pub logprob: f64,
-    /// The likeliest token at its position (the lowest id wins a tie).
-    pub top: u32,
-    pub top_logprob: f64,
+    /// The likeliest token at its position (the lowest id wins a tie), and its log-probability.
+    pub likeliest: (u32, f64),
+    /// As many of the likeliest tokens as were asked for, likeliest first, of equal ones the lowest id.
+    pub top: Vec<(u32, f64)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use evalign_core::GenerateParams;
+use evalign_core::{GenerateParams, MOST_TOP_LOGPROBS};
 
 use crate::kernels::{self, Isa};
 
@@ -84,6 +84,9 @@ impl Sampler {
         let bad = |name: &str, value: f64| Err(format!("{name} is {value}"));
         if !(params.temperature.is_finite() && params.temperature >= 0.0) {
             return bad("temperature", params.temperature);
+        }
+        if params.top_logprobs > MOST_TOP_LOGPROBS {
+            return Err(format!("top_logprobs is {}, of at most {MOST_TOP_LOGPROBS}", params.top_logprobs));
         }
         match params {
             GenerateParams { top_p: Some(p), .. } if !(*p > 0.0 && *p <= 1.0) => bad("top_p", *p),
@@ -350,6 +353,7 @@ mod tests {
             (GenerateParams { top_p: Some(0.0), ..params() }, "top_p"),
             (GenerateParams { min_p: Some(1.5), ..params() }, "min_p"),
             (GenerateParams { repetition_penalty: Some(0.0), ..params() }, "repetition_penalty"),
+            (GenerateParams { top_logprobs: 21, ..params() }, "top_logprobs"),
         ] {
             assert!(Sampler::check(&bad).unwrap_err().contains(name));
         }

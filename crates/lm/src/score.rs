@@ -23,10 +23,13 @@ pub(crate) fn log_likelihoods<B: DecoderBackend>(
     decoder: &Decoder<B>,
     budget_bytes: u64,
     items: &[ScoreItem],
+    top: usize,
     on_event: &mut dyn FnMut(Event<ScoreOutput>) -> ControlFlow<()>,
 ) -> Result<EngineStats, LmError> {
     match answerable(items, |item| check(decoder, budget_bytes, item), on_event) {
-        ControlFlow::Continue(valid) => Scoring::new(decoder, budget_bytes, items, &valid).run(on_event),
+        ControlFlow::Continue(valid) => {
+            Scoring { top, ..Scoring::new(decoder, budget_bytes, items, &valid) }.run(on_event)
+        }
         ControlFlow::Break(()) => Ok(EngineStats::default()),
     }
 }
@@ -100,6 +103,8 @@ impl Pending {
 struct Scoring<'a, B: DecoderBackend> {
     decoder: &'a Decoder<B>,
     items: &'a [ScoreItem],
+    /// So many of the likeliest tokens are named at each place.
+    top: usize,
     choices: Vec<Choice>,
     store: KvStore<B::Kv>,
     work: Workspace<B::Buffer>,
@@ -120,6 +125,7 @@ impl<'a, B: DecoderBackend> Scoring<'a, B> {
         Self {
             decoder,
             items,
+            top: 0,
             choices: choices.collect(),
             store: KvStore::new(budget_bytes),
             work: Workspace::default(),
@@ -248,7 +254,8 @@ impl<'a, B: DecoderBackend> Scoring<'a, B> {
             let token = item.continuations[want.choice.continuation as usize][want.index];
             targets.push(Target { row: rows.len() - 1, token });
         }
-        let scores = self.decoder.score(&mut self.work, &rows, &targets)?;
+        let counts = if self.top > 0 { vec![self.top; rows.len()] } else { Vec::new() };
+        let scores = self.decoder.score(&mut self.work, &rows, &targets, &counts)?;
         self.stats.projected_positions += rows.len() as u64;
         self.stats.prefill_flops += self.decoder.head_flops(rows.len() as u64);
         for ((want, target), logprob) in wanted.iter().zip(&targets).zip(&scores.logprobs) {
@@ -257,8 +264,8 @@ impl<'a, B: DecoderBackend> Scoring<'a, B> {
             let row = &scores.rows[target.row];
             pending.tokens[continuation][want.index] = TokenScore {
                 logprob: *logprob,
-                top: row.argmax,
-                top_logprob: f64::from(row.max_logit) - row.log_sum_exp,
+                likeliest: row.likeliest(),
+                top: scores.most_probable.get(target.row).cloned().unwrap_or_default(),
             };
             pending.greedy[continuation] &= row.argmax == target.token;
             pending.missing -= 1;

@@ -170,6 +170,11 @@ impl Weights {
         self.tensors.values().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
+    /// Size of everything that [`Weights::digest`] is of.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.prefix.len() + self.files.iter().map(|file| file.bytes().len()).sum::<usize>()) as u64
+    }
+
     /// True when any tensor is held in quantised blocks.
     pub(crate) fn is_quantised(&self) -> bool {
         self.tensors.values().any(|entry| entry.kind.block_size() > 1)

@@ -3,8 +3,9 @@
 
 use evalign_lm::kernels::{
     AttentionJob, AttentionShape, Columns, Isa, KvSegment, PackedMatrix, PanelDtype, Pool, RopePairing,
-    RopeTable, Rows, Target, add_assign, attention, exp, gelu, layer_norm, linear, log_softmax_gather,
-    logits, rms_norm, rms_norm_heads, rope, silu_mul, silu_mul_fused, softmax,
+    RopeTable, Rows, Target, add_assign, attention, exp, gelu, largest, layer_norm, linear,
+    log_softmax_gather, logits, most_probable, rms_norm, rms_norm_heads, rope, silu_mul, silu_mul_fused,
+    softmax,
 };
 use proptest::prelude::*;
 
@@ -235,10 +236,33 @@ proptest! {
         for other in pools() {
             prop_assert_eq!(&log_softmax_gather(&other, &hidden, &head, &targets), &got);
         }
+        let counts: Vec<usize> = (0..m).map(|row| [0, 1, 5, 20, n + 1][row % 5]).collect();
+        let found = most_probable(&pool, &hidden, &head, &got.rows, &counts);
+        for ((row, count), (summary, found)) in all.chunks(n).zip(&counts).zip(got.rows.iter().zip(&found)) {
+            let mut sorted: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
+            // Both zeros are one value, as they are where the largest are looked for.
+            sorted.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+            sorted.truncate(*count);
+            let logprob = |(token, logit): &(u32, f32)| (*token, f64::from(*logit) - summary.log_sum_exp);
+            prop_assert_eq!(found, &sorted.iter().map(logprob).collect::<Vec<_>>());
+            // Blocks are summed up in f32: `log_sum_exp` has an error of a few of its units in the last place (6e-8).
+            prop_assert!(found.iter().map(|(_, logprob)| logprob.exp()).sum::<f64>() <= 1.0 + 1e-5);
+        }
+        for other in pools() {
+            prop_assert_eq!(&most_probable(&other, &hidden, &head, &got.rows, &counts), &found);
+        }
         let row = m - 1;
         let alone = log_softmax_gather(&pool, &hidden[row * k..], &head, &[]);
         prop_assert_eq!(alone.rows[0], got.rows[row]);
     }
+}
+
+#[test]
+fn the_largest_are_in_order_and_what_is_no_number_is_none_of_them() {
+    let logits = [1.0, f32::NAN, 3.0, f32::NEG_INFINITY, 3.0, 2.0, 3.0];
+    assert_eq!(largest(&logits, 0), []);
+    assert_eq!(largest(&logits, 2), [(2, 3.0), (4, 3.0)]);
+    assert_eq!(largest(&logits, 9), [(2, 3.0), (4, 3.0), (6, 3.0), (5, 2.0), (0, 1.0)]);
 }
 
 #[test]

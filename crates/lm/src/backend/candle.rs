@@ -8,7 +8,7 @@ mod flash;
 mod gradient;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::{QMatMul, QTensor};
@@ -27,7 +27,7 @@ const LOGIT_ROWS: usize = 64;
 /// Absent until something was written.
 pub(crate) type CandleBuffer = Option<Tensor>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum CandleMatrix {
     /// `[outputs, inputs]`.
     Dense(Tensor),
@@ -53,17 +53,30 @@ pub(crate) struct CandleBackend {
     quantised: bool,
 }
 
+/// Each device is opened once: tensors of two openings do not meet, and models share weights.
+static OPENED: Mutex<Vec<(DeviceSpec, Device)>> = Mutex::new(Vec::new());
+
+fn device(spec: DeviceSpec) -> Result<Device, candle_core::Error> {
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, device)) = opened.iter().find(|(known, _)| *known == spec) {
+        return Ok(device.clone());
+    }
+    let device = match spec {
+        DeviceSpec::Cpu => Device::Cpu,
+        DeviceSpec::Cuda(ordinal) => Device::new_cuda(ordinal)?,
+        DeviceSpec::Metal => Device::new_metal(0)?,
+    };
+    opened.push((spec, device.clone()));
+    Ok(device)
+}
+
 impl CandleBackend {
     pub(crate) fn new(spec: DeviceSpec, dtype: Dtype) -> Result<Self, LmError> {
         let unavailable = |error: candle_core::Error| {
             let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
             LmError::Device(format!("`{spec}` is not available: {reason}"))
         };
-        let device = match spec {
-            DeviceSpec::Cpu => Device::Cpu,
-            DeviceSpec::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(unavailable)?,
-            DeviceSpec::Metal => Device::new_metal(0).map_err(unavailable)?,
-        };
+        let device = device(spec).map_err(unavailable)?;
         let (dtype, quantised) = match dtype {
             Dtype::F32 => (DType::F32, false),
             Dtype::Bf16 => (DType::BF16, false),
@@ -416,10 +429,11 @@ impl Backend for CandleBackend {
         x: &CandleBuffer,
         head: &CandleMatrix,
         targets: &[Target],
+        counts: &[usize],
     ) -> Result<TargetScores, LmError> {
         let all = written(x)?;
         let total = all.dim(0)?;
-        let mut scores = TargetScores { logprobs: vec![0.0; targets.len()], rows: Vec::with_capacity(total) };
+        let mut scores = TargetScores { logprobs: vec![0.0; targets.len()], ..TargetScores::default() };
         for first in (0..total).step_by(LOGIT_ROWS) {
             let rows = first..total.min(first + LOGIT_ROWS);
             let chunk = Some(all.narrow(0, first, rows.len())?.contiguous()?);
@@ -433,6 +447,13 @@ impl Backend for CandleBackend {
                 max_logit: *max,
                 log_sum_exp: f64::from(*max) + f64::from(*sum).ln(),
             }));
+            for (row, count) in counts.iter().enumerate().skip(first).take(rows.len()) {
+                let logits = match count {
+                    0 => Vec::new(),
+                    _ => logits.get(row - first)?.to_vec1()?,
+                };
+                scores.most_probable.push(scores.rows[row].most_probable(&logits, *count));
+            }
             let (chosen, asked): (Vec<usize>, Vec<&Target>) =
                 targets.iter().enumerate().filter(|(_, target)| rows.contains(&target.row)).unzip();
             if asked.is_empty() {

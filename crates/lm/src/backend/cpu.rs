@@ -50,9 +50,9 @@ impl CpuBuffer {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum CpuMatrix {
-    Packed(PackedMatrix),
+    Packed(Arc<PackedMatrix>),
     /// Stacked matrices of different block types.
     Quantised(Arc<Vec<QuantMatrix>>),
     /// The same, turned into floats for each product.
@@ -123,7 +123,7 @@ impl CpuBackend {
     fn pack(&self, parts: &[RawTensor<'_>], dtype: PanelDtype) -> Result<CpuMatrix, LmError> {
         let (rows, columns) = (parts.iter().map(|part| part.rows).sum(), parts[0].columns);
         let packed = PackedMatrix::build(rows, columns, dtype, |first, block| fill(parts, first, block))?;
-        Ok(CpuMatrix::Packed(packed))
+        Ok(CpuMatrix::Packed(Arc::new(packed)))
     }
 
     /// Keeps blocks as they are; neighbours of one type become one matrix.
@@ -423,16 +423,24 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn score(&self, x: &CpuBuffer, head: &CpuMatrix, targets: &[Target]) -> Result<TargetScores, LmError> {
+    fn score(
+        &self,
+        x: &CpuBuffer,
+        head: &CpuMatrix,
+        targets: &[Target],
+        counts: &[usize],
+    ) -> Result<TargetScores, LmError> {
         let parts = match head {
             CpuMatrix::Packed(matrix) => {
-                return Ok(kernels::log_softmax_gather(&self.pool, &x.values, matrix, targets));
+                let mut scores = kernels::log_softmax_gather(&self.pool, &x.values, matrix, targets);
+                scores.most_probable =
+                    kernels::most_probable(&self.pool, &x.values, matrix, &scores.rows, counts);
+                return Ok(scores);
             }
             CpuMatrix::Quantised(parts) | CpuMatrix::Dequantised { parts, .. } => parts,
         };
         let vocabulary = head.outputs();
-        let mut scores =
-            TargetScores { logprobs: vec![0.0; targets.len()], rows: Vec::with_capacity(x.rows()) };
+        let mut scores = TargetScores { logprobs: vec![0.0; targets.len()], ..TargetScores::default() };
         let mut chunk = CpuBuffer::default();
         let mut logits = Vec::new();
         for first in (0..x.rows()).step_by(LOGIT_ROWS) {
@@ -441,7 +449,12 @@ impl Backend for CpuBackend {
             chunk.shape(rows.len(), x.width).copy_from_slice(source);
             logits.resize(rows.len() * vocabulary, 0.0);
             self.multiply_quantised(&chunk, parts, None, &mut logits, Write::Replace);
-            scores.rows.extend(self.summarise(&logits, vocabulary));
+            let summaries = self.summarise(&logits, vocabulary);
+            for (place, count) in counts.iter().skip(first).take(rows.len()).enumerate() {
+                let logits = &logits[place * vocabulary..(place + 1) * vocabulary];
+                scores.most_probable.push(summaries[place].most_probable(logits, *count));
+            }
+            scores.rows.extend(summaries);
             for (target, logprob) in targets.iter().zip(&mut scores.logprobs) {
                 if rows.contains(&target.row) {
                     let logit = logits[(target.row - first) * vocabulary + target.token as usize];

@@ -7,6 +7,8 @@ use minijinja::{Environment, Error, ErrorKind, Output, State};
 /// Containers inside each other that `tojson` writes; indentation that it takes.
 const DEEPEST_JSON: usize = 64;
 const WIDEST_INDENT: usize = 16;
+/// Numbers of a `range`: filters take all of them in one instruction.
+const LONGEST_RANGE: usize = 10_000;
 
 pub(super) fn install(environment: &mut Environment<'_>, now: DateTime) {
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -15,7 +17,16 @@ pub(super) fn install(environment: &mut Environment<'_>, now: DateTime) {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", move |format: String| strftime(now, &format));
+    environment.add_function("range", range);
     environment.add_filter("tojson", to_json);
+}
+
+fn range(first: isize, end: Option<isize>, step: Option<isize>) -> Result<Value, Error> {
+    let range = minijinja::functions::range(first, end, step)?;
+    if range.len().is_none_or(|count| count > LONGEST_RANGE) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "range has too many elements"));
+    }
+    Ok(range)
 }
 
 /// Python spells its constants `True`, `False` and `None`.

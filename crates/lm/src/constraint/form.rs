@@ -168,7 +168,7 @@ impl Written {
             mass[token.label] += (f64::from(logit) - log_sum_exp).exp();
         }
         let named = labels.iter().zip(mass).filter(|(_, mass)| *mass > 0.0);
-        named.map(|(label, mass)| TopLogprob { token: label.clone(), logprob: mass.ln() }).collect()
+        named.map(|(label, mass)| TopLogprob::new(label.clone(), mass.ln())).collect()
     }
 
     /// Takes in the token that was drawn. What follows from it is in [`Written::forced`], after what is

@@ -9,12 +9,27 @@ use crate::rope::RopePairing;
 use crate::weights::RawTensor;
 
 /// One or several stacked projections with the same input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Projection<'a, M, V> {
+    pub(crate) base: &'a Linear<M, V>,
+    pub(crate) backward: Option<&'a Backward<M>>,
+    pub(crate) low_rank: Option<&'a LowRank<M, V>>,
+}
+
+type ProjectionOf<'a, B> = Projection<'a, <B as Backend>::Matrix, <B as Backend>::Vector>;
+
+/// What a model has beside the weights of a projection.
 #[derive(Debug)]
-pub(crate) struct Projection<M, V> {
-    pub(crate) base: Linear<M, V>,
+pub(crate) struct Addition<M, V> {
     /// Takes gradients back; only where the model is trained.
     pub(crate) backward: Option<Backward<M>>,
     pub(crate) low_rank: Option<LowRank<M, V>>,
+}
+
+impl<M, V> Default for Addition<M, V> {
+    fn default() -> Self {
+        Self { backward: None, low_rank: None }
+    }
 }
 
 /// Other forms of a projection's weights.
@@ -25,10 +40,10 @@ pub(crate) struct Backward<M> {
     pub(crate) exact: Option<M>,
 }
 
-impl<M, V> Projection<M, V> {
+impl<'a, M, V> Projection<'a, M, V> {
     /// The weights that give exact products.
-    pub(crate) fn exact(&self) -> &M {
-        self.backward.as_ref().and_then(|backward| backward.exact.as_ref()).unwrap_or(&self.base.weight)
+    pub(crate) fn exact(&self) -> &'a M {
+        self.backward.and_then(|backward| backward.exact.as_ref()).unwrap_or(&self.base.weight)
     }
 }
 
@@ -37,7 +52,8 @@ impl<M, V> Projection<M, V> {
 pub(crate) struct LowRank<M, V> {
     /// The `A` of all of them, stacked: `[sum of ranks, inputs]`.
     pub(crate) down: M,
-    pub(crate) down_back: M,
+    /// Its transposed; only where the model is trained.
+    pub(crate) down_back: Option<M>,
     pub(crate) ups: Vec<Up<M>>,
     /// Factor of every output, in DoRA (Liu et al. 2024, arXiv 2402.09353, equation 5): magnitude over norm.
     pub(crate) gain: Option<V>,
@@ -55,7 +71,8 @@ pub(crate) struct Up<M> {
     pub(crate) scale: f32,
     /// `scale * B`, rows in the order of the base's.
     pub(crate) weight: M,
-    pub(crate) back: M,
+    /// Its transposed; only where the model is trained.
+    pub(crate) back: Option<M>,
     /// In DoRA: the norm of each output's adapted weights.
     pub(crate) norms: Vec<f32>,
 }
@@ -104,7 +121,30 @@ pub(crate) struct LowRankSpace<T> {
     pub(crate) spare: T,
 }
 
+impl<M, V> LowRank<M, V> {
+    /// Makes the forms that take gradients back.
+    pub(crate) fn prepare<B: DecoderBackend<Matrix = M, Vector = V>>(
+        &mut self,
+        backend: &B,
+    ) -> Result<(), LmError> {
+        self.down_back = Some(backend.transposed(&self.down)?);
+        for up in &mut self.ups {
+            up.back = Some(backend.transposed(&up.weight)?);
+        }
+        Ok(())
+    }
+}
+
 impl<B: DecoderBackend> Decoder<B> {
+    pub(crate) fn projection(&self, layer: usize, site: Site) -> ProjectionOf<'_, B> {
+        let addition = &self.additions[layer][site.index()];
+        Projection {
+            base: self.base.blocks[layer].linear(site),
+            backward: addition.backward.as_ref(),
+            low_rank: addition.low_rank.as_ref(),
+        }
+    }
+
     /// A projection of `layer`, with its adapter: `out = x W^T + bias + ...`, or added to `out`.
     pub(super) fn project(
         &self,
@@ -114,12 +154,12 @@ impl<B: DecoderBackend> Decoder<B> {
         space: &mut LowRankSpace<B::Buffer>,
         mode: Mode<'_>,
     ) -> Result<(), LmError> {
-        let projection = self.blocks[layer].projection(site);
-        let low_rank = projection.low_rank.as_ref().filter(|_| !mode.without_adapter);
+        let projection = self.projection(layer, site);
+        let low_rank = projection.low_rank.filter(|_| !mode.without_adapter);
         let gain = low_rank.and_then(|low_rank| low_rank.gain.as_ref());
         let weight = if mode.exact { projection.exact() } else { &projection.base.weight };
         if std::ptr::eq(weight, &projection.base.weight) && gain.is_none() {
-            self.backend.linear(x, &projection.base, out, write)?;
+            self.backend.linear(x, projection.base, out, write)?;
             if let Some(low_rank) = low_rank {
                 self.add_low_rank(low_rank, mode.dropped_at(layer, site), site, x, out, space)?;
             }
@@ -183,7 +223,7 @@ impl<B: DecoderBackend> Decoder<B> {
         threads: usize,
         weights: &(dyn Fn(usize, Module) -> Option<LowRankWeights<'a>> + Sync),
     ) -> Result<(), LmError> {
-        let layers = crate::parallel::map(threads, self.blocks.len(), |layer| {
+        let layers = crate::parallel::map(threads, self.additions.len(), |layer| {
             let of_site = |site: Site| self.low_rank(layer, site, &|module| weights(layer, module));
             Ok::<_, LmError>([
                 of_site(Site::Qkv)?,
@@ -192,10 +232,8 @@ impl<B: DecoderBackend> Decoder<B> {
                 of_site(Site::Down)?,
             ])
         })?;
-        for (block, low_ranks) in self.blocks.iter_mut().zip(layers) {
-            for (site, low_rank) in Site::ALL.into_iter().zip(low_ranks) {
-                block.projection_mut(site).low_rank = low_rank;
-            }
+        for (addition, low_rank) in self.additions.iter_mut().flatten().zip(layers.into_iter().flatten()) {
+            addition.low_rank = low_rank;
         }
         Ok(())
     }
@@ -213,14 +251,16 @@ impl<B: DecoderBackend> Decoder<B> {
         let parts: Vec<RawTensor<'_>> =
             adapted.iter().map(|(_, weights)| RawTensor::of_host(weights.a, weights.rank, inputs)).collect();
         let down = self.backend.load_exact(&parts)?;
-        let down_back = self.backend.transposed(&down)?;
         let mut ups = Vec::with_capacity(adapted.len());
         let mut rank = 0;
         for (module, weights) in &adapted {
             ups.push(self.up(*module, weights, rank)?);
             rank += weights.rank;
         }
-        let mut low_rank = LowRank { down, down_back, ups, gain: None };
+        let mut low_rank = LowRank { down, down_back: None, ups, gain: None };
+        if self.head_backward.is_some() {
+            low_rank.prepare(&self.backend)?;
+        }
         if adapted.iter().any(|(_, weights)| weights.magnitude.is_some()) {
             self.set_gain(layer, site, &adapted, &mut low_rank)?;
         }
@@ -244,8 +284,8 @@ impl<B: DecoderBackend> Decoder<B> {
             columns: module.columns(&self.config),
             ranks: first_rank..first_rank + rank,
             scale: weights.scale,
-            back: self.backend.transposed(&weight)?,
             weight,
+            back: None,
             norms: Vec::new(),
         })
     }
@@ -271,7 +311,7 @@ impl<B: DecoderBackend> Decoder<B> {
         low_rank: &mut LowRank<B::Matrix, B::Vector>,
     ) -> Result<(), LmError> {
         let width: usize = site.modules().iter().map(|module| module.outputs(&self.config)).sum();
-        let projection = self.blocks[layer].projection(site);
+        let projection = self.projection(layer, site);
         let squares = self.backend.row_squares(projection.exact())?;
         let mut gains = vec![1.0f32; width];
         for ((module, weights), up) in adapted.iter().zip(&mut low_rank.ups) {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use evalign_core::{FinishReason, TokenLogprob};
+use evalign_core::{FinishReason, TokenLogprob, TopLogprob};
 
 use crate::constraint::{Constraint, Grammar};
 use crate::kernels::{Isa, RowSummary, summarise_logits};
@@ -47,6 +47,8 @@ pub(super) struct Active {
     /// Of `logprobs`, those that were told.
     told: usize,
     logprobs: Option<Vec<TokenLogprob>>,
+    /// With each log-probability, those of so many of the likeliest tokens.
+    alternatives: usize,
     finish: Option<FinishReason>,
     /// Its tokens cannot be turned into text: it has ended, the others have not.
     failure: Option<LmError>,
@@ -81,6 +83,7 @@ impl Active {
             showing: is_streamed.then(|| Showing::new(&request.params.stop)),
             told: 0,
             logprobs: request.params.logprobs.then(Vec::new),
+            alternatives: if request.params.logprobs { request.params.top_logprobs as usize } else { 0 },
             finish: None,
             failure: None,
         }
@@ -144,47 +147,73 @@ impl Active {
         Some(if self.needs_logits { Draw::Logits { row } } else { Draw::Greedy { row } })
     }
 
-    pub(super) fn take_greedy(&mut self, tokenizer: &Tokenizer, summary: &RowSummary) {
-        let logprob = f64::from(summary.max_logit) - summary.log_sum_exp;
-        self.take(tokenizer, summary.argmax, logprob);
+    /// How many of the likeliest tokens are named with the next one.
+    pub(super) fn alternatives(&self) -> usize {
+        self.alternatives
+    }
+
+    pub(super) fn take_greedy(
+        &mut self,
+        tokenizer: &Tokenizer,
+        summary: &RowSummary,
+        likeliest: &[(u32, f64)],
+    ) {
+        let (token, logprob) = summary.likeliest();
+        let added =
+            tokenizer.alternatives(likeliest).and_then(|top| self.add(tokenizer, token, logprob, top));
+        self.failure = added.err();
+    }
+
+    pub(super) fn take_sampled(&mut self, tokenizer: &Tokenizer, logits: &mut [f32]) {
+        self.failure = self.draw_from(tokenizer, logits).err();
     }
 
     /// Log-probabilities are the model's own: before penalty, temperature, filters and the mask of a form.
-    pub(super) fn take_sampled(&mut self, tokenizer: &Tokenizer, logits: &mut [f32]) {
+    fn draw_from(&mut self, tokenizer: &Tokenizer, logits: &mut [f32]) -> Result<(), LmError> {
         let unchanged = (self.logprobs.is_some() && self.sampler.changes_logits()).then(|| logits.to_vec());
-        let normaliser = match self.logprobs {
-            Some(_) => summarise_logits(Isa::detect(), logits).log_sum_exp,
-            None => 0.0,
+        let summary = self.logprobs.as_ref().map(|_| summarise_logits(Isa::detect(), logits));
+        let top = match &summary {
+            Some(summary) => self.top(tokenizer, summary, logits)?,
+            None => Vec::new(),
         };
-        let mut top = Vec::new();
         if let Some(constraint) = &mut self.constraint {
-            if self.logprobs.is_some() {
-                top = constraint.labels(logits, normaliser);
-            }
-            if let Err(error) = constraint.mask(tokenizer.token_bytes(), &self.stop_ids, logits) {
-                self.failure = Some(error);
-                return;
-            }
+            constraint.mask(tokenizer.token_bytes(), &self.stop_ids, logits)?;
         }
         let token = self.sampler.choose(logits, &[&self.seen, &self.ids], self.ids.len() as u64);
         let logit = unchanged.as_deref().unwrap_or(logits).get(token as usize).copied().unwrap_or(0.0);
-        self.take(tokenizer, token, f64::from(logit) - normaliser);
-        if let Some(last) = self.logprobs.as_mut().and_then(|logprobs| logprobs.last_mut()) {
-            last.top = top;
+        let normaliser = summary.map_or(0.0, |summary| summary.log_sum_exp);
+        self.add(tokenizer, token, f64::from(logit) - normaliser, top)?;
+        if self.finish.is_none() && self.constraint.is_some() {
+            self.follow_form(tokenizer, token)?;
         }
-        if !self.is_finished() && self.constraint.is_some() {
-            self.failure = self.follow_form(tokenizer, token).err();
+        Ok(())
+    }
+
+    /// What could stand here: the labels of a form where one is about to be chosen, otherwise the likeliest tokens.
+    fn top(
+        &self,
+        tokenizer: &Tokenizer,
+        summary: &RowSummary,
+        logits: &[f32],
+    ) -> Result<Vec<TopLogprob>, LmError> {
+        let constraint = self.constraint.as_ref();
+        let labels = constraint.map(|constraint| constraint.labels(logits, summary.log_sum_exp));
+        match labels.filter(|labels| !labels.is_empty()) {
+            Some(labels) => Ok(labels),
+            None => tokenizer.alternatives(&summary.most_probable(logits, self.alternatives)),
         }
     }
 
-    fn take(&mut self, tokenizer: &Tokenizer, token: u32, logprob: f64) {
-        self.failure = self.add(tokenizer, token, logprob).err();
-    }
-
-    fn add(&mut self, tokenizer: &Tokenizer, token: u32, logprob: f64) -> Result<(), LmError> {
+    fn add(
+        &mut self,
+        tokenizer: &Tokenizer,
+        token: u32,
+        logprob: f64,
+        top: Vec<TopLogprob>,
+    ) -> Result<(), LmError> {
         self.ids.push(token);
         if let Some(logprobs) = &mut self.logprobs {
-            logprobs.push(TokenLogprob::new(tokenizer.decode(&[token], false)?, logprob));
+            logprobs.push(TokenLogprob { top, ..tokenizer.with_logprob(token, logprob)? });
         }
         let is_stop_id = self.stop_ids.contains(&token);
         let stop_string = !is_stop_id && self.watch.stops(tokenizer, &self.ids)?;
@@ -220,7 +249,7 @@ impl Active {
             if self.finish.is_some() {
                 break;
             }
-            self.add(tokenizer, *token, 0.0)?;
+            self.add(tokenizer, *token, 0.0, Vec::new())?;
         }
         Ok(())
     }

@@ -1,4 +1,6 @@
-use crate::constraint::{Grammar, Held};
+use evalign_core::AnswerForm;
+
+use crate::constraint::Grammar;
 use crate::{GenerateItem, LmError, Tokenizer};
 
 /// Grammars that are kept though nobody is held to them at the moment.
@@ -7,7 +9,7 @@ const MOST_KEPT: usize = 64;
 /// What items are held to, each compiled once while it is in use.
 pub(super) struct Grammars<'a> {
     tokenizer: &'a Tokenizer,
-    known: Vec<(Held, Grammar)>,
+    known: Vec<(AnswerForm, Grammar)>,
 }
 
 impl<'a> Grammars<'a> {
@@ -20,15 +22,15 @@ impl<'a> Grammars<'a> {
     /// # Errors
     /// [`LmError::Request`] for what cannot be written.
     pub(super) fn of(&mut self, item: &GenerateItem) -> Result<Option<Grammar>, LmError> {
-        let Some(held) = Held::of(&item.params)? else { return Ok(None) };
-        if let Some((_, grammar)) = self.known.iter().find(|(known, _)| *known == held) {
+        let Some(held) = &item.params.form else { return Ok(None) };
+        if let Some((_, grammar)) = self.known.iter().find(|(known, _)| known == held) {
             return Ok(Some(grammar.clone()));
         }
-        let grammar = Grammar::new(&held, self.tokenizer)?;
+        let grammar = Grammar::new(held, self.tokenizer)?;
         if self.known.len() >= MOST_KEPT {
             self.known.retain(|(_, grammar)| grammar.is_in_use());
         }
-        self.known.push((held, grammar.clone()));
+        self.known.push((held.clone(), grammar.clone()));
         Ok(Some(grammar))
     }
 }

@@ -16,6 +16,9 @@ use super::rowwise::{LANES, add_lanes};
 /// Panels in one block of the vocabulary. Part of the summation order: changing it changes last bits.
 const BLOCK_PANELS: usize = 32;
 
+/// Rows of logits held at once where the likeliest tokens are looked for.
+const LOGIT_ROWS: usize = 32;
+
 /// A token whose log-probability is asked for at a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -36,13 +39,32 @@ pub struct RowSummary {
     pub log_sum_exp: f64,
 }
 
+impl RowSummary {
+    /// The likeliest token and its log-probability.
+    #[must_use]
+    pub fn likeliest(&self) -> (u32, f64) {
+        (self.argmax, f64::from(self.max_logit) - self.log_sum_exp)
+    }
+
+    /// The `count` likeliest tokens of the row that this is the summary of, in the order of [`largest`], with their
+    /// log-probabilities.
+    #[must_use]
+    pub fn most_probable(&self, logits: &[f32], count: usize) -> Vec<(u32, f64)> {
+        let logprob = |(token, logit)| (token, f64::from(logit) - self.log_sum_exp);
+        largest(logits, count).into_iter().map(logprob).collect()
+    }
+}
+
 /// Result of [`log_softmax_gather`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TargetScores {
     /// Natural log-probability of each target, in the order asked.
     pub logprobs: Vec<f64>,
     /// One summary for each row; a target is greedy if it is its row's `argmax`.
     pub rows: Vec<RowSummary>,
+    /// For each row as many of the likeliest tokens as were asked for, with their log-probabilities; empty where nobody
+    /// asked.
+    pub most_probable: Vec<Vec<(u32, f64)>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +133,7 @@ pub fn log_softmax_gather(
     let rows: Vec<RowSummary> = summaries.chunks_exact(blocks.max(1)).map(combine).collect();
     let logprobs =
         targets.iter().zip(&asked).map(|(t, logit)| f64::from(*logit) - rows[t.row].log_sum_exp).collect();
-    TargetScores { logprobs, rows }
+    TargetScores { logprobs, rows, most_probable: Vec::new() }
 }
 
 /// All logits, `out = hidden head^T` as `[m, vocabulary]`: for sampling.
@@ -120,6 +142,39 @@ pub fn log_softmax_gather(
 /// When lengths do not fit together.
 pub fn logits(pool: &Pool, hidden: &[f32], head: &PackedMatrix, out: &mut [f32]) {
     linear(pool, hidden, head, None, out, false);
+}
+
+/// The likeliest tokens of the rows of which `counts` asks for any, after [`log_softmax_gather`] has summed them up. Their
+/// logits are computed once more, a few rows at a time: they were never there as a whole.
+///
+/// # Panics
+/// When lengths do not fit together.
+#[must_use]
+pub fn most_probable(
+    pool: &Pool,
+    hidden: &[f32],
+    head: &PackedMatrix,
+    summaries: &[RowSummary],
+    counts: &[usize],
+) -> Vec<Vec<(u32, f64)>> {
+    let mut found = vec![Vec::new(); counts.len()];
+    let shared = SharedSlice::new(&mut found);
+    let asked: Vec<usize> = (0..counts.len()).filter(|row| counts[*row] > 0).collect();
+    let mut values = Vec::new();
+    for rows in asked.chunks(LOGIT_ROWS) {
+        let hidden: Vec<f32> =
+            rows.iter().flat_map(|row| &hidden[row * head.k()..(row + 1) * head.k()]).copied().collect();
+        values.resize(rows.len() * head.n(), 0.0);
+        logits(pool, &hidden, head, &mut values);
+        pool.run(rows.len(), &|task| {
+            let (row, logits) = (rows[task], &values[task * head.n()..(task + 1) * head.n()]);
+            #[expect(unsafe_code, reason = "each row belongs to one task")]
+            // SAFETY: a row is asked for once, and exactly one task has it.
+            let found = &mut unsafe { shared.part(row, 1) }[0];
+            *found = summaries[row].most_probable(logits, counts[row]);
+        });
+    }
+    found
 }
 
 /// The summary of one row of logits: the same bits as [`log_softmax_gather`] gives for it.
@@ -132,6 +187,25 @@ pub fn summarise_logits(isa: Isa, logits: &[f32]) -> RowSummary {
         return RowSummary { argmax: 0, max_logit: f32::NEG_INFINITY, log_sum_exp: f64::NEG_INFINITY };
     }
     combine(&blocks)
+}
+
+/// The `count` largest logits and their tokens, largest first, of equal ones the lowest id; without what is no number
+/// and what is impossible. One pass: a place among the first is looked for only by what is larger than the last of them.
+#[must_use]
+pub fn largest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut found: Vec<(u32, f32)> = Vec::with_capacity(count.min(logits.len()) + 1);
+    let mut least = if count == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit > least {
+            let place = found.partition_point(|(_, other)| *other >= logit);
+            found.insert(place, (token as u32, logit));
+            found.truncate(count);
+            if let Some((_, last)) = found.get(count - 1) {
+                least = *last;
+            }
+        }
+    }
+    found
 }
 
 /// Adds up the blocks of one row, in order.

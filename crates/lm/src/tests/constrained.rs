@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use evalign_core::{FinishReason, GenerateParams, ResponseField, ResponseFormat, ResponseValue};
+use evalign_core::{AnswerForm, FinishReason, GenerateParams, ResponseField, ResponseFormat, ResponseValue};
 use serde_json::{Value, json};
 
 use super::tiny::{self, PLENTY};
@@ -51,7 +51,7 @@ fn params(format: &ResponseFormat, seed: u64) -> GenerateParams {
         temperature: 1.0,
         seed,
         logprobs: true,
-        response_format: Some(format.clone()),
+        form: Some(AnswerForm::Fields(format.clone())),
         ..GenerateParams::default()
     }
 }

@@ -104,6 +104,7 @@ fn mixture() -> Vec<GenerateItem> {
                 item.params.temperature = 1.0;
                 item.params.seed = i;
                 item.params.logprobs = true;
+                item.params.top_logprobs = i as u32 % 4;
             }
             if i % 4 == 1 {
                 item.params.repetition_penalty = Some(1.3);
@@ -189,7 +190,7 @@ fn pieces_are_the_text_and_nothing_of_a_stop_string() {
     let directory = tiny::directory(&tiny::llama());
     let decoder = tiny::cpu(directory.path());
     let free = GenerateItem {
-        params: GenerateParams { max_tokens: 12, logprobs: true, ..Default::default() },
+        params: GenerateParams { max_tokens: 12, logprobs: true, top_logprobs: 3, ..Default::default() },
         ..greedy(vec![1, 2, 3], 12)
     };
     let mut script = Script::of([(0, free.clone())]);

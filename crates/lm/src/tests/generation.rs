@@ -38,6 +38,7 @@ fn sampled(seed: u64) -> GenerateParams {
         top_p: Some(0.95),
         seed,
         logprobs: true,
+        top_logprobs: (seed % 4) as u32,
         ..Default::default()
     }
 }
@@ -48,7 +49,11 @@ fn mixture() -> Vec<GenerateItem> {
         .map(|i| {
             let prompt: Vec<u32> = (0..=(i % 13) as u32).map(|t| (t * 5 + (i % 3) as u32) % 96).collect();
             match i % 4 {
-                0 => item(prompt, GenerateParams { max_tokens: 5 + i as u32 % 7, ..Default::default() }),
+                0 => {
+                    let (logprobs, top_logprobs) = (i % 8 == 0, i as u32 % 5);
+                    let max_tokens = 5 + i as u32 % 7;
+                    item(prompt, GenerateParams { max_tokens, logprobs, top_logprobs, ..Default::default() })
+                }
                 1 => item(prompt, GenerateParams { repetition_penalty: Some(1.3), ..sampled(i) }),
                 _ => item(vec![3, 1, 4, 1, 5], sampled(i)),
             }

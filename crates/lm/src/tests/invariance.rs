@@ -140,7 +140,7 @@ fn a_caller_can_stop_early() {
     let items: Vec<ScoreItem> =
         (0..90).map(|i| ScoreItem { context: vec![i; 100], continuations: vec![vec![1]] }).collect();
     let mut seen = 0;
-    let stats = score::log_likelihoods(&decoder, PLENTY, &items, &mut |event| match event {
+    let stats = score::log_likelihoods(&decoder, PLENTY, &items, 0, &mut |event| match event {
         Event::Done(..) => {
             seen += 1;
             ControlFlow::Break(())
@@ -161,7 +161,7 @@ fn a_caller_can_stop_between_steps() {
     let decoder = tiny::cpu(directory.path());
     let item = ScoreItem { context: vec![1; 4000], continuations: vec![vec![1]] };
     let mut steps = 0;
-    let stats = score::log_likelihoods(&decoder, PLENTY, &[item], &mut |event| {
+    let stats = score::log_likelihoods(&decoder, PLENTY, &[item], 0, &mut |event| {
         assert!(matches!(event, Event::Step), "{event:?}");
         steps += 1;
         if steps == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

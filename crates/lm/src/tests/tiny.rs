@@ -238,7 +238,7 @@ pub(super) fn score_results<B: DecoderBackend>(
     budget: u64,
     items: &[ScoreItem],
 ) -> Vec<Result<ScoreOutput, LmError>> {
-    results(items.len(), |on_event| score::log_likelihoods(decoder, budget, items, on_event))
+    results(items.len(), |on_event| score::log_likelihoods(decoder, budget, items, 0, on_event))
 }
 
 pub(super) fn scores<B: DecoderBackend>(

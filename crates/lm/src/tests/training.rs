@@ -141,7 +141,7 @@ fn close(found: &[f32], expected: &[f32], what: &str) {
 }
 
 #[test]
-fn every_family_has_the_gradients_of_autograd() {
+fn promise_16_every_family_has_the_gradients_of_autograd() {
     let (trees, labels) = (trees(), labels());
     for (name, config) in families() {
         let directory = tiny::directory(&config);
@@ -165,6 +165,23 @@ fn every_family_has_the_gradients_of_autograd() {
                 install(&mut model, &Trained::new());
             }
         }
+    }
+}
+
+#[test]
+fn an_adapter_may_be_there_before_the_model_is_prepared() {
+    let directory = tiny::directory(&tiny::llama());
+    let (trees, labels) = (trees(), labels());
+    let lesson = Lesson::new(&trees, Readout::Labels(&labels));
+    for dora in [false, true] {
+        let mut prepared = load(directory.path(), false);
+        let trained = adapters(&prepared, dora);
+        install(&mut prepared, &trained);
+        let engine = Engine::Cpu(tiny::cpu(directory.path()));
+        let mut adapted = LanguageModel::of_engine(engine, tiny::tokenizer(directory.path()));
+        install(&mut adapted, &trained);
+        adapted.prepare_training().unwrap();
+        assert_eq!(learn(&adapted, &trained, &lesson), learn(&prepared, &trained, &lesson), "DoRA {dora}");
     }
 }
 

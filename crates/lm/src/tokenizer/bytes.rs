@@ -1,5 +1,7 @@
 //! What tokens write, byte for byte: text of an exact form is put together from them.
 
+use evalign_core::{TokenLogprob, TopLogprob};
+
 use super::Tokenizer;
 use crate::LmError;
 use crate::constraint::{TokenBytes, Vocabulary};
@@ -34,6 +36,39 @@ impl Tokenizer {
             return Some(vec![byte]);
         }
         Some(spelling.replace('\u{2581}', " ").into_bytes())
+    }
+
+    /// A token as one that has this log-probability.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn with_logprob(&self, id: u32, logprob: f64) -> Result<TokenLogprob, LmError> {
+        let (token, bytes) = self.named(id)?;
+        Ok(TokenLogprob { bytes, ..TokenLogprob::new(token, logprob) })
+    }
+
+    /// Tokens and their log-probabilities, as what could stand at one place.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn alternatives(&self, tokens: &[(u32, f64)]) -> Result<Vec<TopLogprob>, LmError> {
+        let named = |(id, logprob): &(u32, f64)| {
+            let (token, bytes) = self.named(*id)?;
+            Ok(TopLogprob { bytes, ..TopLogprob::new(token, *logprob) })
+        };
+        tokens.iter().map(named).collect()
+    }
+
+    /// What a token writes, as it stands in a text: a word of SentencePiece with the space before it. Its bytes beside it
+    /// where they are no text of their own.
+    fn named(&self, id: u32) -> Result<(String, Option<Vec<u8>>), LmError> {
+        let bytes = self.token_bytes().of(id);
+        match std::str::from_utf8(bytes) {
+            // Special tokens write nothing, and are named by their spelling.
+            Ok("") => Ok((self.decode(&[id], false)?, None)),
+            Ok(text) => Ok((text.to_owned(), None)),
+            Err(_) => Ok((String::from_utf8_lossy(bytes).into_owned(), Some(bytes.to_vec()))),
+        }
     }
 
     /// Byte-level vocabularies spell the space `Ġ` and the line feed `Ċ`.

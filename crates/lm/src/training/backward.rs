@@ -40,8 +40,8 @@ impl<B: DecoderBackend> Decoder<B> {
         let mode = lesson.mode();
         let back = self.reversed_rotation(rows)?;
         let whole = self.layers_kept(rows.step.rows(), lesson.recompute);
-        for (layer, block) in self.blocks.iter().enumerate().rev() {
-            let is_whole = layer + whole >= self.blocks.len();
+        for (layer, block) in self.base.blocks.iter().enumerate().rev() {
+            let is_whole = layer + whole >= self.base.blocks.len();
             if !is_whole {
                 self.forward_again(layer, rows, space, mode)?;
                 std::mem::swap(&mut space.again.input, &mut space.kept[layer].input);
@@ -180,8 +180,8 @@ impl<B: DecoderBackend> Layer<'_, B> {
     ) -> Result<(), LmError> {
         let backend = &self.decoder.backend;
         self.base_weights(site, flow, gradients)?;
-        let projection = self.block.projection(site);
-        let low_rank = projection.low_rank.as_ref().filter(|_| !self.mode.without_adapter);
+        let projection = self.decoder.projection(self.layer, site);
+        let low_rank = projection.low_rank.filter(|_| !self.mode.without_adapter);
         if let Some(low_rank) = low_rank.filter(|low_rank| low_rank.gain.is_some()) {
             self.magnitudes(site, low_rank, flow, scratch, gradients)?;
             if let Some(gain) = &low_rank.gain {
@@ -194,7 +194,7 @@ impl<B: DecoderBackend> Layer<'_, B> {
         let dy = if has_gain { &scaled } else { flow.dy };
         let mut dx = dx;
         if let Some(dx) = &mut dx {
-            let transposed = projection.backward.as_ref().map(|other| &other.transposed);
+            let transposed = projection.backward.map(|other| &other.transposed);
             backend.product(dy, transposed.ok_or_else(weights::not_prepared)?, dx, Write::Replace)?;
         }
         if let Some(low_rank) = low_rank {
@@ -249,7 +249,8 @@ impl<B: DecoderBackend> Layer<'_, B> {
         }
         for up in &low_rank.ups {
             let dy = Part { buffer: flow.dy, columns: up.columns.clone() };
-            backend.add_linear_part(dy, &up.back, &mut scratch.low, up.ranks.clone())?;
+            let back = up.back.as_ref().ok_or_else(weights::not_prepared)?;
+            backend.add_linear_part(dy, back, &mut scratch.low, up.ranks.clone())?;
             if let Some(out) = gradients.get(WeightId::LowRankB(self.layer, up.module)) {
                 self.in_order(up.module, up.ranks.len(), out, |out| {
                     let dy = Part { buffer: flow.dy, columns: up.columns.clone() };
@@ -265,10 +266,11 @@ impl<B: DecoderBackend> Layer<'_, B> {
             }
         }
         let Some(dx) = dx else { return Ok(()) };
+        let down_back = low_rank.down_back.as_ref().ok_or_else(weights::not_prepared)?;
         match dropped {
-            None => backend.product(&scratch.low, &low_rank.down_back, dx, Write::Add),
+            None => backend.product(&scratch.low, down_back, dx, Write::Add),
             Some(dropped) => {
-                backend.product(&scratch.low, &low_rank.down_back, &mut scratch.through, Write::Replace)?;
+                backend.product(&scratch.low, down_back, &mut scratch.through, Write::Replace)?;
                 backend.drop_out(&scratch.through, dropped, &mut scratch.spare)?;
                 backend.finish_linear(&scratch.spare, None, dx, Write::Add)
             }
@@ -286,7 +288,8 @@ impl<B: DecoderBackend> Layer<'_, B> {
         gradients: &mut GradientBuffers<'_>,
     ) -> Result<(), LmError> {
         let backend = &self.decoder.backend;
-        backend.product(flow.x, self.block.projection(site).exact(), &mut scratch.scaled, Write::Replace)?;
+        let exact = self.decoder.projection(self.layer, site).exact();
+        backend.product(flow.x, exact, &mut scratch.scaled, Write::Replace)?;
         for up in &low_rank.ups {
             let low = Part { buffer: flow.low, columns: up.ranks.clone() };
             backend.add_linear_part(low, &up.weight, &mut scratch.scaled, up.columns.clone())?;

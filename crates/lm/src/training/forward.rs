@@ -61,13 +61,13 @@ impl<B: DecoderBackend> Decoder<B> {
         keep: bool,
     ) -> Result<(), LmError> {
         let mode = lesson.mode();
-        space.reserve_layers(self.blocks.len());
+        space.reserve_layers(self.base.blocks.len());
         let whole = self.layers_kept(rows.step.rows(), lesson.recompute);
         if keep {
             space.keep_layers(whole);
         }
         self.begin(&rows.step, &mut space.work)?;
-        for layer in 0..self.blocks.len() {
+        for layer in 0..self.base.blocks.len() {
             let kept = &mut space.kept[layer];
             if keep {
                 self.backend.copy(&space.work.x, &mut kept.input)?;
@@ -75,7 +75,7 @@ impl<B: DecoderBackend> Decoder<B> {
             self.attention((layer, 0), &mut rows.store, &rows.step, &mut space.work, mode)?;
             self.forget_keys(rows);
             // The last layers are kept: the backward pass needs them first.
-            let keep_whole = keep && layer + whole >= self.blocks.len();
+            let keep_whole = keep && layer + whole >= self.base.blocks.len();
             if keep_whole {
                 self.backend.copy(&space.work.x, &mut kept.middle)?;
             }
@@ -101,7 +101,7 @@ impl<B: DecoderBackend> Decoder<B> {
         self.backend.copy(&space.work.x, &mut space.again.middle)?;
         self.gate_up(layer, &mut space.work, mode)?;
         let low = &mut space.work.low_rank;
-        if let Some(low_rank) = self.blocks[layer].projection(Site::Down).low_rank.as_ref() {
+        if let Some(low_rank) = self.projection(layer, Site::Down).low_rank {
             // Of the last projection only what its adapter makes of its input is needed.
             self.backend.gate(&space.work.gate_up, self.config.intermediate_size, &mut space.work.gated)?;
             self.low_products(
@@ -122,7 +122,7 @@ impl<B: DecoderBackend> Decoder<B> {
 
     /// How many layers are kept whole.
     pub(super) fn layers_kept(&self, rows: usize, recompute: Recompute) -> usize {
-        let layers = self.blocks.len();
+        let layers = self.base.blocks.len();
         match recompute {
             Recompute::Never => layers,
             Recompute::Always => 0,

@@ -56,26 +56,26 @@ impl<B: DecoderBackend> Decoder<B> {
 
     /// Sum of the ranks of the first block's adapters.
     fn ranks(&self) -> usize {
-        let Some(block) = self.blocks.first() else { return 0 };
-        let low_ranks = Site::ALL.into_iter().filter_map(|site| block.projection(site).low_rank.as_ref());
+        let first = self.additions.first().into_iter().flatten();
+        let low_ranks = first.filter_map(|addition| addition.low_rank.as_ref());
         low_ranks.flat_map(|low_rank| &low_rank.ups).map(|up| up.ranks.len()).sum()
     }
 
     fn weight_bytes(&self) -> u64 {
-        let backend = &self.backend;
-        let mut bytes = backend.matrix_bytes(&self.embedding);
-        bytes += self.head.as_ref().map_or(0, |head| backend.matrix_bytes(head));
-        let forms = self.blocks.iter().flat_map(|block| Site::ALL.map(|site| block.projection(site)));
-        for projection in forms {
+        let (backend, base) = (&self.backend, &self.base);
+        let mut bytes = backend.matrix_bytes(&base.embedding);
+        bytes += base.head.as_ref().map_or(0, |head| backend.matrix_bytes(head));
+        for (layer, site) in (0..base.blocks.len()).flat_map(|layer| Site::ALL.map(|site| (layer, site))) {
+            let projection = self.projection(layer, site);
             bytes += backend.matrix_bytes(&projection.base.weight);
-            bytes += projection.backward.as_ref().map_or(0, |other| backend.matrix_bytes(&other.transposed));
+            bytes += projection.backward.map_or(0, |other| backend.matrix_bytes(&other.transposed));
         }
         bytes + self.head_backward.as_ref().map_or(0, |other| backend.matrix_bytes(&other.transposed))
     }
 
     fn plan(&self, rows: usize, labels: usize, trained: usize, recompute: Recompute) -> MemoryPlan {
         let config = &self.config;
-        let layers = self.blocks.len();
+        let layers = self.base.blocks.len();
         let whole = self.layers_kept(rows, recompute);
         let wide = 2 * (config.query_size() + 2 * config.kv_size()) + 6 * config.intermediate_size;
         let of_block = rows * (wide + 8 * config.hidden_size);

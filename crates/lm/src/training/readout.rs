@@ -61,7 +61,7 @@ impl<B: DecoderBackend> Decoder<B> {
         self.backend.select(&space.work.x, &wanted, &mut readout.selected)?;
         self.backend.rms_norm(
             &readout.selected,
-            &self.final_norm,
+            &self.base.final_norm,
             self.config.norm_eps,
             &mut readout.hidden,
         )?;
@@ -166,7 +166,7 @@ impl<B: DecoderBackend> Decoder<B> {
         let eps = self.config.norm_eps;
         backend.rms_norm_gradient(
             &readout.selected,
-            &self.final_norm,
+            &self.base.final_norm,
             eps,
             &readout.part,
             &mut readout.unit,
@@ -184,7 +184,7 @@ impl<B: DecoderBackend> Decoder<B> {
         space: &mut Space<B>,
         gradients: &mut GradientBuffers<'_>,
     ) -> Result<(), LmError> {
-        let id = if self.head.is_some() { WeightId::Head } else { WeightId::Embedding };
+        let id = if self.base.head.is_some() { WeightId::Head } else { WeightId::Embedding };
         let Some(out) = gradients.get(id) else { return Ok(()) };
         let (backend, readout) = (&self.backend, &mut space.readout);
         let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);

@@ -1,8 +1,10 @@
 //! Weights on their way in and out: other forms for the backward pass, adapters, trained weights.
 
+use std::sync::Arc;
+
 use super::gradients::WeightId;
 use crate::backend::DecoderBackend;
-use crate::decoder::{Backward, Decoder, LowRankWeights, Module, Site};
+use crate::decoder::{Backward, BaseOf, Decoder, LowRankWeights, Module, Site};
 use crate::language_model::Engine;
 use crate::parallel;
 use crate::weights::RawTensor;
@@ -139,13 +141,14 @@ impl<B: DecoderBackend> Decoder<B> {
     }
 
     fn prepare(&mut self, threads: usize) -> Result<(), LmError> {
-        let forms = parallel::map(threads, self.blocks.len(), |layer| {
-            let form = |site| self.backward_form(&self.blocks[layer].projection(site).base.weight);
+        let forms = parallel::map(threads, self.additions.len(), |layer| {
+            let form = |site| self.backward_form(&self.projection(layer, site).base.weight);
             Ok::<_, LmError>([form(Site::Qkv)?, form(Site::Output)?, form(Site::GateUp)?, form(Site::Down)?])
         })?;
-        for (block, forms) in self.blocks.iter_mut().zip(forms) {
-            for (site, form) in Site::ALL.into_iter().zip(forms) {
-                block.projection_mut(site).backward = Some(form);
+        for (addition, form) in self.additions.iter_mut().flatten().zip(forms.into_iter().flatten()) {
+            addition.backward = Some(form);
+            if let Some(low_rank) = &mut addition.low_rank {
+                low_rank.prepare(&self.backend)?;
             }
         }
         self.head_backward = Some(self.backward_form(self.head())?);
@@ -153,7 +156,7 @@ impl<B: DecoderBackend> Decoder<B> {
     }
 
     fn set_adapter(&mut self, threads: usize, adapter: AdapterOf<'_>) -> Result<(), LmError> {
-        for layer in 0..self.blocks.len() {
+        for layer in 0..self.additions.len() {
             for module in Module::ALL {
                 let Some(found) = adapter(layer, module) else { continue };
                 let [outputs, inputs] = [module.outputs(&self.config), module.inputs(&self.config)];
@@ -188,7 +191,7 @@ impl<B: DecoderBackend> Decoder<B> {
         let config = &self.config;
         let table = vec![config.vocab_size, config.hidden_size];
         let mut ids = vec![(WeightId::Embedding, table.clone())];
-        for layer in 0..self.blocks.len() {
+        for layer in 0..self.base.blocks.len() {
             ids.push((WeightId::AttentionNorm(layer), vec![config.hidden_size]));
             for module in Module::ALL {
                 if module == Module::Gate {
@@ -208,7 +211,7 @@ impl<B: DecoderBackend> Decoder<B> {
             }
         }
         ids.push((WeightId::FinalNorm, vec![config.hidden_size]));
-        if self.head.is_some() {
+        if self.base.head.is_some() {
             ids.push((WeightId::Head, table));
         }
         ids
@@ -216,25 +219,26 @@ impl<B: DecoderBackend> Decoder<B> {
 
     fn weight_values(&self, id: WeightId) -> Result<Vec<f32>, LmError> {
         let missing = || LmError::Request(format!("this model has no `{}`", id.name()));
-        let block = |layer: usize| self.blocks.get(layer).ok_or_else(missing);
+        let base = &self.base;
+        let block = |layer: usize| base.blocks.get(layer).ok_or_else(missing);
         let vector = |vector: Option<&B::Vector>| self.backend.vector_to_host(vector.ok_or_else(missing)?);
         match id {
-            WeightId::Embedding => self.backend.rows_to_host(&self.embedding, 0..self.config.vocab_size),
+            WeightId::Embedding => self.backend.rows_to_host(&base.embedding, 0..self.config.vocab_size),
             WeightId::Head => {
-                self.backend.rows_to_host(self.head.as_ref().ok_or_else(missing)?, 0..self.config.vocab_size)
+                self.backend.rows_to_host(base.head.as_ref().ok_or_else(missing)?, 0..self.config.vocab_size)
             }
-            WeightId::FinalNorm => vector(Some(&self.final_norm)),
+            WeightId::FinalNorm => vector(Some(&base.final_norm)),
             WeightId::AttentionNorm(layer) => vector(Some(&block(layer)?.attention_norm)),
             WeightId::MlpNorm(layer) => vector(Some(&block(layer)?.mlp_norm)),
             WeightId::QueryNorm(layer) => vector(block(layer)?.query_norm.as_ref()),
             WeightId::KeyNorm(layer) => vector(block(layer)?.key_norm.as_ref()),
             WeightId::Weight(layer, module) => {
-                let matrix = &block(layer)?.projection(module.site()).base.weight;
+                let matrix = &block(layer)?.linear(module.site()).weight;
                 let stored = self.backend.rows_to_host(matrix, module.columns(&self.config))?;
                 Ok(self.in_file_order(module, &stored, module.inputs(&self.config)))
             }
             WeightId::Bias(layer, module) => {
-                let bias = block(layer)?.projection(module.site()).base.bias.as_ref();
+                let bias = block(layer)?.linear(module.site()).bias.as_ref();
                 let stored = vector(bias)?;
                 Ok(self.in_file_order(module, &stored[module.columns(&self.config)], 1))
             }
@@ -258,8 +262,13 @@ impl<B: DecoderBackend> Decoder<B> {
             .collect()
     }
 
+    /// The weights, no longer shared with other models: those that are replaced stay as they are for them.
+    fn own(&mut self) -> &mut BaseOf<B> {
+        Arc::make_mut(&mut self.base)
+    }
+
     fn set_weights(&mut self, threads: usize, values: ValuesOf<'_>) -> Result<(), LmError> {
-        let sites = parallel::map(threads, self.blocks.len(), |layer| {
+        let sites = parallel::map(threads, self.additions.len(), |layer| {
             let matrix = |site| self.new_matrix(layer, site, values);
             Ok::<_, LmError>([
                 matrix(Site::Qkv)?,
@@ -271,13 +280,13 @@ impl<B: DecoderBackend> Decoder<B> {
         for (layer, matrices) in sites.into_iter().enumerate() {
             for (site, matrix) in Site::ALL.into_iter().zip(matrices) {
                 let bias = self.new_bias(layer, site, values)?;
-                let projection = self.blocks[layer].projection_mut(site);
-                if let Some((weight, form)) = matrix {
-                    projection.base.weight = weight;
-                    projection.backward = Some(form);
-                }
+                let linear = self.own().blocks[layer].linear_mut(site);
                 if bias.is_some() {
-                    projection.base.bias = bias;
+                    linear.bias = bias;
+                }
+                if let Some((weight, form)) = matrix {
+                    linear.weight = weight;
+                    self.additions[layer][site.index()].backward = Some(form);
                 }
             }
             self.set_norms(layer, values)?;
@@ -286,7 +295,7 @@ impl<B: DecoderBackend> Decoder<B> {
             values(id).map(|values| self.backend.load_vector(&[RawTensor::of_host(values, 1, values.len())]))
         };
         if let Some(norm) = vector(WeightId::FinalNorm).transpose()? {
-            self.final_norm = norm;
+            self.own().final_norm = norm;
         }
         let hidden = self.config.hidden_size;
         let table = |id| {
@@ -295,12 +304,12 @@ impl<B: DecoderBackend> Decoder<B> {
             })
         };
         let (embedding, head) = (table(WeightId::Embedding).transpose()?, table(WeightId::Head).transpose()?);
-        let changed = head.is_some() || (self.head.is_none() && embedding.is_some());
+        let changed = head.is_some() || (self.base.head.is_none() && embedding.is_some());
         if let Some(embedding) = embedding {
-            self.embedding = embedding;
+            self.own().embedding = embedding;
         }
         if head.is_some() {
-            self.head = head;
+            self.own().head = head;
         }
         if changed {
             self.head_backward = Some(self.backward_form(self.head())?);
@@ -359,7 +368,7 @@ impl<B: DecoderBackend> Decoder<B> {
         };
         let (attention, mlp) = (vector(WeightId::AttentionNorm(layer))?, vector(WeightId::MlpNorm(layer))?);
         let (query, key) = (vector(WeightId::QueryNorm(layer))?, vector(WeightId::KeyNorm(layer))?);
-        let block = &mut self.blocks[layer];
+        let block = &mut self.own().blocks[layer];
         if let Some(norm) = attention {
             block.attention_norm = norm;
         }

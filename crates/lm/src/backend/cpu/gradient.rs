@@ -31,7 +31,7 @@ impl DecoderBackend for CpuBackend {
 
     fn transposed(&self, matrix: &CpuMatrix) -> Result<CpuMatrix, LmError> {
         match matrix {
-            CpuMatrix::Packed(matrix) => Ok(CpuMatrix::Packed(matrix.transposed())),
+            CpuMatrix::Packed(matrix) => Ok(CpuMatrix::Packed(Arc::new(matrix.transposed()))),
             CpuMatrix::Quantised(parts) => {
                 Ok(CpuMatrix::Dequantised { parts: Arc::clone(parts), transposed: true })
             }
