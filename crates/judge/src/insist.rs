@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 
-use evalign_core::{Message, Output, Prompt, Request, RequestKind, Response, ResponseFormat, Role};
+use evalign_core::{Message, Output, Prompt, Request, RequestKind, Response, Role};
 use evalign_model::{Decorator, ErrorKind, Model, ModelError, Replies, Reply, ReplySender};
 use futures::executor::block_on;
 use futures::future::{Either, select};
@@ -40,7 +40,7 @@ impl Insisting {
         if let RequestKind::Generate { params, .. } = &mut request.kind
             && !self.constrained
         {
-            params.response_format = None;
+            params.form = None;
         }
         request
     }
@@ -48,7 +48,7 @@ impl Insisting {
     /// The request that asks again; `None` where the answer is in its form, or no form was asked for.
     fn correction(&self, request: &Request, response: &Response) -> Option<RequestKind> {
         let RequestKind::Generate { prompt, params } = &request.kind else { return None };
-        let format: &ResponseFormat = params.response_format.as_ref()?;
+        let format = params.form.as_ref()?.fields()?;
         if Verdict::read(format, &response.output).is_ok() {
             return None;
         }

@@ -2,7 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use evalign_core::{
-    Digest, GenerateParams, Request, RequestKind, Response, ResponseFormat, SampleKey, sample_seed,
+    AnswerForm, Digest, GenerateParams, Request, RequestKind, Response, ResponseFormat, SampleKey,
+    sample_seed,
 };
 use evalign_model::{ErrorKind, Model, ModelError};
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,7 @@ impl JudgeOptions {
             temperature: self.temperature,
             seed: self.seed,
             logprobs: true,
-            response_format: self.constrained.then_some(format),
+            form: self.constrained.then_some(AnswerForm::Fields(format)),
             ..GenerateParams::default()
         }
     }
@@ -176,7 +177,7 @@ impl Judge {
         let params = GenerateParams {
             seed,
             // Also where the model is not held to it: whoever reads the answer goes by it.
-            response_format: Some(format.clone()),
+            form: Some(AnswerForm::Fields(format.clone())),
             ..self.options.params(format)
         };
         let prompt = for_model(prompt, self.is_chat());

@@ -56,6 +56,6 @@ pub use pairs::{Strategy, balanced_by_length, is_held_out, select};
 pub use pairwise::{Comparison, Order, OrderVerdict, Pair, Preference};
 pub use pointwise::{CriterionScore, Judged, score_all};
 pub use prompts::{Prompts, as_text};
-pub use rubric::{ABSTAIN, Criterion, Rubric, Scale, Shown};
+pub use rubric::{ABSTAIN, Criterion, NamedRubric, Rubric, Scale, Shown};
 pub use style::{Style, formatting_marks};
 pub use verdict::{Choice, Unscored, Verdict};

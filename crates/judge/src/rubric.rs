@@ -2,7 +2,7 @@
 
 mod embedded;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use evalign_core::{Digest, ResponseField, ResponseFormat, ResponseValue};
@@ -21,6 +21,9 @@ pub(crate) const VERDICT: &str = "verdict";
 const SCHEMA: &str = "rubrics/schema.json";
 /// Longest explanation a rubric may ask for, in tokens.
 const LONGEST_EXPLANATION: u32 = 2048;
+
+/// A rubric by the name that finds it, or why it cannot be used.
+pub type NamedRubric = (String, Result<Rubric, JudgeError>);
 
 /// A rubric as its file says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -147,6 +150,24 @@ impl Rubric {
                 known: Self::shipped().map(str::to_owned).collect(),
             }),
         }
+    }
+
+    /// Every rubric that [`Rubric::find`] finds by its name, in the order of names: those of the include paths and those that
+    /// ship. One that cannot be used hides no other.
+    ///
+    /// # Errors
+    /// An include path cannot be read.
+    pub fn all(include_paths: &[PathBuf]) -> Result<Vec<NamedRubric>, JudgeError> {
+        let mut names: BTreeSet<String> = Self::shipped().map(str::to_owned).collect();
+        for directory in include_paths.iter().map(|path| path.join("rubrics")).filter(|path| path.is_dir()) {
+            let read = |source| JudgeError::Read { path: directory.clone(), source };
+            for entry in fs_err::read_dir(&directory).map_err(read)? {
+                let file = entry.map_err(read)?.file_name();
+                let name = file.to_str().and_then(|file| file.strip_suffix(".yaml"));
+                names.extend(name.filter(|name| is_id(name)).map(str::to_owned));
+            }
+        }
+        Ok(names.into_iter().map(|name| (name.clone(), Self::find(&name, include_paths))).collect())
     }
 
     /// Names of the rubrics that ship.

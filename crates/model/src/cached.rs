@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use evalign_core::{
-    AnswerSchema, Digest, GenerateParams, Message, ModelIdentity, Prompt, Provider, Request, RequestKind,
-    Response, ResponseFormat, Role,
+    AnswerForm, Digest, GenerateParams, Message, ModelIdentity, Prompt, Provider, Request, RequestKind,
+    Response, Role,
 };
 use evalign_lm::DateTime;
 use serde::Serialize;
@@ -134,14 +134,14 @@ struct KeyParams<'a> {
     max_tokens: u32,
     min_p: Option<f64>,
     repetition_penalty: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    json_schema: Option<&'a AnswerSchema>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response_format: Option<&'a ResponseFormat>,
+    #[serde(flatten)]
+    form: Option<&'a AnswerForm>,
     seed: u64,
     stop: &'a [String],
     temperature: f64,
     top_k: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_logprobs: Option<u32>,
     top_p: Option<f64>,
 }
 
@@ -172,21 +172,21 @@ impl<'a> KeyParams<'a> {
             stop,
             seed,
             logprobs,
-            response_format,
-            json_schema,
+            top_logprobs,
+            form,
         } = params;
         let drawn = *temperature != 0.0;
         Self {
-            json_schema: json_schema.as_deref(),
+            form: form.as_ref(),
             logprobs: *logprobs,
             max_tokens: *max_tokens,
             min_p: min_p.filter(|_| drawn),
             repetition_penalty: *repetition_penalty,
-            response_format: response_format.as_ref(),
             seed: if drawn { *seed } else { 0 },
             stop,
             temperature: *temperature,
             top_k: top_k.filter(|_| drawn),
+            top_logprobs: Some(*top_logprobs).filter(|count| *logprobs && *count > 0),
             top_p: top_p.filter(|_| drawn),
         }
     }
@@ -322,7 +322,9 @@ mod tests {
         let without_effect =
             GenerateParams { top_p: None, top_k: None, min_p: None, seed: 0, ..greedy.clone() };
         let chat = json!({"chat": [{"role": "user", "content": "hi"}]});
-        for (params, counted) in [(drawn.clone(), drawn), (greedy, without_effect)] {
+        let named = GenerateParams { logprobs: true, top_logprobs: 5, ..drawn.clone() };
+        let cases = [(drawn.clone(), drawn), (greedy, without_effect), (named.clone(), named)];
+        for (params, counted) in cases {
             let asked = RequestKind::Generate { prompt: prompt.clone(), params };
             let wanted =
                 key_in_words(&chat, identity().chat_template.as_ref(), &json!({"generate": counted}));

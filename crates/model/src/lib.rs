@@ -60,14 +60,14 @@ pub use load::{LoadOptions, load, load_local};
 pub use local::{EngineLoad, Local, LocalOptions, OverlongPrompt, ScoredText, ScoredToken};
 pub use model::{Capabilities, Intake, Model, TokenCount};
 pub use openai::{
-    CallDeadlines, Embeddings, ModelSettings, Needs, OpenAi, OpenAiOptions, Parameter, ServerKind,
-    SystemRole, TokenLimit,
+    CallDeadlines, Embeddings, EventDecoder, EventTooLong, ModelSettings, Needs, OpenAi, OpenAiOptions,
+    Parameter, ServerKind, SystemRole, TokenLimit,
 };
 pub use price::{Price, PriceTable};
 pub use remote::{Remote, RemoteProfile};
 pub use replies::{Replies, Reply, ReplySender, Room, Update};
 pub use retry::Retrying;
-pub use reward::RewardModel;
+pub use reward::{RewardModel, Rewards};
 pub use scripted::Scripted;
 pub use split::Split;
 pub use teller::Teller;

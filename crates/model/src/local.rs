@@ -17,7 +17,7 @@ use evalign_lm::{ChatTemplate, DateTime, LanguageModel};
 use crate::error::ModelError;
 use crate::model::{Capabilities, Model, TokenCount};
 use crate::replies::Replies;
-use crate::reward::{self, RewardModel};
+use crate::reward::{self, RewardModel, Rewards};
 use encode::Encoder;
 use engine::{Engine, Job, Submission};
 pub use generating::EngineLoad;
@@ -115,7 +115,7 @@ impl Local {
 }
 
 impl RewardModel for Local {
-    fn rewards(&self, answers: &[(Prompt, String)]) -> Result<Vec<Option<f64>>, ModelError> {
+    fn rewards(&self, answers: &[(Prompt, String)]) -> Result<Rewards, ModelError> {
         reward::rewards(&self.model, answers)
     }
 }
@@ -130,14 +130,8 @@ impl Model for Local {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            log_likelihood: true,
-            chat_log_likelihood: self.model.chat_template().is_some(),
-            generate: true,
-            perplexity: true,
-            chat: self.model.chat_template().is_some(),
-            completion: true,
-        }
+        let chats = self.model.chat_template().is_some();
+        Capabilities { chat_log_likelihood: chats, chat: chats, ..Capabilities::ALL }
     }
 
     fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {

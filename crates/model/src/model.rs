@@ -19,6 +19,17 @@ pub struct Capabilities {
     pub completion: bool,
 }
 
+impl Capabilities {
+    pub const ALL: Self = Self {
+        log_likelihood: true,
+        chat_log_likelihood: true,
+        generate: true,
+        perplexity: true,
+        chat: true,
+        completion: true,
+    };
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenCount {
     /// Tokens of the prompt, and of the continuations to be scored, as if nothing were shared.

@@ -47,6 +47,7 @@ use wire::{Answer, Ask, Prompts, WireUsage};
 
 pub use embeddings::Embeddings;
 pub use endpoint::CallDeadlines;
+pub use events::{EventDecoder, EventTooLong};
 pub use probe::Needs;
 pub use server::{ServerKind, TokenLimit};
 pub use settings::{ModelSettings, Parameter, SystemRole};

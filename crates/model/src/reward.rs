@@ -3,21 +3,27 @@ use evalign_lm::LanguageModel;
 
 use crate::error::ModelError;
 
+/// What a reward model says about answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewards {
+    /// Of each answer; `None` where it and its prompt are longer than the context.
+    pub values: Vec<Option<f64>>,
+    /// Tokens that were read.
+    pub tokens: u64,
+}
+
 /// A model that says how good answers are.
 pub trait RewardModel: Send + Sync {
-    /// The reward of each answer behind its prompt; `None` where the two are longer than the context.
+    /// The reward of each answer behind its prompt.
     ///
     /// # Errors
     /// A conversation that the model has no template for, or computing fails.
-    fn rewards(&self, answers: &[(Prompt, String)]) -> Result<Vec<Option<f64>>, ModelError>;
+    fn rewards(&self, answers: &[(Prompt, String)]) -> Result<Rewards, ModelError>;
 }
 
 /// Texts are what training a reward model makes of them: a conversation in the chat template, or plain text that ends in
 /// the end-of-text token; the reward is read where it was in training.
-pub(crate) fn rewards(
-    model: &LanguageModel,
-    answers: &[(Prompt, String)],
-) -> Result<Vec<Option<f64>>, ModelError> {
+pub(crate) fn rewards(model: &LanguageModel, answers: &[(Prompt, String)]) -> Result<Rewards, ModelError> {
     let mut texts = Vec::new();
     let mut fits = Vec::with_capacity(answers.len());
     for (prompt, answer) in answers {
@@ -29,7 +35,11 @@ pub(crate) fn rewards(
         }
     }
     let mut rewards = model.rewards(&texts)?.into_iter();
-    Ok(fits.into_iter().map(|fits| if fits { rewards.next().map(f64::from) } else { None }).collect())
+    let value = |fits| if fits { rewards.next().map(f64::from) } else { None };
+    Ok(Rewards {
+        values: fits.into_iter().map(value).collect(),
+        tokens: texts.iter().map(|(ids, _)| ids.len() as u64).sum(),
+    })
 }
 
 fn encode(model: &LanguageModel, prompt: &Prompt, answer: &str) -> Result<Vec<u32>, ModelError> {

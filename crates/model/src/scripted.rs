@@ -97,14 +97,7 @@ impl Model for Scripted {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            log_likelihood: true,
-            chat_log_likelihood: true,
-            generate: true,
-            perplexity: true,
-            chat: true,
-            completion: true,
-        }
+        Capabilities::ALL
     }
 
     fn count_tokens(&self, kind: &RequestKind) -> Option<TokenCount> {

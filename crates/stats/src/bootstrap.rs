@@ -128,7 +128,7 @@ mod tests {
     // b = np.sort([x[[r.below(7) for _ in range(7)]].mean() for _ in range(500)])
     // print(repr(b.std(ddof=1)), repr(np.quantile(b, 0.025)), repr(np.quantile(b, 0.975)))
     #[test]
-    fn matches_numpy() {
+    fn promise_16_matches_numpy() {
         let x = [0.1, 2.5, -3.75, 4.0, 0.0, 1.5, 1.25];
         let plan = Bootstrap { resamples: 500, seed: 7, level: 0.95 };
         let ours = plan.estimate(&x, mean_of).unwrap();

@@ -128,7 +128,7 @@ mod tests {
     // print(ece(np.split(np.arange(12), [4, 7, 9])))  # quarters at 3, 6, 9; 3 and 6 would split equal confidences
     // print(ece(np.split(np.arange(12), [2, 5, 7, 10])))  # fifths at 2.4, 4.8, 7.2, 9.6, rounded
     #[test]
-    fn matches_numpy() {
+    fn promise_16_matches_numpy() {
         let by_width = calibration(&answers(), 10, Binning::EqualWidth).unwrap();
         assert_close(Some(by_width.ece), 0.10083333333333333);
         assert_close(Some(by_width.mce), 0.26);
@@ -145,7 +145,7 @@ mod tests {
     // print(((p - y)**2).sum(axis=1).tolist())
     // from scipy.special import softmax; print(softmax([-1.5, -0.25, -700.0]).tolist())
     #[test]
-    fn scores_match_numpy() {
+    fn promise_16_scores_match_numpy() {
         for (probabilities, right, reference) in [
             ([0.7, 0.2, 0.1], 0, 0.14000000000000004),
             ([0.1, 0.1, 0.8], 1, 1.4600000000000002),

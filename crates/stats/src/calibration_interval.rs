@@ -64,7 +64,7 @@ mod tests {
     // r = SplitMix64(3); v = ece(np.arange(8)); d = np.array([ece(np.array([r.below(8) for _ in range(8)])) for _ in range(200)])
     // print(repr(v), repr(d.std(ddof=1)), repr(max(0, 2 * v - np.quantile(d, .975))), repr(2 * v - np.quantile(d, .025)))
     #[test]
-    fn matches_numpy() {
+    fn promise_16_matches_numpy() {
         let answers: Vec<(f64, bool)> = [0.25, 0.4, 0.55, 0.6, 0.8, 0.93, 0.99, 1.0]
             .into_iter()
             .zip([false, false, true, false, false, true, true, true])

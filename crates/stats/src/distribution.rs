@@ -161,7 +161,7 @@ mod tests {
     //     print(p, v, repr(stats.t.ppf(p, v)))
     // for t, v in [(-2.0, 3), (0.5, 1), (1.7, 30), (4.0, 1000)]: print(t, v, repr(stats.t.cdf(t, v)))
     #[test]
-    fn matches_scipy() {
+    fn promise_16_matches_scipy() {
         for (x, reference) in [
             (-8.0, 6.22096057427174e-16),
             (-3.3, 0.00048342414238377744),

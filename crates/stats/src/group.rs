@@ -58,7 +58,7 @@ mod tests {
     // print(repr(np.sqrt((n**2 * s**2).sum()) / n.sum()))
     // print(repr(np.average([0.3, 0.5, 0.7, 1.0], weights=n)))
     #[test]
-    fn matches_numpy() {
+    fn promise_16_matches_numpy() {
         let s = [0.05, 0.031, 0.02, 0.0];
         let n = [25u64, 100, 311, 7];
         let sized: Vec<_> = s.into_iter().zip(n).collect();

@@ -67,7 +67,7 @@ mod tests {
     // print(stats.t.interval(0.95, 4, x.mean(), stats.sem(x)), stats.t.interval(0.8, 4, x.mean(), stats.sem(x)))
     // print(stats.norm.interval(0.95, 0.3, 0.01))
     #[test]
-    fn matches_scipy() {
+    fn promise_16_matches_scipy() {
         for (k, n, reference) in [
             (0, 10, [0.0, 0.27753279986288926]),
             (7, 25, [0.14283853850956568, 0.4757660519036158]),

@@ -71,7 +71,7 @@ mod tests {
     //     f = binom.pmf(min(b, c), b + c, 0.5); mid = 1 - f / 2 if b == c else 2 * binom.cdf(min(b, c), b + c, 0.5) - f
     //     print((b, c), repr(p), repr(mid))
     #[test]
-    fn matches_statsmodels() {
+    fn promise_16_matches_statsmodels() {
         for (b, c, exact, mid_p) in [
             (1, 7, 0.0703125, 0.039062500000000014),
             (0, 5, 0.0625, 0.03125000000000003),

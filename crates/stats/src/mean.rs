@@ -48,7 +48,7 @@ mod tests {
     // x = np.array([0.1, 2.5, -3.75, 4.0, 0.0, 1e3])
     // print(repr(x.mean()), repr(x.std(ddof=1)), repr(x.std(ddof=1) / np.sqrt(len(x))))
     #[test]
-    fn matches_numpy() {
+    fn promise_16_matches_numpy() {
         let x = [0.1, 2.5, -3.75, 4.0, 0.0, 1e3];
         assert_close(mean(&x), 167.14166666666668);
         assert_close(sample_std(&x), 408.02409293651607);

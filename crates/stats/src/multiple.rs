@@ -48,7 +48,7 @@ mod tests {
     // p = [0.01, 0.04, 0.03, 0.005, 0.55, 0.04, 1.0, 0.0]
     // print(multipletests(p, method="fdr_bh")[1].tolist(), multipletests(p, method="holm")[1].tolist())
     #[test]
-    fn matches_statsmodels() {
+    fn promise_16_matches_statsmodels() {
         let p = [0.01, 0.04, 0.03, 0.005, 0.55, 0.04, 1.0, 0.0];
         let bh = [
             0.02666666666666667,

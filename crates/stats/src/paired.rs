@@ -87,7 +87,7 @@ mod tests {
     // sm.OLS(x, np.ones(n)).fit(cov_type="cluster", cov_kwds=dict(groups=c, use_correction=False)).bse
     // # == np.sqrt(x.var(ddof=0) / n + cross / n**2)
     #[test]
-    fn matches_scipy() {
+    fn promise_16_matches_scipy() {
         let ours = paired_difference(&X, 0.95).unwrap();
         assert_close(Some(ours.value), 0.2777777777777778);
         assert_close(Some(ours.stderr), 0.22609473050138482);

@@ -69,7 +69,7 @@ mod tests {
     // for n, q in [(1319, 0.25), (100, 0.1), (25, 0.02)]:
     //     d = z * np.sqrt(q / n); assert abs(power(d, q, n) - 0.8) < 1e-12; print(n, q, repr(d))
     #[test]
-    fn matches_statsmodels() {
+    fn promise_16_matches_statsmodels() {
         let power = Power::default();
         for (n, reference) in [
             (14042, 0.016717616375481793),

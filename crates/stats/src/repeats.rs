@@ -81,7 +81,7 @@ mod tests {
     // # With equal k these are the mean squares of a one-way analysis of variance with random effects:
     // # within = MSW, between = (MSB - MSW) / k (statsmodels anova_lm).
     #[test]
-    fn matches_numpy() {
+    fn promise_16_matches_numpy() {
         let items: [&[f64]; 5] = [&[1.0, 0.0, 1.0, 1.0], &[0.0; 4], &[1.0; 4], &[0.0, 1.0], &[0.5]];
         let ours = repeat_variance(&items).unwrap();
         assert_close(Some(ours.within), 0.1875);

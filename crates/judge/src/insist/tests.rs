@@ -72,7 +72,7 @@ fn params(request: &Request) -> &GenerateParams {
 fn what_is_no_verdict_is_asked_for_again() {
     let (answer, asked) = Insisted::by([Ok(said("hm")), Ok(said(VERDICT)), Ok(said("never"))]).run();
     assert_eq!((text(&answer).as_str(), asked.len()), (VERDICT, 2));
-    assert!(asked.iter().all(|request| params(request).response_format.is_some()));
+    assert!(asked.iter().all(|request| params(request).form.is_some()));
     let (answer, asked) = Insisted::by([Ok(said("1")), Ok(said("2")), Ok(said("3")), Ok(said("4"))]).run();
     assert_eq!((text(&answer).as_str(), asked.len()), ("3", 3));
 }
@@ -82,7 +82,7 @@ fn what_is_no_verdict_is_asked_for_again() {
 fn a_judge_that_is_only_told_the_form_is_told_it_again() {
     let (answer, asked) = Insisted::by([Ok(said("B is better")), Ok(said("VERDICT: B"))]).free_form().run();
     assert_eq!((text(&answer).as_str(), asked.len()), ("VERDICT: B", 2));
-    assert!(asked.iter().all(|request| params(request).response_format.is_none()));
+    assert!(asked.iter().all(|request| params(request).form.is_none()));
     let mut plain = Insisted::by([Ok(said("B is better")), Ok(said("VERDICT: B"))]).free_form();
     plain.chat = false;
     let (answer, asked) = plain.run();

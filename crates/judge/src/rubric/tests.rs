@@ -74,6 +74,20 @@ fn files_of_an_include_path_come_before_those_that_ship() {
     assert_eq!(Rubric::find("honesty", &[]).unwrap().name, "honesty");
     let error = Rubric::find("kindness", &include).unwrap_err().to_string();
     assert!(error.contains("unknown rubric `kindness`") && error.contains("helpfulness"), "{error}");
+    // All of them: what cannot be read hides no other, and what has no name of a rubric is none.
+    for (file, text) in
+        [("tone.yaml", GOOD), ("broken.yaml", "rubric: 1"), ("No name.yaml", GOOD), ("notes.txt", "")]
+    {
+        fs_err::write(dir.path().join("rubrics").join(file), text).unwrap();
+    }
+    let all = Rubric::all(&include).unwrap();
+    let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+    let mut expected: Vec<&str> = Rubric::shipped().chain(["broken", "tone"]).collect();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    let of = |name: &str| all.iter().find(|(known, _)| known == name).unwrap().1.as_ref();
+    assert_eq!(of("honesty").unwrap().name, "tone", "the operator's");
+    assert!(of("broken").is_err() && of("helpfulness").is_ok());
 }
 
 #[test]

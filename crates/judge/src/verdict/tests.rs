@@ -77,7 +77,7 @@ fn why_there_is_none_is_told_apart() {
 /// An answer in pieces, the given ones with alternatives.
 fn pieces(parts: &[(&str, &[(&str, f64)])]) -> Output {
     let token = |(text, top): &(&str, &[(&str, f64)])| TokenLogprob {
-        top: top.iter().map(|(t, p)| TopLogprob { token: (*t).to_owned(), logprob: p.ln() }).collect(),
+        top: top.iter().map(|(t, p)| TopLogprob::new((*t).to_owned(), p.ln())).collect(),
         ..TokenLogprob::new((*text).to_owned(), -0.1)
     };
     Output::Text {

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use evalign_core::{Dtype, GenerateParams, Message, Prompt, Request, RequestKind, Role, SampleKey};
+use evalign_core::{
+    AnswerForm, Dtype, GenerateParams, Message, Prompt, Request, RequestKind, Role, SampleKey,
+};
 use evalign_judge::{Judge, JudgeOptions, Material, Prompts, Rubric, Unscored, score_all};
 use evalign_model::{LoadOptions, Model, load};
 use futures::executor::block_on;
@@ -93,7 +95,7 @@ fn holding_to_a_form_costs_less_than_a_tenth_of_decoding() {
                 temperature: 1.0,
                 seed: doc,
                 logprobs: true,
-                response_format: constrained.then(|| format.clone()),
+                form: constrained.then(|| AnswerForm::Fields(format.clone())),
                 ..GenerateParams::default()
             };
             let prompt = Prompt::Chat(vec![Message { role: Role::User, content }]);

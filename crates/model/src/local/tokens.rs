@@ -3,8 +3,8 @@
 
 use std::ops::ControlFlow;
 
-use evalign_core::Usage;
-use evalign_lm::{Event, LanguageModel, LmError, ScoreItem, ScoreOutput};
+use evalign_core::{TopLogprob, Usage};
+use evalign_lm::{Event, LanguageModel, LmError, ScoreItem, ScoreOutput, TokenScore};
 use tokio::sync::oneshot;
 
 use super::Local;
@@ -15,18 +15,20 @@ use crate::error::ModelError;
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoredToken {
     pub text: String,
+    /// What it writes, where that is no text of its own: part of a character.
+    pub bytes: Option<Vec<u8>>,
     /// Natural logarithm of its probability after everything before it; absent for the first token.
     pub logprob: Option<f64>,
-    /// The likeliest token at its place, and its log-probability.
-    pub top: Option<(String, f64)>,
+    /// The likeliest tokens at its place, as many as were asked for ([`evalign_core::TokenLogprob::top`]).
+    pub top: Vec<TopLogprob>,
 }
 
 /// A text under the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoredText {
     pub tokens: Vec<ScoredToken>,
-    /// The likeliest token after the text, whether it ends a text, and its log-probability.
-    pub next: (String, bool, f64),
+    /// The likeliest token after the text, and whether it ends a text.
+    pub next: (ScoredToken, bool),
     pub usage: Usage,
 }
 
@@ -35,6 +37,7 @@ type Answers = Vec<Result<ScoredText, ModelError>>;
 /// Texts to be scored, on the engine's thread.
 pub(super) struct TokenJob {
     texts: Vec<Vec<u32>>,
+    top: u32,
     reply: oneshot::Sender<Answers>,
 }
 
@@ -75,13 +78,14 @@ impl Local {
         }
     }
 
-    /// What the model says of every token of these texts, each of at least one token. Answers in their order.
+    /// What the model says of every token of these texts, each of at least one token, with the `top` likeliest ones at
+    /// each place. Answers in their order.
     ///
     /// # Errors
     /// The engine has gone; each text has an error of its own.
-    pub async fn score_tokens(&self, texts: Vec<Vec<u32>>) -> Result<Answers, ModelError> {
+    pub async fn score_tokens(&self, texts: Vec<Vec<u32>>, top: u32) -> Result<Answers, ModelError> {
         let (reply, answers) = oneshot::channel();
-        drop(self.jobs.send(Job::Tokens(TokenJob { texts, reply })));
+        drop(self.jobs.send(Job::Tokens(TokenJob { texts, top, reply })));
         answers.await.map_err(|_| ModelError::Temporary("the engine has stopped".to_owned()))
     }
 }
@@ -107,7 +111,7 @@ impl TokenJob {
                 }
             }
         }
-        let outcome = model.log_likelihoods(&items, &mut |event| match event {
+        let outcome = model.score_tokens(&items, self.top as usize, &mut |event| match event {
             Event::Step if self.reply.is_closed() => ControlFlow::Break(()),
             Event::Step => ControlFlow::Continue(()),
             Event::Done(item, result) => {
@@ -128,21 +132,26 @@ impl TokenJob {
 
 fn scored(model: &LanguageModel, ids: &[u32], output: &ScoreOutput) -> Result<ScoredText, LmError> {
     let tokenizer = model.tokenizer();
-    let text = |id: u32| tokenizer.decode(&[id], false);
+    let token = |id: u32, score: Option<(f64, &TokenScore)>| {
+        let (logprob, score) = score.unzip();
+        let named = tokenizer.with_logprob(id, logprob.unwrap_or_default())?;
+        let top = score.map(|score| tokenizer.alternatives(&score.top)).transpose()?.unwrap_or_default();
+        Ok::<_, LmError>(ScoredToken { text: named.token, bytes: named.bytes, logprob, top })
+    };
     let no_scores = || LmError::Request("the engine scored no token".to_owned());
     let (next, scores) =
         output.tokens.first().and_then(|tokens| tokens.split_last()).ok_or_else(no_scores)?;
     let mut tokens = Vec::with_capacity(ids.len());
     for (place, id) in ids.iter().enumerate() {
         let score = place.checked_sub(1).and_then(|place| scores.get(place));
-        let top = score.map(|score| Ok::<_, LmError>((text(score.top)?, score.top_logprob))).transpose()?;
-        tokens.push(ScoredToken { text: text(*id)?, logprob: score.map(|score| score.logprob), top });
+        tokens.push(token(*id, score.map(|score| (score.logprob, score)))?);
     }
     let usage = Usage {
         prompt_tokens: ids.len() as u64,
         computed_prompt_tokens: output.computed_tokens,
         ..Usage::default()
     };
-    let ends = tokenizer.eos_ids().contains(&next.top);
-    Ok(ScoredText { tokens, next: (text(next.top)?, ends, next.top_logprob), usage })
+    let (likeliest, logprob) = next.likeliest;
+    let ends = tokenizer.eos_ids().contains(&likeliest);
+    Ok(ScoredText { tokens, next: (token(likeliest, Some((logprob, next)))?, ends), usage })
 }

@@ -5,7 +5,7 @@
 /// lines end in CR, LF or both, `data:` lines of one event are joined by line feeds, an empty line ends
 /// it, and everything else is left out.
 #[derive(Debug, Default)]
-pub(super) struct EventDecoder {
+pub struct EventDecoder {
     line: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
@@ -14,22 +14,17 @@ pub(super) struct EventDecoder {
     started: bool,
 }
 
-/// An event longer than any answer is no event.
+/// An event, or a line of one, of more bytes than were allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event of more than {0} bytes")]
-pub(super) struct EventTooLong(usize);
+pub struct EventTooLong(usize);
 
 impl EventDecoder {
     /// Feeds bytes, cut anywhere; complete events are appended to `events`.
     ///
     /// # Errors
     /// More than `most` bytes belong to one event.
-    pub(super) fn feed(
-        &mut self,
-        bytes: &[u8],
-        most: usize,
-        events: &mut Vec<Vec<u8>>,
-    ) -> Result<(), EventTooLong> {
+    pub fn feed(&mut self, bytes: &[u8], most: usize, events: &mut Vec<Vec<u8>>) -> Result<(), EventTooLong> {
         let mut bytes = bytes;
         if self.after_return {
             self.after_return = bytes.is_empty();

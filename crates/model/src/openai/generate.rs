@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use evalign_core::{
-    FinishReason, GenerateParams, Message, Output, Prompt, Response, Role, TokenLogprob, TopLogprob,
+    AnswerForm, FinishReason, GenerateParams, Message, Output, Prompt, Response, Role, TokenLogprob,
+    TopLogprob,
 };
 use serde_json::{Value, json};
 
@@ -77,7 +78,7 @@ impl OpenAi {
         self.check_extensions(params)?;
         let mut fields = fields(shape, params, matches!(prompt, Prompt::Chat(_)));
         // A form of our own is read with care where nobody holds the answer to it; a caller's schema is a promise.
-        if params.json_schema.is_some() && fields.response_format.is_none() {
+        if matches!(params.form, Some(AnswerForm::Schema(_))) && fields.response_format.is_none() {
             return Err(self.lacks("the server is not known to hold answers to a JSON Schema"));
         }
         let (messages, prompt) = match prompt {
@@ -258,10 +259,9 @@ fn append(text: &mut String, piece: Option<String>) {
 
 /// What an answer is held to, as OpenAI, vLLM, SGLang, llama.cpp and Ollama take it.
 fn response_format(params: &GenerateParams) -> Option<Value> {
-    let (name, schema) = match (&params.response_format, &params.json_schema) {
-        (Some(format), _) => (&format.name, format.json_schema()),
-        (None, Some(asked)) => (&asked.name, asked.schema.clone()),
-        (None, None) => return None,
+    let (name, schema) = match params.form.as_ref()? {
+        AnswerForm::Fields(format) => (&format.name, format.json_schema()),
+        AnswerForm::Schema(asked) => (&asked.name, asked.schema.clone()),
     };
     Some(json!({"type": "json_schema", "json_schema": {"name": name, "strict": true, "schema": schema}}))
 }
@@ -278,7 +278,7 @@ fn generated_logprobs(logprobs: Logprobs) -> Vec<TokenLogprob> {
 fn generated_token(token: ChatLogprob) -> TokenLogprob {
     let top = token.top_logprobs.unwrap_or_default().into_iter();
     TokenLogprob {
-        top: top.map(|top| TopLogprob { token: top.token, logprob: top.logprob }).collect(),
+        top: top.map(|top| TopLogprob::new(top.token, top.logprob)).collect(),
         ..TokenLogprob::new(token.token, token.logprob)
     }
 }
@@ -299,8 +299,9 @@ pub(super) fn fields<'a>(shape: &Shape, params: &'a GenerateParams, chat: bool) 
     let logprobs = params.logprobs.then(|| if chat { json!(true) } else { json!(1) });
     let logprobs = logprobs.filter(|_| takes(Parameter::Logprobs));
     // The labels of a form are among the most probable tokens, and what they are worth is asked for.
-    let form = params.response_format.as_ref().filter(|_| chat);
-    let alternatives = form.is_some() && logprobs.is_some();
+    let labels = params.form.as_ref().is_some_and(|form| form.fields().is_some());
+    let alternatives = if labels { ALTERNATIVES } else { params.top_logprobs };
+    let logprobs_of_chat = chat && logprobs.is_some();
     Fields {
         max_tokens: (!new_limit).then_some(params.max_tokens),
         max_completion_tokens: new_limit.then_some(params.max_tokens),
@@ -313,7 +314,7 @@ pub(super) fn fields<'a>(shape: &Shape, params: &'a GenerateParams, chat: bool) 
         seed: Some(params.seed).filter(|_| takes(Parameter::Seed)),
         stop: stop.filter(|_| takes(Parameter::Stop)),
         logprobs,
-        top_logprobs: alternatives.then_some(ALTERNATIVES),
+        top_logprobs: Some(alternatives).filter(|count| logprobs_of_chat && *count > 0),
         response_format: response_format(params).filter(|_| chat && takes(Parameter::ResponseFormat)),
         stream: shape.stream.then_some(true),
         stream_options: (shape.stream && takes(Parameter::StreamOptions))

@@ -83,7 +83,7 @@ fn ask(server: &Arc<Failing>, seed: u64) -> Result<Response, ModelError> {
 }
 
 #[test]
-fn promise_09_what_passes_is_asked_again_and_what_does_not_is_not() {
+fn promise_9_what_passes_is_asked_again_and_what_does_not_is_not() {
     let passing = [
         server(408, ErrorKind::Retryable, None),
         server(409, ErrorKind::Retryable, None),
@@ -119,7 +119,7 @@ fn promise_09_what_passes_is_asked_again_and_what_does_not_is_not() {
 }
 
 #[test]
-fn promise_09_waits_are_drawn_up_to_a_bound_that_doubles() {
+fn promise_9_waits_are_drawn_up_to_a_bound_that_doubles() {
     let mut longest = [Duration::ZERO; 5];
     let mut sum = Duration::ZERO;
     for seed in 0..300 {
@@ -141,7 +141,7 @@ fn promise_09_waits_are_drawn_up_to_a_bound_that_doubles() {
 }
 
 #[test]
-fn promise_09_retry_after_is_waited_for_up_to_a_cap() {
+fn promise_9_retry_after_is_waited_for_up_to_a_cap() {
     for (asked, least) in [(0, 0), (7, 7), (60, 60), (86_400, 60)] {
         let failing = Failing::new(vec![server(429, ErrorKind::Retryable, Some(asked))]);
         assert!(ask(&failing, 3).is_ok());

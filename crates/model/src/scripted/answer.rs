@@ -1,6 +1,6 @@
 use evalign_core::{
-    ChoiceLogLikelihood, Digest, FinishReason, GenerateParams, Output, Prompt, RequestKind, Response,
-    TokenLogprob, Usage,
+    AnswerForm, ChoiceLogLikelihood, Digest, FinishReason, GenerateParams, Output, Prompt, RequestKind,
+    Response, TokenLogprob, TopLogprob, Usage,
 };
 
 use super::form;
@@ -19,14 +19,16 @@ pub(super) fn answer(script: &Script, kind: &RequestKind) -> Result<Response, Mo
             (log_likelihoods(script, rule, &prompt, continuations)?, 0)
         }
         RequestKind::Generate { params, .. } => {
-            match (rule.and_then(|rule| rule.text.as_ref()), &params.response_format, &params.json_schema) {
-                (Some(text), ..) => generated(text, params),
-                (None, Some(format), _) => form::filled(script.seed, &prompt, format, params),
-                (None, None, Some(_)) => {
+            match (rule.and_then(|rule| rule.text.as_ref()), &params.form) {
+                (Some(text), _) => generated(text, params),
+                (None, Some(AnswerForm::Fields(format))) => {
+                    form::filled(script.seed, &prompt, format, params)
+                }
+                (None, Some(AnswerForm::Schema(_))) => {
                     let message = "a scripted model writes documents of a JSON Schema only where a rule gives their text";
                     return Err(ModelError::Request(message.to_owned()));
                 }
-                (None, None, None) => generated(&made_up_text(script.seed, &prompt, params), params),
+                (None, None) => generated(&made_up_text(script.seed, &prompt, params), params),
             }
         }
         RequestKind::Perplexity { text } => {
@@ -136,8 +138,12 @@ fn generated(text: &str, params: &GenerateParams) -> (Output, u64) {
     let pieces: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
     let kept = pieces.len().min(params.max_tokens as usize);
     let finish = if kept < pieces.len() { FinishReason::Length } else { FinishReason::Stop };
-    let logprob =
-        |piece: &&str| TokenLogprob::new((*piece).to_owned(), -made_up_number(&["logprob", piece]) / 8.0);
+    let logprob = |piece: &&str| {
+        let token = TokenLogprob::new((*piece).to_owned(), -made_up_number(&["logprob", piece]) / 8.0);
+        // The likeliest token is the one it writes; of others it knows nothing.
+        let own = TopLogprob::new(token.token.clone(), token.logprob);
+        TokenLogprob { top: (params.top_logprobs > 0).then_some(own).into_iter().collect(), ..token }
+    };
     let logprobs = params.logprobs.then(|| pieces[..kept].iter().map(logprob).collect());
     (Output::Text { text: pieces[..kept].concat(), finish, logprobs, reasoning: None }, kept as u64)
 }

@@ -40,6 +40,6 @@ fn chosen(labels: &[String], weights: &[u64]) -> TokenLogprob {
     let best = (0..weights.len()).max_by_key(|index| (weights[*index], std::cmp::Reverse(*index)));
     let best = best.unwrap_or_default();
     let top = labels.iter().zip(weights);
-    let top = top.map(|(label, weight)| TopLogprob { token: label.clone(), logprob: logprob(weight) });
+    let top = top.map(|(label, weight)| TopLogprob::new(label.clone(), logprob(weight)));
     TokenLogprob { top: top.collect(), ..TokenLogprob::new(labels[best].clone(), logprob(&weights[best])) }
 }

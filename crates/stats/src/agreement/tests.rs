@@ -19,7 +19,7 @@ fn raters() -> Vec<[usize; 3]> {
 // c = np.where(i % 5 == 0, (i * 11 + 1) % 3, a)
 // print(fleiss_kappa(aggregate_raters(np.column_stack([a, b, c]))[0]))
 #[test]
-fn kappas_match_statsmodels() {
+fn promise_16_kappas_match_statsmodels() {
     let pairs: Vec<(usize, usize)> = raters().iter().map(|[a, b, _]| (*a, *b)).collect();
     let kappa = cohen_kappa(&pairs, 0.95).unwrap();
     for (ours, reference) in [
@@ -38,7 +38,7 @@ fn kappas_match_statsmodels() {
 // data[0, ::7] = np.nan; data[1, 3::7] = np.nan; data[2, ::14] = np.nan
 // krippendorff.alpha(reliability_data=data, level_of_measurement=...)            # krippendorff 0.9
 #[test]
-fn alpha_matches_krippendorff_with_missing_ratings() {
+fn promise_16_alpha_matches_krippendorff_with_missing_ratings() {
     let items: Vec<Vec<f64>> = raters()
         .iter()
         .enumerate()

@@ -21,7 +21,7 @@ fn battles() -> Vec<Battle> {
 // print(r["ratings"], r["rating_lower"], r["variances"] ** .5)
 // # The same ratings from statsmodels 0.15: GLM(y, X, Binomial()), X the differences of one-hot rows.
 #[test]
-fn matches_arena_rank() {
+fn promise_16_matches_arena_rank() {
     let ratings = bradley_terry(4, &battles(), None, 0.95).unwrap();
     let expected = [
         (1003.7609607689665, 950.3884015677027, 27.231397934992568),

@@ -45,7 +45,7 @@ fn assert_recorded(case: &str, ridge: f64) {
 }
 
 #[test]
-fn matches_statsmodels_without_a_ridge_and_arena_rank_with_one() {
+fn promise_16_matches_statsmodels_without_a_ridge_and_arena_rank_with_one() {
     assert_recorded("free", 0.0);
     assert_recorded("ridge", 1.0);
 }

@@ -5,7 +5,7 @@ use crate::SplitMix64;
 // U = (((np.arange(300) * 29) % 97) / 97.) ** 1.3
 // print(ppi_mean_pointestimate(Y, F, U), ppi_mean_ci(Y, F, U, alpha=.05))        # ppi-python 0.2.3
 #[test]
-fn matches_ppi_python() {
+fn promise_16_matches_ppi_python() {
     let labelled: Vec<(f64, f64)> = (0..40)
         .map(|i: u32| {
             let y = f64::from((i * 13) % 17) / 17.0;

@@ -28,7 +28,7 @@ fn assert_close(ours: f64, reference: f64) {
 // print(l.fit(np.vstack([X, X]), np.r_[np.ones(n), np.zeros(n)], sample_weight=np.r_[y, 1 - y]).coef_)
 // # prints [[0.19320606 1.33556655]]
 #[test]
-fn matches_statsmodels_and_scikit_learn() {
+fn promise_16_matches_statsmodels_and_scikit_learn() {
     let ours = length_controlled(&battles(), None, 0.95).unwrap();
     assert_close(ours.win_rate, 0.5481518221728806);
     assert_close(ours.length_coefficient, 1.3355665485137027);
