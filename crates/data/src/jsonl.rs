@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::lines::{self, Lines};
+use crate::lines::{self, Lines, UTF8_MARK};
 use crate::{DataError, Limits, Row};
 
 /// Streams the objects of a JSONL file (`.gz` and `.zst` are unpacked), one per line, empty lines
@@ -16,7 +16,7 @@ pub fn read_jsonl(path: &Path, limits: &Limits) -> Result<JsonlRows, DataError> 
 
 /// The iterator [`read_jsonl`] returns; it ends after the first error.
 pub struct JsonlRows {
-    lines: Lines,
+    lines: Lines<'static>,
     buffer: Vec<u8>,
     failed: bool,
 }
@@ -64,7 +64,7 @@ impl Iterator for JsonlRows {
 
 /// The object that a line holds.
 pub(crate) fn parse(line: &[u8], place: (&Path, u64), limits: &Limits) -> Result<Row, DataError> {
-    let text = lines::text(line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line), place)?;
+    let text = lines::text(line.strip_prefix(UTF8_MARK).unwrap_or(line), place)?;
     // serde_json refuses nesting deeper than 128 levels by itself.
     let value =
         serde_json::from_str(text).map_err(|e| lines::error(place, e.to_string(), advice(&e, text)))?;

@@ -33,6 +33,7 @@ mod records;
 mod source;
 mod spec;
 mod table;
+mod table_records;
 mod texts;
 mod time;
 mod unpack;
@@ -46,10 +47,12 @@ pub use preference::{
     Example, FileKind, Layout, Misfit, NumberedRows, ORIGIN_COLUMNS, PreferenceWriter, Style, column_text,
     numbered_rows,
 };
+pub use records::TextKind;
 pub use spec::{ColumnEquals, DataRoots, DatasetSpec, OpenFiles};
 pub use table::{Column, ColumnKind, JsonlWriter, ParquetTable, write_jsonl, write_parquet};
+pub use table_records::{TableRecord, TableRecords, VerbatimPart, table_records};
 pub use texts::{TextCounts, TextPart, holds_texts, read_texts};
-pub use unpack::unpacked_bytes;
+pub use unpack::{unpacked, unpacked_bytes};
 
 /// One row: field names in the order of the file's columns, values as JSON.
 pub type Row = serde_json::Map<String, serde_json::Value>;

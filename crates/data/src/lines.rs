@@ -4,21 +4,29 @@ use std::path::{Path, PathBuf};
 use crate::unpack::{OverLimit, open_text};
 use crate::{DataError, Limits};
 
+/// What some programs begin a file of UTF-8 with.
+pub(crate) const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// What to do about bytes that are no text.
 const TO_UTF8: &str = "convert the file to UTF-8, for example with `iconv -t UTF-8`";
 
 /// The lines of a text file (`.gz` and `.zst` are unpacked), counted in lines and in bytes.
-pub(crate) struct Lines {
+pub(crate) struct Lines<'t> {
     pub(crate) path: PathBuf,
     pub(crate) limits: Limits,
     /// Lines read so far.
     pub(crate) line: u64,
     /// Unpacked bytes read so far.
     pub(crate) offset: u64,
-    reader: Box<dyn BufRead + Send>,
+    reader: Box<dyn BufRead + Send + 't>,
 }
 
-impl Lines {
+impl<'t> Lines<'t> {
+    /// Of a file's unpacked text.
+    pub(crate) fn of(path: &Path, limits: &Limits, text: &'t [u8]) -> Self {
+        Self { path: path.to_owned(), limits: *limits, line: 0, offset: 0, reader: Box::new(text) }
+    }
+
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Self, DataError> {
         Self::open_at(path, limits, 0, 0)
     }

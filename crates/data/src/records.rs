@@ -1,13 +1,40 @@
 use std::path::Path;
 
-use crate::lines::Lines;
+use crate::lines::{Lines, UTF8_MARK};
 use crate::{DataError, Limits, Row, csv, jsonl};
 
 /// How records lie in a text file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TextKind {
+pub enum TextKind {
     Jsonl,
     Csv,
+    /// As CSV, with tabs between the cells.
+    Tsv,
+}
+
+impl TextKind {
+    /// What stands between cells. Objects have none.
+    pub(crate) fn separator(self) -> Option<char> {
+        match self {
+            Self::Jsonl => None,
+            Self::Csv => Some(','),
+            Self::Tsv => Some('\t'),
+        }
+    }
+
+    /// The row that a record holds. `header`: the columns, where the file begins with them.
+    pub(crate) fn row(
+        self,
+        record: &[u8],
+        header: &[String],
+        place: (&Path, u64),
+        limits: &Limits,
+    ) -> Result<Row, DataError> {
+        match self.separator() {
+            None => jsonl::parse(record, place, limits),
+            Some(separator) => csv::parse(record, (header, separator), place, limits),
+        }
+    }
 }
 
 /// Records of a text file as they are written, and where each begins.
@@ -39,32 +66,43 @@ impl Records {
         let (start, line) = *self.starts.get(index)?;
         let end = self.starts.get(index + 1).map_or(self.text.len(), |(next, _)| *next);
         let record = &self.text[start..end];
-        Some(match kind {
-            TextKind::Jsonl => jsonl::parse(record, (path, line), limits),
-            TextKind::Csv => csv::parse(record, header, (path, line), limits),
-        })
+        Some(kind.row(record, header, (path, line), limits))
     }
 }
 
 /// Reads a text file in blocks of whole records.
-pub(crate) struct RecordReader {
-    lines: Lines,
+pub(crate) struct RecordReader<'t> {
+    lines: Lines<'t>,
     kind: TextKind,
 }
 
-impl RecordReader {
+impl<'t> RecordReader<'t> {
     /// From the first record on, which in a CSV file is behind the header; and the columns of a CSV file.
     pub(crate) fn open(
         path: &Path,
         limits: &Limits,
         kind: TextKind,
     ) -> Result<(Self, Vec<String>), DataError> {
-        let mut reader = Self { lines: Lines::open(path, limits)?, kind };
+        Self::behind_header(Lines::open(path, limits)?, kind)
+    }
+
+    /// As [`RecordReader::open`], of a file's unpacked text.
+    pub(crate) fn of(
+        path: &Path,
+        limits: &Limits,
+        kind: TextKind,
+        text: &'t [u8],
+    ) -> Result<(Self, Vec<String>), DataError> {
+        Self::behind_header(Lines::of(path, limits, text), kind)
+    }
+
+    fn behind_header(lines: Lines<'t>, kind: TextKind) -> Result<(Self, Vec<String>), DataError> {
+        let mut reader = Self { lines, kind };
         let mut columns = Vec::new();
-        if kind == TextKind::Csv {
+        if let Some(separator) = kind.separator() {
             let mut first = Vec::new();
             if reader.append(&mut first)?.is_some() {
-                columns = csv::header(&first, path)?;
+                columns = csv::header(&first, separator, &reader.lines.path)?;
             }
         }
         Ok((reader, columns))
@@ -99,7 +137,7 @@ impl RecordReader {
     }
 
     /// Appends the next record and returns its first line; empty lines are skipped.
-    fn append(&mut self, out: &mut Vec<u8>) -> Result<Option<u64>, DataError> {
+    pub(crate) fn append(&mut self, out: &mut Vec<u8>) -> Result<Option<u64>, DataError> {
         let start = out.len();
         while self.lines.append(out, start)? {
             if out[start..].trim_ascii().is_empty() {
@@ -108,14 +146,17 @@ impl RecordReader {
             }
             let first_line = self.lines.line;
             // A byte order mark is no part of the first cell.
-            let mark = if first_line == 1 && out[start..].starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-            let mut state = csv::State::default().after(&out[start + mark..]);
-            while self.kind == TextKind::Csv && state == csv::State::Quoted {
-                let so_far = out.len();
-                if !self.lines.append(out, start)? {
-                    break;
+            let is_marked = first_line == 1 && out[start..].starts_with(UTF8_MARK);
+            let mark = if is_marked { UTF8_MARK.len() } else { 0 };
+            if let Some(separator) = self.kind.separator() {
+                let mut state = csv::State::default().after(&out[start + mark..], separator);
+                while state == csv::State::Quoted {
+                    let so_far = out.len();
+                    if !self.lines.append(out, start)? {
+                        break;
+                    }
+                    state = state.after(&out[so_far..], separator);
                 }
-                state = state.after(&out[so_far..]);
             }
             return Ok(Some(first_line));
         }

@@ -100,7 +100,11 @@ impl Source {
     }
 
     /// Reads a block from disk. `cursor` is the text file that was read last, which goes on where it stands.
-    fn load(&self, block: &Block, cursor: &mut Option<(usize, RecordReader)>) -> Result<Content, DataError> {
+    fn load(
+        &self,
+        block: &Block,
+        cursor: &mut Option<(usize, RecordReader<'static>)>,
+    ) -> Result<Content, DataError> {
         let path = &self.files[block.file];
         self.stamps[block.file].check(path)?;
         let changed = || DataError::unfit(path, blocks::CHANGED, blocks::AGAIN);
@@ -193,7 +197,7 @@ impl Source {
     fn open_text(&mut self, kind: TextKind) -> Result<(), DataError> {
         for (file, path) in self.files.clone().into_iter().enumerate() {
             let (mut reader, header) = RecordReader::open(&path, &self.limits, kind)?;
-            if kind == TextKind::Csv {
+            if kind.separator().is_some() {
                 self.same_columns(&path, header)?;
             }
             loop {

@@ -11,6 +11,7 @@ use crate::{
 
 mod damage;
 mod large;
+mod places;
 mod unusual;
 
 fn row(value: Value) -> Row {

@@ -32,6 +32,27 @@ pub(crate) fn open_text(
     Ok(reader)
 }
 
+/// What packed bytes hold, told by how they begin (gzip, zstd); `None` for bytes that are not packed. `path` is for
+/// messages.
+///
+/// # Errors
+/// They cannot be unpacked, or to more than the limits allow.
+pub fn unpacked(path: &Path, bytes: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>, DataError> {
+    let inner: Box<dyn Read + Send + '_> = match bytes {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            Box::new(zstd::stream::read::Decoder::new(bytes).map_err(|e| DataError::file(path, e))?)
+        }
+        _ => return Ok(None),
+    };
+    let packed_bytes = bytes.len() as u64;
+    let mut text = Vec::new();
+    Capped { inner, packed_bytes, unpacked_bytes: 0, limits: *limits }
+        .read_to_end(&mut text)
+        .map_err(|e| OverLimit::of(&e, path).unwrap_or_else(|| DataError::file(path, e)))?;
+    Ok(Some(text))
+}
+
 /// How many bytes a text file has when it is unpacked.
 ///
 /// # Errors
@@ -51,14 +72,14 @@ pub(crate) fn extension(path: &Path) -> &str {
 }
 
 /// Ends in an error where a compressed file unpacks to more than the limits allow.
-struct Capped {
-    inner: Box<dyn Read + Send>,
+struct Capped<'t> {
+    inner: Box<dyn Read + Send + 't>,
     packed_bytes: u64,
     unpacked_bytes: u64,
     limits: Limits,
 }
 
-impl Read for Capped {
+impl Read for Capped<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.unpacked_bytes += read as u64;

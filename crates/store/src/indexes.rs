@@ -2,6 +2,7 @@
 //! were computed once.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use evalign_core::Digest;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -47,7 +48,18 @@ pub struct IndexCommit {
     /// Names of documents that are no longer there.
     pub deleted: Vec<String>,
     pub texts: Vec<(Digest, String)>,
+    /// Of documents that are indexed with this.
+    pub places: Vec<TextPlaces>,
     pub statistics: Value,
+}
+
+/// Where a part of a document's text stands in its file, as the indexer writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextPlaces {
+    pub document: String,
+    /// First byte of the text that this is about; what it is about ends where the next one begins.
+    pub start_byte: u64,
+    pub places: String,
 }
 
 /// How much a tenant has in an index.
@@ -247,6 +259,11 @@ impl Store {
                 db.prepare_cached("INSERT OR REPLACE INTO documents VALUES (?1, ?2, ?3, ?4)")?
                     .execute(params![index, tenant, document, record])?;
             }
+            for block in &commit.places {
+                db.prepare_cached("INSERT INTO text_places VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(
+                    params![index, tenant, block.document, offset(block.start_byte), block.places],
+                )?;
+            }
             drop_if_unused(db, &texts_before)?;
             db.prepare_cached("INSERT OR REPLACE INTO index_tenants VALUES (?1, ?2, ?3)")?
                 .execute(params![index, tenant, commit.statistics.to_string()])?;
@@ -260,6 +277,31 @@ impl Store {
     /// A database failure.
     pub fn text(&self, digest: &Digest) -> Result<Option<String>, StoreError> {
         self.read(|db| text_of(db, "SELECT text FROM texts WHERE digest = ?1", [digest.as_str()]))
+    }
+
+    /// What [`IndexCommit::places`] said of these bytes of a document's text, in order.
+    ///
+    /// # Errors
+    /// A database failure.
+    pub fn text_places(
+        &self,
+        index: &str,
+        tenant: &str,
+        document: &str,
+        bytes: Range<u64>,
+    ) -> Result<Vec<String>, StoreError> {
+        let (start, end) = (offset(bytes.start), offset(bytes.end));
+        self.read(|db| {
+            let mut query = db.prepare_cached(
+                "SELECT places FROM text_places
+                 WHERE index_name = ?1 AND tenant = ?2 AND document = ?3 AND start_byte < ?5 AND start_byte >=
+                     (SELECT coalesce(max(start_byte), 0) FROM text_places
+                      WHERE index_name = ?1 AND tenant = ?2 AND document = ?3 AND start_byte <= ?4)
+                 ORDER BY start_byte",
+            )?;
+            let found = query.query_map(params![index, tenant, document, start, end], |row| row.get(0))?;
+            Ok(found.collect::<rusqlite::Result<_>>()?)
+        })
     }
 
     /// Removes texts that no document of any index has, and says how many.
@@ -347,6 +389,11 @@ fn drop_if_unused(db: &Connection, digests: &[String]) -> rusqlite::Result<usize
 fn text_of<const N: usize>(db: &Connection, sql: &str, keys: [&str; N]) -> Result<Option<String>, Failure> {
     let mut query = db.prepare_cached(sql)?;
     Ok(query.query_row(rusqlite::params_from_iter(keys), |row| row.get(0)).optional()?)
+}
+
+/// No text is longer than SQLite counts.
+fn offset(byte: u64) -> i64 {
+    i64::try_from(byte).unwrap_or(i64::MAX)
 }
 
 fn numbers(key: &Digest, bytes: &[u8]) -> Result<Vec<f32>, StoreError> {

@@ -1,16 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use evalign_core::{RunId, RunStatus, Tenant};
+use evalign_core::{RunId, Tenant};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::{Failure, StoreError};
 use crate::lock::RunLock;
-use crate::runs::StoredRun;
 use crate::store::Store;
-
-/// A run that was going on when its process ended. It can go on.
-pub const INTERRUPTED: &str = "interrupted";
 
 /// The right to write to a run. Clones are the same lease. When the last one is dropped without
 /// [`Store::release`], the run can be leased again at once, as after a crash.
@@ -124,26 +120,6 @@ impl Store {
         })?;
         let token = u64::try_from(token).unwrap_or(0);
         Ok(Lease { run: run.clone(), seq, token, _lock: lock.map(Arc::new) })
-    }
-
-    /// Whether a run is leased: without that, one that is recorded as running was interrupted, and can go on. The lease
-    /// of an owner that was killed counts until its term is over.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchRun`], or a database failure.
-    pub fn is_leased(&self, run: &RunId) -> Result<bool, StoreError> {
-        let now = self.now_ms();
-        let held = self.read(|db| held(db, run, self.tenant()))?;
-        Ok(held.owner.is_some() && held.until_ms > now)
-    }
-
-    /// What people are told a run's status is: [`INTERRUPTED`] where it is recorded as running and nobody works on it.
-    ///
-    /// # Errors
-    /// As [`Store::is_leased`].
-    pub fn status_name(&self, run: &StoredRun) -> Result<&'static str, StoreError> {
-        let goes_on = run.status != RunStatus::Running || self.is_leased(&run.id)?;
-        Ok(if goes_on { run.status.name() } else { INTERRUPTED })
     }
 
     /// Extends a lease to `ttl` from now. An overdue lease that nobody has taken is still good.

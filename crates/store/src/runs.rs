@@ -8,6 +8,7 @@ use crate::error::{Failure, StoreError};
 use crate::events;
 use crate::idempotency;
 use crate::lease::Lease;
+use crate::shown::SHOWN;
 use crate::store::Store;
 
 /// A run to be created.
@@ -149,7 +150,7 @@ impl Store {
         self.runs_after(None, limit, None)
     }
 
-    /// A page of runs, newest first: those created before the run `after`, of this status.
+    /// A page of runs, newest first: those created before the run `after`, of this status as [`Store::status_name`] has it.
     ///
     /// # Errors
     /// [`StoreError::NoSuchRun`] for `after`, a database failure, or a record that cannot be read.
@@ -157,19 +158,19 @@ impl Store {
         &self,
         after: Option<&RunId>,
         limit: u32,
-        status: Option<RunStatus>,
+        status: Option<&str>,
     ) -> Result<Vec<StoredRun>, StoreError> {
+        let now = self.now_ms();
         self.read(|db| {
             let before = match after {
                 Some(id) => run_seq(db, id, self.tenant())?,
                 None => i64::MAX,
             };
             let mut query = db.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM runs WHERE tenant = ?1 AND seq < ?2 AND (?3 IS NULL OR status = ?3)
-                 ORDER BY seq DESC LIMIT ?4"
+                "SELECT {COLUMNS} FROM runs WHERE tenant = ?2 AND seq < ?3 AND (?4 IS NULL OR {SHOWN} = ?4)
+                 ORDER BY seq DESC LIMIT ?5"
             ))?;
-            let status = status.map(RunStatus::name);
-            stored_runs(query.query(params![self.tenant().as_str(), before, status, limit])?)
+            stored_runs(query.query(params![now, self.tenant().as_str(), before, status, limit])?)
         })
     }
 

@@ -80,7 +80,7 @@ struct Kept {
     /// Counts uses.
     clock: u64,
     /// The text file that was read last, by its index.
-    cursor: Option<(usize, RecordReader)>,
+    cursor: Option<(usize, RecordReader<'static>)>,
 }
 
 struct KeptBlock {
@@ -102,7 +102,7 @@ impl Shelf {
         &self,
         at: usize,
         limit_bytes: u64,
-        load: impl FnOnce(&mut Option<(usize, RecordReader)>) -> Result<Content, DataError>,
+        load: impl FnOnce(&mut Option<(usize, RecordReader<'static>)>) -> Result<Content, DataError>,
     ) -> Result<Arc<Content>, DataError> {
         let mut kept = self.lock();
         kept.clock += 1;

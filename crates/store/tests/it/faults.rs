@@ -6,7 +6,7 @@ use evalign_store::{Fault, Store, StoreError, StoreOptions};
 use crate::common::{TTL, TestClock, block_on, key, memory_dir, new_run, record};
 
 #[test]
-fn a_full_disk_stops_the_run_and_loses_nothing() {
+fn promise_6_a_full_disk_stops_the_run_and_loses_nothing() {
     let dir = memory_dir();
     let limited = StoreOptions { max_bytes: Some(400_000), ..StoreOptions::default() };
     let store = Store::open_with(dir.path(), limited).unwrap();
@@ -50,7 +50,7 @@ fn a_full_disk_stops_the_run_and_loses_nothing() {
 }
 
 #[test]
-fn a_read_only_store_says_so() {
+fn promise_6_a_read_only_store_says_so() {
     let dir = memory_dir();
     drop(TestClock::default().open(dir.path()).create_run(&new_run(1)).unwrap());
     let file = dir.path().join("evalign.db");

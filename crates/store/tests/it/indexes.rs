@@ -1,5 +1,5 @@
 use evalign_core::Digest;
-use evalign_store::{IndexCommit, IndexedDocument, Store};
+use evalign_store::{IndexCommit, IndexedDocument, Store, TextPlaces};
 use serde_json::json;
 
 use crate::common::memory_dir;
@@ -123,4 +123,45 @@ fn vectors_that_nobody_uses_go() {
     let used = [keys[1].clone(), Digest::of("never kept")];
     assert_eq!(store.drop_vectors_but(used.into_iter().collect()).unwrap(), 2);
     assert_eq!(store.vectors(&keys).unwrap(), [None, Some(vec![1.0]), None]);
+}
+
+#[test]
+fn places_of_a_text_are_found_by_its_bytes_and_go_with_the_document() {
+    let dir = memory_dir();
+    let store = Store::open(dir.path()).unwrap();
+    store.put_index("i", &json!({})).unwrap();
+    let block = |document: &str, start_byte, places: &str| {
+        let (document, places) = (document.to_owned(), places.to_owned());
+        TextPlaces { document, start_byte, places }
+    };
+    let of_tenant = |tenant: &str, places: Vec<TextPlaces>| {
+        let documents = vec![document("a", None), document("b", None)];
+        store.commit_documents("i", tenant, IndexCommit { places, ..commit(documents, &[]) }).unwrap();
+    };
+    of_tenant(
+        "one",
+        vec![block("a", 0, "x"), block("a", 100, "y"), block("a", 250, "z"), block("b", 7, "b")],
+    );
+    of_tenant("two", vec![block("a", 0, "theirs")]);
+    let found = |document: &str, bytes| store.text_places("i", "one", document, bytes).unwrap();
+    for (bytes, expected) in [
+        (0..1, &["x"][..]),
+        (99..100, &["x"]),
+        (99..101, &["x", "y"]),
+        (100..250, &["y"]),
+        (30..251, &["x", "y", "z"]),
+        (900..901, &["z"]),
+    ] {
+        assert_eq!(found("a", bytes.clone()), expected, "{bytes:?}");
+    }
+    assert!(found("b", 0..7).is_empty() && found("c", 0..9).is_empty());
+    // A new version of one document, the other goes.
+    let again = IndexCommit {
+        places: vec![block("a", 0, "new")],
+        deleted: vec!["b".to_owned()],
+        ..commit(vec![document("a", None)], &[])
+    };
+    store.commit_documents("i", "one", again).unwrap();
+    assert_eq!((found("a", 0..900), found("b", 0..900)), (vec!["new".to_owned()], vec![]));
+    assert_eq!(store.text_places("i", "two", "a", 0..9).unwrap(), ["theirs"]);
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use evalign_core::Tenant;
-use evalign_store::{Enqueued, JobState, Orphans};
+use evalign_core::{RunStatus, Tenant};
+use evalign_store::{Enqueued, INTERRUPTED, JobState, Orphans};
 use serde_json::json;
 
 use crate::common::{TTL, TestClock, memory_dir, new_run};
@@ -50,4 +50,50 @@ fn who_lost_a_claim_stays_fenced_off_when_the_next_one_hands_back() {
     store.hand_back(&lost).unwrap();
     assert_eq!(store.job_of(&run).unwrap().unwrap().state, JobState::Running);
     assert_eq!(store.renew_claim(&third, TTL).unwrap(), Some(false));
+}
+
+/// Whatever a run came to: while a job of it waits or is worked on, it says so, wherever it is shown or looked for.
+#[test]
+fn a_run_is_shown_and_listed_by_what_becomes_of_it_next() {
+    let (dir, clock) = (memory_dir(), TestClock::default());
+    let store = clock.open(dir.path());
+    let run = store.create_run(&new_run(1)).unwrap().id;
+    let mark = |status| {
+        let lease = store.lease(&run, "worker", TTL).unwrap();
+        store.set_status(&lease, status).unwrap();
+        store.release(lease).unwrap();
+    };
+    let check = |shown: &str| {
+        assert_eq!(store.status_name(&run).unwrap(), shown);
+        for name in ["queued", "running", "completed", "failed", "cancelled", "budget_exhausted", INTERRUPTED]
+        {
+            let listed = store.runs_after(None, 9, Some(name)).unwrap().len();
+            assert_eq!(listed, usize::from(name == shown), "{name}");
+        }
+    };
+    check("queued");
+    // The server is told to end in the middle of it.
+    store.enqueue(&run, &json!({}), 10).unwrap();
+    let claim = store.claim("worker", TTL).unwrap().unwrap();
+    check("running");
+    mark(RunStatus::Cancelled);
+    check("running");
+    store.hand_back(&claim).unwrap();
+    check("queued");
+    // The next one is killed: it is nobody's when its time is over, until another server has it.
+    store.claim("worker", TTL).unwrap().unwrap();
+    mark(RunStatus::Running);
+    check("running");
+    clock.advance(TTL);
+    check(INTERRUPTED);
+    store.requeue_orphans().unwrap();
+    check("queued");
+    let claim = store.claim("worker", TTL).unwrap().unwrap();
+    mark(RunStatus::Completed);
+    check("running");
+    store.settle(&claim, JobState::Done, None).unwrap();
+    check("completed");
+    let other = store.for_tenant(&"other".parse().unwrap());
+    assert!(other.status_name(&run).is_err());
+    assert!(other.runs_after(None, 9, Some("completed")).unwrap().is_empty());
 }

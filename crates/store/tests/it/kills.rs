@@ -35,7 +35,7 @@ fn child() {
 }
 
 #[test]
-fn killed_processes_lose_no_acknowledged_sample() {
+fn promise_1_killed_processes_lose_no_acknowledged_sample() {
     let seed = from_env("EVALIGN_TEST_SEED", 1);
     let kills = from_env("EVALIGN_TEST_KILLS", 12);
     println!("seed {seed}, {kills} kills");

@@ -1,7 +1,10 @@
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use evalign_core::{Hint as _, Outcome, RunStatus, Seconds};
-use evalign_store::StoreError;
+use evalign_store::{INTERRUPTED, Store, StoreError, StoreOptions};
 use serde_json::json;
 
 use crate::common::{TTL, TestClock, block_on, key, memory_dir, new_run, record};
@@ -11,10 +14,10 @@ fn a_living_owner_is_respected_and_named() {
     let (dir, clock) = (memory_dir(), TestClock::default());
     let (first, second) = (clock.open(dir.path()), clock.open(dir.path()));
     let run = first.create_run(&new_run(1)).unwrap().id;
-    assert!(!second.is_leased(&run).unwrap());
     let lease = first.lease(&run, "process one", TTL).unwrap();
+    first.set_status(&lease, RunStatus::Running).unwrap();
     clock.advance(Duration::from_millis(28_500));
-    assert!(second.is_leased(&run).unwrap());
+    assert_eq!(second.status_name(&run).unwrap(), "running");
     let refused = second.lease(&run, "process two", TTL).unwrap_err();
     assert!(
         matches!(&refused, StoreError::LeaseHeld { owner, seconds_left: 2, .. } if owner == "process one")
@@ -24,14 +27,15 @@ fn a_living_owner_is_respected_and_named() {
     clock.advance(Duration::from_secs(29));
     assert!(second.lease(&run, "process two", TTL).is_err());
     first.release(lease).unwrap();
-    assert!(!second.is_leased(&run).unwrap());
+    assert_eq!(second.status_name(&run).unwrap(), INTERRUPTED);
     assert_eq!(second.lease(&run, "process two", TTL).unwrap().token(), 2);
+    assert_eq!(first.status_name(&run).unwrap(), "running");
     clock.advance(TTL);
-    assert!(!first.is_leased(&run).unwrap(), "its term is over");
+    assert_eq!(first.status_name(&run).unwrap(), INTERRUPTED, "its term is over");
 }
 
 #[test]
-fn a_suspended_owner_is_fenced_off() {
+fn promise_5_a_suspended_owner_is_fenced_off() {
     let (dir, clock) = (memory_dir(), TestClock::default());
     let (paused, other) = (clock.open(dir.path()), clock.open(dir.path()));
     let run = paused.create_run(&new_run(1)).unwrap().id;
@@ -54,6 +58,78 @@ fn a_suspended_owner_is_fenced_off() {
     block_on(other.commit_sample(&new, &sample(1))).unwrap();
     assert_eq!(other.finished(&run).unwrap().len(), 2);
     assert_eq!(other.run(&run).unwrap().status, RunStatus::Queued);
+}
+
+const OWNER_DIR: &str = "EVALIGN_TEST_STORE_OWNER_DIR";
+
+/// Not a test of its own: the process that the next test suspends. Commits one sample, and another when it is told to.
+#[test]
+fn owner() {
+    let Ok(dir) = std::env::var(OWNER_DIR) else { return };
+    let store = Store::open(dir.as_ref()).unwrap();
+    let run = store.create_run(&new_run(1)).unwrap().id;
+    let lease = store.lease(&run, "suspended", TTL).unwrap();
+    for (doc, told) in
+        [0, 1].into_iter().zip(std::iter::once(Ok(String::new())).chain(std::io::stdin().lines()))
+    {
+        told.unwrap();
+        let commit = store.commit_sample(&lease, &record(key("t", doc, 0), Outcome::Correct, "text"));
+        match block_on(commit) {
+            Ok(()) => println!("committed {doc}"),
+            Err(StoreError::LeaseLost { .. }) => println!("lost its lease before {doc}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A process that does not outlive its test, suspended or not.
+struct Owner(std::process::Child);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // It may have ended.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The process is real and so is its suspension; that its term is over is the other's clock.
+#[cfg(unix)]
+#[test]
+fn promise_5_a_process_that_was_suspended_past_its_lease_commits_nothing_more() {
+    let dir = memory_dir();
+    let process = Command::new(std::env::current_exe().unwrap())
+        .args(["leases::owner", "--exact", "--nocapture"])
+        .env(OWNER_DIR, dir.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut owner = Owner(process);
+    let mut said = BufReader::new(owner.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    // With one thread, the name of the test stands before it.
+    assert!(said.any(|line| line.ends_with("committed 0")), "the owner did not get its lease");
+    let id = owner.0.id().to_string();
+    let signal = |name: &str| Command::new("kill").args([name, &id]).status().unwrap();
+    assert!(signal("-STOP").success());
+
+    let at = |later: Duration| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() + later;
+        let clock: evalign_store::Clock = Arc::new(move || u64::try_from(now.as_millis()).unwrap());
+        Store::open_with(dir.path(), StoreOptions { clock, ..StoreOptions::default() }).unwrap()
+    };
+    let run = at(Duration::ZERO).find_run("last").unwrap();
+    let early = at(Duration::ZERO).lease(&run, "other", TTL);
+    assert!(matches!(early, Err(StoreError::LeaseHeld { .. })), "{early:?}");
+    let other = at(TTL);
+    let lease = other.lease(&run, "other", TTL).unwrap();
+
+    assert!(signal("-CONT").success());
+    owner.0.stdin.take().unwrap().write_all(b"go on\n").unwrap();
+    assert_eq!(said.find(|line| line.ends_with('1')).as_deref(), Some("lost its lease before 1"));
+    assert!(owner.0.wait().unwrap().success());
+    assert_eq!(other.finished(&run).unwrap().len(), 1);
+    block_on(other.commit_sample(&lease, &record(key("t", 1, 0), Outcome::Correct, "text"))).unwrap();
 }
 
 #[test]

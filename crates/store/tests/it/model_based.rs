@@ -53,7 +53,7 @@ struct World {
 }
 
 #[test]
-fn random_operations_agree_with_an_account_in_memory() {
+fn promise_8_random_operations_agree_with_an_account_in_memory() {
     let seed = from_env("EVALIGN_TEST_SEED", 1);
     let steps = from_env("EVALIGN_TEST_STEPS", 10_000);
     println!("seed {seed}, {steps} steps");

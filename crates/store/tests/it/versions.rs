@@ -35,7 +35,7 @@ fn check(store: &Store) {
 }
 
 #[test]
-fn stores_of_every_version_open() {
+fn promise_7_stores_of_every_version_open() {
     for version in 1..=SCHEMA_VERSION {
         let dir = memory_dir();
         fs_err::copy(of_version(version), dir.path().join("evalign.db")).unwrap();
@@ -44,7 +44,7 @@ fn stores_of_every_version_open() {
 }
 
 #[test]
-fn a_newer_store_is_refused_unchanged() {
+fn promise_7_a_newer_store_is_refused_unchanged() {
     let dir = memory_dir();
     let file = dir.path().join("evalign.db");
     fs_err::copy(of_version(1), &file).unwrap();
