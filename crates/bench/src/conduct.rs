@@ -145,6 +145,14 @@ pub struct KeptResults {
 }
 
 impl KeptResults {
+    /// Only those of one task or group.
+    pub fn retain_task(&mut self, task: &str) {
+        self.results.results.retain(|result| result.task == task);
+        self.results.option_order.retain(|result| result.task == task);
+        self.results.perturbations.retain(|result| result.task == task);
+        self.judging.retain(|judged, _| judged == task);
+    }
+
     /// New results of a run whose verdicts are those it had.
     pub(crate) fn anew(results: RunResults, before: Option<&Value>) -> Result<Self, RunError> {
         let judging = match before.and_then(|kept| kept.get("judging")) {

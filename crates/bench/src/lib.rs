@@ -31,6 +31,7 @@ mod import;
 mod injections;
 mod judging;
 mod leaderboard;
+mod measures;
 mod metric;
 mod number;
 mod option_order;
@@ -90,6 +91,7 @@ pub use leaderboard::{
     BOARD_STYLE, Board, BoardBlock, BoardQuery, BoardRow, Gap, RunLink, board_page, board_sections, caveats,
     leaderboard,
 };
+pub use measures::{MeasuredResults, Measures, MeasuresWanted};
 pub use option_order::OptionOrder;
 pub use paired::{Agreement, Difference, LeftOut, McNemarP, PairedTest, lower_is_better};
 pub use pairing::{

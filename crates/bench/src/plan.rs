@@ -384,8 +384,8 @@ fn params(generation: Option<&Generation>) -> GenerateParams {
         stop: generation.until.clone(),
         seed: 0,
         logprobs: false,
-        response_format: None,
-        json_schema: None,
+        top_logprobs: 0,
+        form: None,
     }
 }
 

@@ -183,7 +183,7 @@ impl<'a> Retrieval<'a> {
     ) -> Self {
         let task = task_spec(request, collection);
         let spec = RunSpec {
-            model: identity_of(request, tools),
+            model: identity_of(request, collection, tools),
             mode: ScoringMode::Default,
             scorer_version: SCORER_VERSION,
             seed: request.run.seed,
@@ -449,13 +449,20 @@ fn task_spec(request: &RetrievalRequest, collection: &BeirCollection) -> TaskSpe
 }
 
 /// The way of searching as what answers.
-fn identity_of(request: &RetrievalRequest, tools: RetrievalTools<'_>) -> ModelIdentity {
+fn identity_of(
+    request: &RetrievalRequest,
+    collection: &BeirCollection,
+    tools: RetrievalTools<'_>,
+) -> ModelIdentity {
     let embedder = tools.embedder.map(Embedder::identity);
     // What a server makes of a text differs a little each time: an evaluation that is resumed is still the same.
     let described = embedder.map(EmbedderIdentity::without_probe);
     let mut way = json!({ "options": request.options, "embedder": described });
     if let Some(chunking) = request.chunking {
         way["chunking"] = json!(chunking);
+        if chunking.prefix {
+            way["titles"] = json!(collection.titles_digest());
+        }
     }
     if let (Some(rerank), Some(reranker)) = (&request.rerank, tools.reranker) {
         way["rerank"] = json!([reranker.digest(), rerank.depth]);

@@ -204,7 +204,11 @@ impl ActiveRun {
         let end = self.answer(plan, model, progress, cancel).await?;
         if end.status == RunStatus::Completed {
             let end = self.judge(plan, end, progress, cancel).await?;
-            if end.status == RunStatus::Completed { self.reward(plan, end, cancel) } else { Ok(end) }
+            if end.status == RunStatus::Completed {
+                self.reward(plan, end, progress, cancel)
+            } else {
+                Ok(end)
+            }
         } else {
             Ok(end)
         }

@@ -55,6 +55,7 @@ pub fn conduct(
     }
     job.check_output(place.out)?;
     let mut texts = Samples::before(job, place.out)?;
+    told(&Event::Read { tokens: texts.take_read() }, &Metrics::default());
     let facts = facts(job, sources);
     let (precompute, updates) = (job.config.precompute_reference, job.updates);
     let (mut trainer, policy) = job.trainer(place.out, place.references)?;
@@ -82,12 +83,13 @@ pub fn conduct(
         Ok(())
     });
     let is_done = matches!(ending, Ok(Ending::Finished { .. } | Ending::StoppedEarly { .. }));
-    if is_done
-        && let Some(alarm) = texts.after(job, place.out)?
-        && !was_finished
-    {
-        monitor.event(&Event::Alarm(&alarm))?;
-        told(&Event::Alarm(&alarm), &last);
+    if is_done {
+        let alarm = texts.after(job, place.out)?;
+        told(&Event::Read { tokens: texts.take_read() }, &last);
+        if let Some(alarm) = alarm.filter(|_| !was_finished) {
+            monitor.event(&Event::Alarm(&alarm))?;
+            told(&Event::Alarm(&alarm), &last);
+        }
     }
     report(place.out, &facts, &texts, &mut |note| told(&Event::Note(note), &last));
     let tokens_per_second = measured.1 as f64 / f64::max(measured.0, 1e-9);

@@ -89,6 +89,14 @@ pub struct Answer {
     pub tokens: usize,
 }
 
+impl Answer {
+    /// Tokens that were read and written for answers to these prompts.
+    pub(crate) fn tokens_of(prompts: &[Vec<u32>], answers: &[Self]) -> u64 {
+        let written = answers.iter().map(|answer| answer.tokens);
+        prompts.iter().map(Vec::len).chain(written).sum::<usize>() as u64
+    }
+}
+
 /// What is trained. Deterministic: the same parameters and micro-batch give the same bits, except for dropout,
 /// which is a function of `update` and the micro-batch's rows.
 pub trait Learner {

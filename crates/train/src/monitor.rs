@@ -50,6 +50,7 @@ impl Monitor {
             Event::Alarm(alarm) => self.log.alarm(alarm),
             Event::Referenced { .. }
             | Event::Progress { .. }
+            | Event::Read { .. }
             | Event::Computed { .. }
             | Event::Gradients { .. }
             | Event::Updated { .. }

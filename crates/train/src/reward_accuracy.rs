@@ -81,7 +81,7 @@ pub struct RewardScore {
 }
 
 /// Scores the reward model in a directory, or the one that an adapter makes of a model, in f32. `None` where `stop` was
-/// raised before its end: it is looked at between steps of some thousand tokens.
+/// raised before its end: it is looked at between steps of some thousand tokens, of which `read` is told how many they were.
 ///
 /// # Errors
 /// A model that cannot be loaded or has no reward head, rows that are no pairs.
@@ -91,6 +91,7 @@ pub fn score_rewards(
     dataset: &Dataset,
     options: &ScoreOptions<'_>,
     stop: &AtomicBool,
+    read: &mut dyn FnMut(u64),
 ) -> Result<Option<RewardScore>, TrainError> {
     let load = LoadOptions {
         adapter: adapter.map(Path::to_owned),
@@ -98,7 +99,7 @@ pub fn score_rewards(
         ..LoadOptions::default()
     };
     let model = LanguageModel::load(model, &load)?;
-    let read = DatasetOptions {
+    let rules = DatasetOptions {
         purpose: Purpose::Reward,
         max_length: Some(options.max_length),
         keep_end: false,
@@ -108,19 +109,19 @@ pub fn score_rewards(
         soft_labels: false,
         compat_trl: options.compat_trl,
     };
-    let data = prepare(dataset, model.tokenizer(), model.chat_template(), &read)?;
+    let data = prepare(dataset, model.tokenizer(), model.chat_template(), &rules)?;
     let pad = if options.compat_trl { model.pad_token() } else { model.reward_pad() };
     let category = |row: u64| match dataset.get(row).ok()?.get(options.category)? {
         Value::String(name) => Some(name.clone()),
         Value::Null => None,
         other => Some(other.to_string()),
     };
-    let results = reward_accuracy(&model, &data, pad, &category, stop)?;
+    let results = reward_accuracy(&model, &data, pad, &category, stop, read)?;
     Ok(results.map(|results| RewardScore { left_out: data.report.too_long.len(), results }))
 }
 
 /// Accuracies over all pairs, then by category in order of their names. `category_of` names the category of a row of the
-/// file; `pad` as in [`pooled_index`]. `None` where `stop` was raised before the end.
+/// file; `pad` as in [`pooled_index`]; `read` is told of tokens step by step. `None` where `stop` was raised before the end.
 ///
 /// # Errors
 /// The model has no reward head, an item is no pair, or computing fails.
@@ -130,6 +131,7 @@ pub fn reward_accuracy(
     pad: Option<u32>,
     category_of: &dyn Fn(u64) -> Option<String>,
     stop: &AtomicBool,
+    read: &mut dyn FnMut(u64),
 ) -> Result<Option<Vec<RewardAccuracy>>, TrainError> {
     let mut texts = Vec::with_capacity(2 * data.items.len());
     for item in &data.items {
@@ -143,7 +145,9 @@ pub fn reward_accuracy(
     }
     let mut rewards = Vec::with_capacity(texts.len());
     for some in model.reward_steps(&texts)? {
+        let first = rewards.len();
         rewards.extend(some?);
+        read(texts[first..rewards.len()].iter().map(|(ids, _)| ids.len() as u64).sum());
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }

@@ -100,6 +100,11 @@ pub enum Event<'a> {
         tokens: u64,
         seconds: f64,
     },
+    /// So many more tokens have been or are about to be read by the model and its reference, in training and in
+    /// evaluations, and read and written for the answers that evaluations show.
+    Read {
+        tokens: u64,
+    },
     /// The micro-batch as it was computed, before its update.
     Computed {
         update: u64,
@@ -181,6 +186,8 @@ pub struct Trainer<'a> {
     unpruned: bool,
     /// To be told when the run begins.
     notes: Vec<String>,
+    /// Tokens that the model has read and that were not told of.
+    read: u64,
 }
 
 /// Micro-batches after which the reference's answers are put on disk while they are asked for beforehand.
@@ -227,6 +234,7 @@ impl<'a> Trainer<'a> {
             epoch: (None, Vec::new()),
             unpruned: true,
             notes,
+            read: 0,
         })
     }
 
@@ -257,6 +265,7 @@ impl<'a> Trainer<'a> {
                 break;
             }
             sink(Event::Referenced { batches: done, of: batches.len() })?;
+            self.tell_read(sink)?;
             if done.is_multiple_of(KEEP_EVERY) {
                 self.references.keep()?;
             }
@@ -282,7 +291,7 @@ impl<'a> Trainer<'a> {
             sink(Event::Note(note))?;
         }
         if update < updates {
-            self.check_metric(learner)?;
+            self.check_metric(learner, sink)?;
         }
         if update == 0 && self.options.eval_on_start && self.options.eval_steps.is_some() {
             self.evaluate_and_tell(learner, sink)?;
@@ -395,6 +404,7 @@ impl<'a> Trainer<'a> {
         let mut pass = Pass { gradients, loss: 0.0, largest_reward: 0.0, metrics: Vec::new() };
         for (batch, scale) in batches.iter().zip(scales) {
             let reference = self.reference_of(batch, learner)?;
+            self.tell_reading(batch, sink)?;
             let observed = learner.backward(batch, reference.as_ref(), scale, number, &mut pass.gradients)?;
             if !observed.loss.is_finite() {
                 let kept = self.keep_previous_weights(learner, sink)?;

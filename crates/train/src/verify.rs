@@ -165,6 +165,7 @@ impl Comparison<'_> {
             Event::Started { .. }
             | Event::Referenced { .. }
             | Event::Progress { .. }
+            | Event::Read { .. }
             | Event::Evaluated { .. }
             | Event::Alarm(_)
             | Event::Saved(_)

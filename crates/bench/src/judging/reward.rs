@@ -4,19 +4,22 @@
 use std::sync::Arc;
 
 use evalign_core::{Digest, Outcome, Output, Prompt, RunStatus, SampleKey, SampleRecord, Score, TaskSpec};
-use evalign_model::{Model, RewardModel};
+use evalign_model::{Model, RewardModel, Rewards};
 use serde_json::json;
 
 use super::task::{FILTER, is_verdict};
 use crate::plan::Draft;
 use crate::runner::{ActiveRun, Cancel, CancelLevel};
 use crate::task::OutputKind;
-use crate::{BenchError, Plan, PlannedTask, RunEnd, RunError};
+use crate::{BenchError, Plan, PlannedTask, Progress, RunEnd, RunError};
 
 const METRIC: &str = "reward";
 const BEST_OF: &str = "best_of_n";
 /// Answers that are looked at between two commits.
 const TOGETHER: usize = 32;
+
+/// A sample with all of its scores.
+type Scored = (SampleKey, Vec<Score>);
 
 /// A reward model that is there for a task.
 pub(crate) struct TaskReward(Arc<dyn Model>);
@@ -67,6 +70,7 @@ impl ActiveRun {
         &mut self,
         plan: &Plan,
         mut end: RunEnd,
+        progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<RunEnd, RunError> {
         for (task, model) in plan.tasks.iter().filter_map(|task| Some((task, task.reward.as_ref()?))) {
@@ -81,7 +85,9 @@ impl ActiveRun {
                     end.status = RunStatus::Cancelled;
                     return Ok(end);
                 }
-                self.keep(scored(task, rewards, records)?)?;
+                let (scores, tokens) = scored(task, rewards, records)?;
+                self.keep(scores)?;
+                progress.read(tokens);
             }
         }
         self.mark_complete()?;
@@ -89,12 +95,12 @@ impl ActiveRun {
     }
 }
 
-/// The samples' scores with a reward each. What cannot be rewarded (no answer, longer than the context) is an error, not 0.
+/// The samples' scores with a reward each, and how many tokens the model has read for them. What cannot be rewarded (no answer, longer than the context) is an error, not 0.
 fn scored(
     task: &PlannedTask,
     model: &dyn RewardModel,
     records: &[&SampleRecord],
-) -> Result<Vec<(SampleKey, Vec<Score>)>, RunError> {
+) -> Result<(Vec<Scored>, u64), RunError> {
     let mut asked: Vec<(Prompt, String)> = Vec::new();
     for record in records {
         if let Some(Output::Text { text, .. }) = &record.output {
@@ -103,7 +109,8 @@ fn scored(
             asked.push((prompt, text.clone()));
         }
     }
-    let mut rewards = model.rewards(&asked)?.into_iter();
+    let Rewards { values, tokens } = model.rewards(&asked)?;
+    let mut rewards = values.into_iter();
     let with_reward = |record: &&SampleRecord| {
         let value = match &record.output {
             Some(Output::Text { .. }) => rewards.next().flatten(),
@@ -122,7 +129,7 @@ fn scored(
         let rules = record.scores.iter().filter(|score| score.metric != METRIC).cloned();
         (record.key.clone(), rules.chain([reward]).collect())
     };
-    Ok(records.iter().map(with_reward).collect())
+    Ok((records.iter().map(with_reward).collect(), tokens))
 }
 
 /// The reward that is kept with an answer; within, `None` where there could be none.

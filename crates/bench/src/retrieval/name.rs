@@ -2,7 +2,8 @@ use evalign_core::{ModelRef, Provider};
 use evalign_rag::{Fusion, SearchMode, SearchOptions, SearchWay};
 
 /// A name that shows in tables: `local/bm25`, `local/dense:NAME`, `local/hybrid-rrf60:NAME`, with what differs from
-/// plain hybrid search: `-chunks200` for documents cut into chunks of 200 tokens, `-rerank20` for 20 hits judged again.
+/// plain hybrid search: `-chunks200` for documents cut into chunks of 200 tokens, `-prefix` for these searched together
+/// with the document's title, `-rerank20` for 20 hits judged again.
 #[must_use]
 pub fn way_of_searching(way: &SearchWay, embedder: Option<&str>) -> ModelRef {
     let (options, plain) = (&way.options, SearchOptions::default());
@@ -28,7 +29,8 @@ pub fn way_of_searching(way: &SearchWay, embedder: Option<&str>) -> ModelRef {
             0 => String::new(),
             tokens => format!("+{tokens}"),
         };
-        name += &format!("-chunks{}{overlap}", chunking.max_tokens);
+        let prefix = if chunking.prefix { "-prefix" } else { "" };
+        name += &format!("-chunks{}{overlap}{prefix}", chunking.max_tokens);
     }
     if let Some(depth) = way.rerank_depth {
         name += &format!("-rerank{depth}");

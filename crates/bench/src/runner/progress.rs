@@ -23,6 +23,9 @@ pub trait Progress: Send + Sync {
 
     /// An answer has arrived and been scored.
     fn sample(&self, record: &SampleRecord);
+
+    /// A reward model that judges the run's answers has read so many tokens, which belong to no sample of their own.
+    fn read(&self, _tokens: u64) {}
 }
 
 /// Watches nothing.

@@ -281,14 +281,7 @@ impl Model for Shape {
 
 #[test]
 fn a_plan_asks_only_what_the_model_can_answer() {
-    let all = Capabilities {
-        log_likelihood: true,
-        chat_log_likelihood: true,
-        generate: true,
-        perplexity: true,
-        chat: true,
-        completion: true,
-    };
+    let all = Capabilities::ALL;
     let identity = ModelIdentity { chat_template: Some(Digest::of("c")), ..identity() };
     let catalog = Catalog::load(&[]).unwrap();
     let bound = |capabilities, chat| {

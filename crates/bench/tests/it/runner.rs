@@ -60,14 +60,7 @@ impl Model for Double {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            log_likelihood: true,
-            chat_log_likelihood: true,
-            generate: true,
-            perplexity: true,
-            chat: true,
-            completion: true,
-        }
+        Capabilities::ALL
     }
 
     fn count_tokens(&self, _: &RequestKind) -> Option<TokenCount> {

@@ -14,6 +14,9 @@ pub(super) struct Samples {
     tokens_before: f64,
     #[serde(skip)]
     prompts: Vec<Vec<u32>>,
+    /// Tokens that were read and written for answers, and not told of yet.
+    #[serde(skip)]
+    read: u64,
 }
 
 impl Samples {
@@ -28,7 +31,12 @@ impl Samples {
             return Ok(known);
         }
         let answers = job.policy.answers_to(&prompts)?;
-        let mut samples = Self { texts: Vec::new(), tokens_before: mean_tokens(&answers), prompts };
+        let mut samples = Self {
+            texts: Vec::new(),
+            tokens_before: mean_tokens(&answers),
+            read: Answer::tokens_of(&prompts, &answers),
+            prompts,
+        };
         for (prompt, before) in samples.prompts.iter().zip(answers) {
             samples.texts.push(SampledText {
                 prompt: job.policy.model().tokenizer().decode(prompt, false)?,
@@ -46,6 +54,7 @@ impl Samples {
             return Ok(None);
         }
         let answers = job.policy.answers_to(&self.prompts)?;
+        self.read += Answer::tokens_of(&self.prompts, &answers);
         let tokens = mean_tokens(&answers);
         for (text, after) in self.texts.iter_mut().zip(answers) {
             text.after = Some(after.text);
@@ -53,6 +62,11 @@ impl Samples {
         self.write(out)?;
         let alarm = Alarm::length_drift(job.updates, self.tokens_before, tokens);
         Ok(alarm.filter(|_| job.evaluation.is_none()))
+    }
+
+    /// Tokens that were read and written since this was asked last.
+    pub(super) fn take_read(&mut self) -> u64 {
+        std::mem::take(&mut self.read)
     }
 
     fn write(&self, out: &Path) -> Result<(), TrainError> {

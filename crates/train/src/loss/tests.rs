@@ -60,7 +60,7 @@ fn preference(loss: PairLoss) -> Preference {
 }
 
 #[test]
-fn derivatives_are_those_of_the_losses() {
+fn promise_16_derivatives_are_those_of_the_losses() {
     for (_, loss) in PairLoss::ALL {
         let plain = preference(loss);
         check(&Objective::Preference(plain.clone()), &batch(2, None));
@@ -178,7 +178,7 @@ struct Recorded {
 }
 
 #[test]
-fn values_are_trls() {
+fn promise_16_values_are_trls() {
     let recorded: Vec<Recorded> = serde_json::from_str(include_str!("fixtures/trl.json")).unwrap();
     for case in recorded {
         let config = crate::TrainConfig::resolve(crate::TrainKind::Dpo, &case.settings).unwrap();

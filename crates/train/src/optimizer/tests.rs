@@ -11,7 +11,7 @@ fn parameter(data: &[f32], decays: bool) -> Parameter {
 
 /// torch 2.15: w = [0.5, -1.5], gradients [0.1, -2.0] then [0.0, 1.0], lr 0.1, weight_decay 0.1.
 #[test]
-fn two_updates_equal_torch() {
+fn promise_16_two_updates_equal_torch() {
     let mut parameters = vec![parameter(&[0.5, -1.5], true)];
     let options = AdamWOptions { weight_decay: 0.1, ..AdamWOptions::default() };
     let mut adam = AdamW::new(options, &parameters);

@@ -239,7 +239,7 @@ fn check_gradients(case: &Case, step: usize, policy: &Policy, gradients: &Gradie
 }
 
 #[test]
-fn steps_of_every_case_are_those_of_trl() {
+fn promise_16_steps_of_every_case_are_those_of_trl() {
     for name in [
         "dpo_sigmoid",
         "dpo_ipo",

@@ -3,7 +3,7 @@
 use super::{Accumulation, EarlyStopping, Ending, Event, Sink, Trainer, micro_batch, scales};
 use crate::checkpoint::write_learner;
 use crate::metrics::{Means, of_batch};
-use crate::{Item, Learner, Metrics, Prepared, TrainError};
+use crate::{Answer, Item, Learner, Metrics, MicroBatch, Prepared, TrainError};
 
 impl Trainer<'_> {
     /// Evaluates, and tells what came out and what is alarming about it.
@@ -12,7 +12,7 @@ impl Trainer<'_> {
         learner: &mut dyn Learner,
         sink: Sink<'_>,
     ) -> Result<Option<Metrics>, TrainError> {
-        let Some(metrics) = self.evaluate(learner)? else { return Ok(None) };
+        let Some(metrics) = self.evaluate(learner, sink)? else { return Ok(None) };
         let update = self.state.update;
         if let Some(loss) = metrics.get("eval_loss").filter(|loss| !loss.is_finite()) {
             let kept = if update > 0 { self.keep_previous_weights(learner, sink)? } else { None };
@@ -27,16 +27,33 @@ impl Trainer<'_> {
         Ok(Some(metrics))
     }
 
+    /// The model is about to read this: it counts also where that fails or shows a loss that is no number.
+    pub(super) fn tell_reading(&mut self, batch: &MicroBatch, sink: Sink<'_>) -> Result<(), TrainError> {
+        self.read += batch.tokens();
+        self.tell_read(sink)
+    }
+
+    pub(super) fn tell_read(&mut self, sink: Sink<'_>) -> Result<(), TrainError> {
+        match std::mem::take(&mut self.read) + self.references.take_read() {
+            0 => Ok(()),
+            tokens => sink(Event::Read { tokens }),
+        }
+    }
+
     /// Whether evaluations have the metric that stopping early goes by, before anything is trained: one item of each
     /// kind tells.
-    pub(super) fn check_metric(&mut self, learner: &mut dyn Learner) -> Result<(), TrainError> {
+    pub(super) fn check_metric(
+        &mut self,
+        learner: &mut dyn Learner,
+        sink: Sink<'_>,
+    ) -> Result<(), TrainError> {
         let (Some(stopping), Some(data)) = (self.options.early_stopping.clone(), self.evaluation) else {
             return Ok(());
         };
         let kind = |item: &Item| matches!(item, Item::Single { desirable: Some(true), .. });
         let other = (1..data.items.len()).find(|at| kind(&data.items[*at]) != kind(&data.items[0]));
         let items: Vec<usize> = data.items.first().map(|_| 0).into_iter().chain(other).collect();
-        let metrics = self.evaluate_items(data, &items, learner)?;
+        let metrics = self.evaluate_items(data, &items, learner, sink)?;
         match metrics.get(&stopping.metric) {
             Some(_) => Ok(()),
             None => Err(unknown_metric(&stopping.metric, &metrics)),
@@ -48,10 +65,10 @@ impl Trainer<'_> {
     ///
     /// # Errors
     /// Computing fails.
-    pub fn evaluate(&mut self, learner: &mut dyn Learner) -> Result<Option<Metrics>, TrainError> {
+    fn evaluate(&mut self, learner: &mut dyn Learner, sink: Sink<'_>) -> Result<Option<Metrics>, TrainError> {
         let Some(data) = self.evaluation else { return Ok(None) };
         let items: Vec<usize> = (0..data.items.len()).collect();
-        self.evaluate_items(data, &items, learner).map(Some)
+        self.evaluate_items(data, &items, learner, sink).map(Some)
     }
 
     fn evaluate_items(
@@ -59,12 +76,14 @@ impl Trainer<'_> {
         data: &Prepared,
         items: &[usize],
         learner: &mut dyn Learner,
+        sink: Sink<'_>,
     ) -> Result<Metrics, TrainError> {
         let (mut means, mut losses) = (Means::default(), Means::default());
         for items in items.chunks(self.options.eval_batch_size.max(1)) {
             let batch = micro_batch(data, items);
             let scale = scales(std::slice::from_ref(&batch), Accumulation::Exact, self.options.purpose);
             let reference = self.references.of(&batch, learner)?;
+            self.tell_reading(&batch, sink)?;
             let observed = learner.forward(&batch, reference.as_ref(), scale[0])?;
             let weight = items.len() as f64;
             losses.add(&[("loss".to_owned(), observed.loss)].into_iter().collect(), weight);
@@ -78,6 +97,8 @@ impl Trainer<'_> {
         if !self.options.answer_prompts.is_empty() {
             let answers = learner.answers(&self.options.answer_prompts)?;
             let tokens: usize = answers.iter().map(|answer| answer.tokens).sum();
+            self.read += Answer::tokens_of(&self.options.answer_prompts, &answers);
+            self.tell_read(sink)?;
             metrics.set("lengths/generated", tokens as f64 / answers.len().max(1) as f64);
         }
         Ok(metrics.of_evaluation())

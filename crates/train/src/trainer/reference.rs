@@ -28,6 +28,8 @@ pub struct ReferenceStore {
     path: Option<PathBuf>,
     /// Bytes of the file that are known.
     read: u64,
+    /// Tokens that the reference has read since [`ReferenceStore::take_read`].
+    tokens: u64,
 }
 
 impl ReferenceStore {
@@ -86,6 +88,7 @@ impl ReferenceStore {
             return Ok(Some(ReferenceLogps { per_label: side(0).chain(second).collect() }));
         }
         let Some(computed) = learner.reference(batch)? else { return Ok(None) };
+        self.tokens += batch.tokens();
         if computed.per_label.len() == keys.len() * if pairs { 2 } else { 1 } {
             let (chosen, rejected) = computed.per_label.split_at(keys.len());
             let rejected = rejected.iter().chain(std::iter::repeat(const { &Vec::new() }));
@@ -96,6 +99,10 @@ impl ReferenceStore {
             }
         }
         Ok(Some(computed))
+    }
+
+    pub(super) fn take_read(&mut self) -> u64 {
+        std::mem::take(&mut self.tokens)
     }
 
     /// Puts what is new into the file.

@@ -26,7 +26,11 @@ impl Trainer<'_> {
         learner: &mut dyn Learner,
     ) -> Result<Option<ReferenceLogps>, TrainError> {
         match self.options.start.depends_on_batch && self.state.update == 0 {
-            true => learner.reference(batch),
+            true => {
+                let found = learner.reference(batch)?;
+                self.read += found.as_ref().map_or(0, |_| batch.tokens());
+                Ok(found)
+            }
             false => self.references.of(batch, learner),
         }
     }

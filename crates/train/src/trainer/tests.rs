@@ -196,7 +196,7 @@ fn bytes(directory: &Path, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_resumed_run_ends_with_the_same_bytes_and_the_same_log() {
+fn promise_17_a_resumed_run_ends_with_the_same_bytes_and_the_same_log() {
     let data = pairs(13);
     let whole = tempfile::tempdir().unwrap();
     let mut learner = Toy::new();
@@ -254,7 +254,7 @@ fn accumulating_equals_the_big_batch() {
 }
 
 #[test]
-fn a_loss_that_is_no_number_stops_and_keeps_the_weights() {
+fn promise_17_a_loss_that_is_no_number_stops_and_keeps_the_weights() {
     let (data, output) = (pairs(12), tempfile::tempdir().unwrap());
     let mut learner = Toy { breaks_at: Some(7), ..Toy::new() };
     let error =
@@ -269,6 +269,26 @@ fn a_loss_that_is_no_number_stops_and_keeps_the_weights() {
         train(&mut Toy::new(), options(output), batching(&data, 4, 1), (&data, None), None).unwrap();
     }
     assert_eq!(bytes(output.path(), "toy.safetensors"), bytes(straight.path(), "toy.safetensors"));
+}
+
+#[test]
+fn what_was_read_in_vain_is_told_too() {
+    let (data, evaluation, output) = (pairs(4), pairs(6), tempfile::tempdir().unwrap());
+    let options = TrainerOptions { eval_steps: Some(1), ..options(output.path()) };
+    let mut learner = Toy { breaks_at: Some(0), ..Toy::new() };
+    let parts = (&data, Some(&evaluation));
+    let references = ReferenceStore::default();
+    let mut trainer = Trainer::new(options, batching(&data, 4, 1), parts, references, &mut learner).unwrap();
+    let mut told = Vec::new();
+    let broken = trainer.run(&mut learner, &AtomicBool::new(false), &mut |event| {
+        if let Event::Read { tokens } = event {
+            told.push(tokens);
+        }
+        Ok(())
+    });
+    assert!(matches!(broken, Err(TrainError::NotFinite { .. })));
+    // A pair has 5 tokens: the evaluation in two batches, a prompt of 1 with an answer of 5, and the first batch.
+    assert_eq!(told, [20, 10, 6, 20]);
 }
 
 #[test]
@@ -412,14 +432,20 @@ fn references_that_were_asked_for_are_kept() {
         let batching = batching(&data, 2, 1);
         let mut trainer =
             Trainer::new(options(output.path()), batching, (&data, None), store, &mut learner).unwrap();
-        let stop = AtomicBool::new(false);
+        let (stop, mut read) = (AtomicBool::new(false), 0);
         let mut sink = |event: Event<'_>| {
-            let Event::Referenced { batches, of } = event else { panic!("{event:?}") };
-            assert_eq!(of, 4);
-            stop.store(batches == stop_after, Ordering::Relaxed);
+            match event {
+                Event::Read { tokens } => read += tokens,
+                Event::Referenced { batches, of } => {
+                    assert_eq!(of, 4);
+                    stop.store(batches == stop_after, Ordering::Relaxed);
+                }
+                event => panic!("{event:?}"),
+            }
             Ok(())
         };
         let whole = trainer.precompute_references(&mut learner, &stop, &mut sink).unwrap();
+        assert_eq!(read > 0, learner.asked != Some(0), "what the reference reads is told");
         (whole, learner.asked)
     };
     assert_eq!(ask(2), (false, Some(2)));
