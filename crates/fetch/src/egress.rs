@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_are_checked() {
+    fn promise_25_redirects_are_checked() {
         let hub = "https://huggingface.co";
         assert!(allowed(hub, hub, "https://cdn.example/x"));
         assert!(!allowed(hub, hub, "http://cdn.example/x"));

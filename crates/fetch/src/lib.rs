@@ -49,6 +49,7 @@ pub use files::file_digest;
 pub use hub::{Hub, HubFile, RepoFile, RepoInfo};
 pub use models::{
     HubReference, ModelEntry, ModelKind, ModelState, Models, PullOptions, PulledModel, Reference, Source,
+    looks_like_a_path,
 };
 pub use names::{Repo, RepoKind, RepoPath, Revision};
 pub use page::{Page, PagePolicy, fetch_page};

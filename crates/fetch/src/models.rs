@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use evalign_core::Digest;
 
 pub use list::{ModelEntry, ModelKind, ModelState};
+pub use resolve::looks_like_a_path;
 
 use crate::names::nearest;
 use crate::{BUILT_INS, BuiltIn, FetchError, Home, Hub, Pip, Progress, Repo, RepoPath, Revision};

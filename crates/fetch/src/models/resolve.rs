@@ -52,8 +52,9 @@ impl Models {
     }
 }
 
-/// Names that can only have been meant as paths, so that a typing error is not asked of the hub.
-fn looks_like_a_path(name: &str) -> bool {
+/// Whether a name behind `local/` can only have been meant as a path, so that a typing error is not asked of the hub.
+#[must_use]
+pub fn looks_like_a_path(name: &str) -> bool {
     let path = Path::new(name);
     let is_file_name = name.ends_with(".gguf") && name.split('/').count() <= 2;
     path.is_absolute()
