@@ -28,7 +28,7 @@ use serde::Serialize;
 use crate::abstain::DEFAULT_THRESHOLD;
 use crate::citation::{Citation, Sources};
 use crate::evidence::{Evidence, weigh};
-use crate::ingest::{check_presence, shown};
+use crate::ingest::{check_metadata, check_presence, shown};
 use crate::injection::gives_orders;
 use crate::{
     Chunk, Embedder, Expansion, Filter, Hit, QueryPlan, RagError, Reranker, Scope, SearchOptions, Searcher,
@@ -142,7 +142,7 @@ impl std::fmt::Debug for Answerer<'_> {
 
 impl Answerer<'_> {
     /// # Errors
-    /// [`RagError::Invalid`] for expansions without a model; what the store, the embedder or the model report. Not
+    /// [`RagError::Invalid`] for expansions without a model and for filters on metadata that nothing carries; what the store, the embedder or the model report. Not
     /// knowing is no error, and neither is a question that holds nothing to look for ([`QueryPlan::check`] refuses it
     /// beforehand): one of them must not end an evaluation.
     pub async fn answer(&self, question: &str, options: &AnswerOptions) -> Result<Answer, RagError> {
@@ -170,9 +170,11 @@ impl Answerer<'_> {
         options: &AnswerOptions,
         hear: Option<&mut Hear<'_>>,
     ) -> Result<Answer, RagError> {
-        let scope = Scope::of(self.tenant).visible(shown()).filter(options.filter.clone());
         let searcher = Searcher::new(self.vectors, Some(self.embedder));
-        let (plan, notes) = self.plan(question, options).await?;
+        let (filter, untold) = check_metadata(self.state, (self.index, self.tenant), &options.filter)?;
+        let scope = Scope::of(self.tenant).visible(shown()).filter(filter);
+        let (plan, mut notes) = self.plan(question, options).await?;
+        notes.extend(untold);
         let mut answer = Answer::open(question, options.threshold, notes);
         if let Some((lack, _)) = plan.lack(options.search.mode) {
             answer.abstained = Some(format!("the question {lack}"));

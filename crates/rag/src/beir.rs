@@ -21,6 +21,8 @@ use qrels::judgements;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BeirDocument {
     pub id: String,
+    /// Empty where there is none.
+    pub title: String,
     /// Title and text with a space between, or the text alone where there is no title.
     pub text: String,
 }
@@ -59,7 +61,7 @@ impl BeirCollection {
             let text = if title.is_empty() { text } else { format!("{title} {text}") };
             let id = object.id()?;
             if object.is_new(&mut known, &id, &text)? {
-                documents.push(BeirDocument { id, text });
+                documents.push(BeirDocument { id, title, text });
             }
         }
         let qrels = qrels::find(directory, split)?;
@@ -101,13 +103,60 @@ fn packed(path: PathBuf) -> PathBuf {
 }
 
 impl BeirCollection {
-    /// How its documents are cut, which have no structure of their own.
+    /// How its documents are cut, which have no structure of their own. `prefix`: each chunk is searched together with
+    /// the document's title.
     #[must_use]
-    pub fn chunks(max_tokens: usize, overlap_tokens: usize) -> ChunkSettings {
-        ChunkSettings { strategy: Strategy::Recursive, max_tokens, overlap_tokens, prefix: false }
+    pub fn chunks(max_tokens: usize, overlap_tokens: usize, prefix: bool) -> ChunkSettings {
+        ChunkSettings { strategy: Strategy::Recursive, max_tokens, overlap_tokens, prefix }
     }
 
-    /// SHA-256 of everything that decides a metric: texts, their order, judgements.
+    /// Each number of tokens with each overlap, without titles and, with `prefix`, with them too.
+    #[must_use]
+    pub fn cuts(max_tokens: &[usize], overlap_tokens: &[usize], prefix: bool) -> Vec<ChunkSettings> {
+        let mut cuts = Vec::new();
+        for tokens in max_tokens {
+            for overlap in overlap_tokens {
+                cuts.push(Self::chunks(*tokens, *overlap, false));
+                cuts.extend(prefix.then(|| Self::chunks(*tokens, *overlap, true)));
+            }
+        }
+        cuts
+    }
+
+    /// # Errors
+    /// As [`ChunkSettings::check`]; [`RagError::Invalid`] where titles are asked for and there are none.
+    pub fn check_cut(&self, chunking: ChunkSettings, embedder_tokens: usize) -> Result<(), RagError> {
+        if chunking.prefix && self.documents.iter().all(|document| document.title.is_empty()) {
+            return Err(RagError::invalid(
+                "--prefix",
+                "no document of this collection has a title to search its chunks with",
+                "leave it out",
+            ));
+        }
+        chunking.check(embedder_tokens)
+    }
+
+    /// The same documents, and so many of the queries: those with the least digests, which says nothing of what they ask,
+    /// in their old order.
+    #[must_use]
+    pub fn with_queries(mut self, most: usize) -> Self {
+        let digest = |query: &BeirQuery| Digest::of(&query.id);
+        let mut digests: Vec<Digest> = self.queries.iter().map(digest).collect();
+        digests.sort_unstable();
+        if let Some(first_left_out) = digests.get(most) {
+            self.queries.retain(|query| digest(query) < *first_left_out);
+        }
+        self
+    }
+
+    /// SHA-256 of the titles, which decide a metric only where chunks are searched with them.
+    #[must_use]
+    pub fn titles_digest(&self) -> Digest {
+        let titles: Vec<&str> = self.documents.iter().map(|document| document.title.as_str()).collect();
+        Digest::of_json(&json!(titles))
+    }
+
+    /// SHA-256 of everything else that decides a metric: texts, their order, judgements.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let documents: Vec<_> =

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::{Builder, Uuid};
 
-use crate::RagError;
+use crate::{Embedder, RagError, RecordPlace};
 
 /// A document's name within its tenant and index: its path or URL as it was given to `rag index`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub struct Chunk {
     /// Of `text` within the document's text, end exclusive.
     pub start_byte: u64,
     pub end_byte: u64,
+    /// Of a table: where what the text was put together from stands in the file.
+    pub record: Option<RecordPlace>,
     /// Counts from 1; only for paged formats.
     pub page: Option<u32>,
     /// Headings above the chunk, the outermost first.
@@ -42,6 +44,7 @@ impl Chunk {
             "revision": self.revision,
             "start_byte": self.start_byte,
             "end_byte": self.end_byte,
+            "record": self.record,
             "page": self.page,
             "section": self.section,
             "text": self.text,
@@ -79,10 +82,7 @@ impl Chunk {
     /// What is embedded and weighed: the context before the text, where there is one.
     #[must_use]
     pub fn searched_text(&self) -> String {
-        match &self.prefix {
-            Some(prefix) => format!("{prefix} {}", self.text),
-            None => self.text.clone(),
-        }
+        in_context(self.prefix.as_deref(), &self.text)
     }
 
     /// The same content, cut the same way, has the same ids (`version` is the digest of both), so indexing it
@@ -90,6 +90,28 @@ impl Chunk {
     #[must_use]
     pub fn point_id(tenant: &str, index: &str, version: &Digest, start_byte: u64, text: &str) -> Uuid {
         point_id(&[tenant, index, version.as_str(), &start_byte.to_string(), text])
+    }
+}
+
+/// The title of a chunk's document and the headings above the chunk, `Title > Section > ...`, where the embedder can read
+/// them together with its text.
+pub(crate) fn context_of(
+    title: &str,
+    section: &[String],
+    text: &str,
+    embedder: &dyn Embedder,
+) -> Option<String> {
+    let above = section.iter().map(String::as_str).filter(|heading| *heading != title);
+    let context = std::iter::once(title).chain(above).collect::<Vec<_>>().join(" > ");
+    let tokens = embedder.count_tokens(&in_context(Some(&context), text));
+    (tokens <= embedder.identity().max_tokens).then_some(context)
+}
+
+/// What is searched of a text.
+pub(crate) fn in_context(context: Option<&str>, text: &str) -> String {
+    match context {
+        Some(context) => format!("{context} {text}"),
+        None => text.to_owned(),
     }
 }
 

@@ -82,11 +82,11 @@ impl EdgeStore {
         let entries = match fs_err::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(RagError::file(&self.directory, error)),
+            Err(error) => return Err(RagError::disk(&self.directory, error)),
         };
         let mut names = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|error| RagError::file(&self.directory, error))?;
+            let entry = entry.map_err(|error| RagError::disk(&self.directory, error))?;
             match entry.file_name().to_str() {
                 Some(name) if self.exists(name) => names.push(name.to_owned()),
                 // A removal was interrupted here.
@@ -118,7 +118,7 @@ impl EdgeStore {
         // At once out of the way: what interrupts the removal leaves no half of a collection.
         let removed = self.directory.join(format!("{REMOVED}{name}"));
         remove_directory(&removed)?;
-        fs_err::rename(&path, &removed).map_err(|error| RagError::file(&path, error))?;
+        fs_err::rename(&path, &removed).map_err(|error| RagError::disk(&path, error))?;
         remove_directory(&removed)
     }
 
@@ -174,7 +174,7 @@ const REMOVED: &str = ".removed-";
 
 fn remove_directory(path: &Path) -> Result<(), RagError> {
     match fs_err::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(RagError::file(path, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(RagError::disk(path, error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -41,17 +41,22 @@ pub enum StoreFault {
     Denied,
     /// The call itself is at fault (an unknown collection, a vector of another length).
     Refused,
-    /// The disk has no room for what the engine needs, or does not let it write.
+    /// The disk has no room for what the engine needs, or does not let it read or write.
     Disk,
     /// The engine failed at something that should have worked.
     Broken,
 }
 
 impl RagError {
-    /// The disk of a directory does not take what the engine needs.
-    pub(crate) fn disk(directory: &Path, message: impl Into<String>) -> Self {
+    /// The disk of a directory does not take, or give, what the engine needs.
+    #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]
+    pub(crate) fn disk(directory: &Path, message: impl ToString) -> Self {
         let place = format!("in {}", directory.display());
-        Self::Store { place, message: message.into(), kind: StoreFault::Disk }
+        Self::Store { place, message: message.to_string(), kind: StoreFault::Disk }
+    }
+
+    pub(crate) fn broken(place: impl Into<String>, error: &dyn std::fmt::Display) -> Self {
+        Self::Store { place: place.into(), message: error.to_string(), kind: StoreFault::Broken }
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "called with errors straight from `map_err`")]

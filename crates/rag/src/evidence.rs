@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::sentences::sentences;
-use crate::{Analyzer, Chunk, Citation, Embedder, RagError, TextRole};
+use crate::{Analyzer, Chunk, Citation, Embedder, RagError, Standing, TextRole};
 
 /// Share of a term's weight that counts where not the statement itself but what stands around it holds the term.
 const AROUND: f64 = 0.75;
@@ -191,7 +191,9 @@ pub(crate) fn cite(chunk: &Chunk, range: Range<usize>) -> Citation {
         revision: chunk.revision.clone(),
         start_byte: chunk.start_byte + range.start as u64,
         end_byte: chunk.start_byte + range.end as u64,
+        stands_in: Standing::Text,
         file_start_byte: None,
+        record: None,
         page: chunk.page,
         section: chunk.section.clone(),
         quote: chunk.text[range].to_owned(),
@@ -216,6 +218,7 @@ mod tests {
             revision: Digest::of(text),
             start_byte: 100,
             end_byte: 100 + text.len() as u64,
+            record: None,
             page: None,
             section: Vec::new(),
             text: text.to_owned(),

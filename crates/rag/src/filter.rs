@@ -1,4 +1,5 @@
 mod chunks;
+mod own;
 mod parse;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ pub struct Filter {
     pub must_not: Vec<Condition>,
 }
 
-/// One condition on a payload field. `key` is a path with dots (`metadata.author`).
+/// One condition on a payload field. `key` is a path with dots (`meta.author`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Condition {
@@ -34,6 +35,8 @@ pub enum Condition {
     Exists { key: String },
     /// The point is one of these.
     Ids(Vec<Uuid>),
+    /// At least one of these holds; there is one.
+    Either(Vec<Self>),
 }
 
 /// Bounds of a number; an absent one does not bound.
@@ -72,6 +75,33 @@ impl Filter {
     pub fn and_not(mut self, condition: Condition) -> Self {
         self.must_not.push(condition);
         self
+    }
+
+    /// All of its conditions, negated or not.
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.must.iter().chain(&self.must_not)
+    }
+}
+
+impl Condition {
+    /// The field that it is about; `None` where there is none, or not one alone.
+    pub(crate) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Equals { key, .. }
+            | Self::AnyOf { key, .. }
+            | Self::Range { key, .. }
+            | Self::Exists { key } => Some(key),
+            Self::Ids(_) => None,
+            Self::Either(conditions) => conditions.first().and_then(Self::key),
+        }
+    }
+}
+
+/// What a store cannot ask for: one of nothing.
+pub(crate) fn at_least_one(conditions: &[Condition]) -> Result<&[Condition], RagError> {
+    match conditions.is_empty() {
+        true => Err(RagError::invalid("a filter", "asks for one of no conditions", "give it at least one")),
+        false => Ok(conditions),
     }
 }
 

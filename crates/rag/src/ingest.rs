@@ -12,6 +12,7 @@
 //! version at every moment.
 
 mod batch;
+mod fields;
 mod presence;
 mod report;
 mod weights;
@@ -33,12 +34,14 @@ use crate::{
     CollectionSpec, Condition, Embedder, EmbedderIdentity, FieldKind, Filter, RagError, Scope, VectorStore,
 };
 use batch::Batch;
+pub use fields::check_metadata;
 pub use presence::check_presence;
+use report::NotesByReason;
 pub use report::{IngestFailure, IngestNote, IngestReport};
 use weights::TenantStatistics;
 
-/// Part of every version: raised when the same bytes become other chunks.
-const LOADER_VERSION: u32 = 2;
+/// Part of every version: raised when the same bytes become other chunks, or chunks that carry something else.
+const LOADER_VERSION: u32 = 3;
 
 /// How an index is made. What is recorded with the first document stays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +49,22 @@ pub struct IndexSettings {
     pub embedder: EmbedderIdentity,
     pub chunking: ChunkSettings,
     pub scalar_quantisation: bool,
+}
+
+impl IndexSettings {
+    /// What the collection is made for. What documents carry is indexed as they come.
+    fn collection(&self) -> CollectionSpec {
+        CollectionSpec {
+            dimension: Some(self.embedder.dimension),
+            indexed_fields: ["document", "version", "kind"]
+                .map(|field| (field, FieldKind::Keyword))
+                .into_iter()
+                .chain([(STAGED_FIELD, FieldKind::Bool)])
+                .map(|(field, kind)| (field.to_owned(), kind))
+                .collect(),
+            scalar_quantisation: self.scalar_quantisation,
+        }
+    }
 }
 
 /// What to index, where.
@@ -134,14 +153,7 @@ impl<'a> Ingest<'a> {
         }
         self.create(&request.index, &request.settings).await?;
         let mut report = IngestReport::of(&sources);
-        let mut run = Run {
-            ingest: self,
-            request,
-            statistics: self.statistics(request)?,
-            known: &known,
-            absent: BTreeSet::new(),
-            report: &mut report,
-        };
+        let mut run = Run::new(self, request, &known, &mut report)?;
         run.all(&sources).await?;
         let gone = if request.delete_missing { run.gone(&sources) } else { Vec::new() };
         run.note_absent(&sources, &gone);
@@ -159,9 +171,7 @@ impl<'a> Ingest<'a> {
     pub async fn remove(&self, request: &IngestRequest, names: &[String]) -> Result<IngestReport, RagError> {
         let known = self.known(request)?;
         let mut report = IngestReport::of(&Sources::default());
-        let statistics = self.statistics(request)?;
-        let absent = BTreeSet::new();
-        let mut run = Run { ingest: self, request, statistics, known: &known, absent, report: &mut report };
+        let mut run = Run::new(self, request, &known, &mut report)?;
         // A run that died may have hidden what is recorded: `finish` takes away what is hidden.
         run.show_recorded().await?;
         run.finish(names.iter().filter(|name| known.contains_key(*name)).cloned().collect()).await?;
@@ -184,17 +194,7 @@ impl<'a> Ingest<'a> {
                 "leave these options out or give them as they were, or make a new index",
             ));
         }
-        let spec = CollectionSpec {
-            dimension: Some(settings.embedder.dimension),
-            indexed_fields: ["document", "version", "kind"]
-                .map(|field| (field, FieldKind::Keyword))
-                .into_iter()
-                .chain([(STAGED_FIELD, FieldKind::Bool)])
-                .map(|(field, kind)| (field.to_owned(), kind))
-                .collect(),
-            scalar_quantisation: settings.scalar_quantisation,
-        };
-        self.vectors.ensure(index, &spec).await?;
+        self.vectors.ensure(index, &settings.collection()).await?;
         Ok(self.state.put_index(index, &given)?)
     }
 
@@ -204,11 +204,7 @@ impl<'a> Ingest<'a> {
     }
 
     fn statistics(&self, request: &IngestRequest) -> Result<TenantStatistics, RagError> {
-        let recorded = self.state.index_statistics(&request.index, &request.tenant)?;
-        let Some(recorded) = recorded else { return Ok(TenantStatistics::default()) };
-        serde_json::from_value(recorded).map_err(|error| {
-            RagError::index(&request.index, format!("its statistics are damaged: {error}"), "make it anew")
-        })
+        TenantStatistics::recorded(self.state, (&request.index, &request.tenant))
     }
 }
 
@@ -242,7 +238,24 @@ struct Run<'r, 'a> {
     known: &'r BTreeMap<String, IndexedDocument>,
     /// Recorded, and not in this store.
     absent: BTreeSet<String>,
+    /// Of the fields that documents carry: recorded, and of documents of the batch.
+    names: BTreeSet<String>,
+    untold: NotesByReason,
     report: &'r mut IngestReport,
+}
+
+impl<'r, 'a> Run<'r, 'a> {
+    fn new(
+        ingest: &'r Ingest<'a>,
+        request: &'r IngestRequest,
+        known: &'r BTreeMap<String, IndexedDocument>,
+        report: &'r mut IngestReport,
+    ) -> Result<Self, RagError> {
+        let statistics = ingest.statistics(request)?;
+        let names = statistics.fields.names();
+        let (absent, untold) = (BTreeSet::new(), NotesByReason::default());
+        Ok(Self { ingest, request, statistics, known, absent, names, untold, report })
+    }
 }
 
 impl Run<'_, '_> {
@@ -258,6 +271,7 @@ impl Run<'_, '_> {
     async fn all(&mut self, sources: &Sources) -> Result<(), RagError> {
         self.show_recorded().await?;
         self.absent = self.absent().await?;
+        self.index_fields(None).await?;
         let originals = originals(sources);
         let mut batch = Batch::default();
         for (done, (name, file)) in sources.files.iter().enumerate() {
@@ -271,7 +285,9 @@ impl Run<'_, '_> {
                 chunks: self.report.chunks,
             });
         }
-        self.write(batch).await
+        self.write(batch).await?;
+        self.report.notes.extend(std::mem::take(&mut self.untold).notes());
+        Ok(())
     }
 
     /// Shows the recorded versions of documents of which a run died after it had hidden them: whatever becomes of their
@@ -310,6 +326,8 @@ impl Run<'_, '_> {
         match batch::prepare(self, (name, file), &version, original) {
             Ok(document) => {
                 self.report.notes.extend(document.notes.iter().cloned());
+                self.untold.add(name, &document.untold);
+                self.names.extend(document.fields().keys().cloned());
                 match is_here {
                     true => self.report.updated += 1,
                     false => self.report.added += 1,
@@ -337,6 +355,7 @@ impl Run<'_, '_> {
         for name in &gone {
             self.statistics.remove(self.known.get(name));
         }
+        self.statistics.fields.forget_gone();
         let commit = IndexCommit {
             deleted: gone.clone(),
             statistics: json!(self.statistics),

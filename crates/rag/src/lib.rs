@@ -34,12 +34,14 @@ pub mod generate_tests;
 pub mod ingest;
 mod injection;
 pub mod load;
+mod metadata;
 mod metrics;
 mod mmr;
 mod open;
 mod pack;
 mod qdrant;
 pub mod quality;
+mod records;
 mod rerank;
 mod search;
 mod sentences;
@@ -56,7 +58,7 @@ pub use beir::{
 };
 pub use bm25::{Analyzer, Bm25, LengthStatistics};
 pub use chunk::{Chunk, DocumentId, STAGED_FIELD};
-pub use citation::Citation;
+pub use citation::{Citation, Standing};
 pub use diff::{MetricDifference, difference};
 pub use edge::EdgeStore;
 pub use embedder::{Embedder, EmbedderIdentity, Pooling, Probe, TextRole, as_recorded};
@@ -69,13 +71,16 @@ pub use metrics::{Judgements, RetrievalMetrics};
 pub use open::open_vector_store;
 pub use pack::pack;
 pub use qdrant::{QdrantOptions, QdrantStore};
+pub use records::{CitedRecord, RecordPlace, VerbatimBytes};
 pub use rerank::Reranker;
 pub use search::{
     DenseText, Expansion, Feedback, Hit, HitCopy, LegKind, LegShare, LookedUp, Lookup, NamedFusion, NamedWay,
     NoEffect, QueryPlan, RerankShare, SearchChoices, SearchMode, SearchOptions, Searcher, TermShare, rerank,
 };
 pub use serve_qdrant::QdrantServer;
-pub use tune::{TuneCandidate, TuneReport, TuneRequest, tune};
+pub use tune::{
+    TimeLeft, TuneCandidate, TunePart, TuneReport, TuneRequest, TuneStep, TuneSteps, TunedPart, tune,
+};
 pub use unused::drop_unused_vectors;
 pub use vector_store::{
     CollectionInfo, CollectionSpec, FieldKind, Leg, Page, Point, Record, Scope, Scored, SparseVector,

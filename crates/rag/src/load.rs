@@ -14,8 +14,13 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use evalign_data::TextKind;
 
 use crate::RagError;
+use crate::metadata::Carried;
+use crate::records::RowPlace;
 pub use pdf::{PdfProcess, PdfReader, PdfRefusal, PdfText, read_pdf};
 
 /// Most bytes of one document. Larger ones are reported as failed.
@@ -35,6 +40,7 @@ pub enum DocumentKind {
     Javascript,
     Go,
     Csv,
+    Tsv,
     Jsonl,
 }
 
@@ -60,6 +66,10 @@ pub struct LoadedText {
     pub(crate) headings: Vec<Heading>,
     /// Where the rows of a table are. Empty for everything else.
     pub(crate) rows: Vec<Range<usize>>,
+    /// Where each of them is in the file.
+    pub(crate) places: Vec<RowPlace>,
+    /// What filters go by.
+    pub(crate) carried: Carried,
     /// What the user should know: bytes that are no text, pages without any.
     pub notes: Vec<String>,
 }
@@ -74,8 +84,22 @@ impl LoadedText {
             pages: Vec::new(),
             headings: Vec::new(),
             rows: Vec::new(),
+            places: Vec::new(),
+            carried: Carried::default(),
             notes: Vec::new(),
         }
+    }
+
+    /// What filters of a chunk go by: what its document carries, or the row that it lies in; `None` for one that lies in
+    /// several.
+    pub(crate) fn carried_by(&self, range: &Range<usize>) -> Option<Map<String, Value>> {
+        if self.rows.is_empty() {
+            return Some(self.carried.of_document().clone());
+        }
+        let number = self.rows.partition_point(|row| row.end <= range.start);
+        let row = self.rows.get(number)?;
+        let behind = &self.text[row.end.min(range.end)..range.end];
+        behind.trim().is_empty().then(|| self.carried.of_row(number))
     }
 
     /// The page that a place in the text is on, counted from 1.
@@ -86,7 +110,7 @@ impl LoadedText {
 }
 
 impl DocumentKind {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Text,
         Self::Markdown,
         Self::Html,
@@ -97,10 +121,11 @@ impl DocumentKind {
         Self::Javascript,
         Self::Go,
         Self::Csv,
+        Self::Tsv,
         Self::Jsonl,
     ];
 
-    /// By the name's extension; `None` for one that is not known.
+    /// By the name's extension, of a packed table by the one before; `None` for one that is not known.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         let extension = Path::new(name).extension()?.to_str()?.to_ascii_lowercase();
@@ -118,8 +143,13 @@ impl DocumentKind {
             "c" | "h" | "cc" | "cpp" | "hpp" | "java" | "kt" | "swift" | "rb" | "php" | "cs" | "scala"
             | "sh" | "bash" | "sql" | "lua" | "r" | "jl" | "ts" | "tsx" | "toml" | "yaml" | "yml"
             | "json" | "xml" | "ini" | "cfg" | "css" => Self::Text,
-            "csv" | "tsv" => Self::Csv,
+            "csv" => Self::Csv,
+            "tsv" => Self::Tsv,
             "jsonl" | "ndjson" => Self::Jsonl,
+            "gz" | "zst" => {
+                let table = Self::of_name(Path::new(name).file_stem()?.to_str()?)?;
+                return table.layout().map(|_| table);
+            }
             _ => return None,
         })
     }
@@ -137,7 +167,26 @@ impl DocumentKind {
             Self::Javascript => "javascript",
             Self::Go => "go",
             Self::Csv => "csv",
+            Self::Tsv => "tsv",
             Self::Jsonl => "jsonl",
+        }
+    }
+
+    /// How the rows of a table lie in its text; `None` for what is no table.
+    pub(crate) fn layout(self) -> Option<TextKind> {
+        match self {
+            Self::Csv => Some(TextKind::Csv),
+            Self::Tsv => Some(TextKind::Tsv),
+            Self::Jsonl => Some(TextKind::Jsonl),
+            Self::Text
+            | Self::Markdown
+            | Self::Html
+            | Self::Pdf
+            | Self::Docx
+            | Self::Rust
+            | Self::Python
+            | Self::Javascript
+            | Self::Go => None,
         }
     }
 }
@@ -158,17 +207,15 @@ pub fn load(
     if bytes.is_empty() {
         return Ok(LoadedText::new(String::new(), kind, Some(0)));
     }
+    if let Some(layout) = kind.layout() {
+        return rows::load(path, bytes, kind, layout);
+    }
     match kind {
-        DocumentKind::Text
-        | DocumentKind::Rust
-        | DocumentKind::Python
-        | DocumentKind::Javascript
-        | DocumentKind::Go => plain::load(path, bytes, kind),
         DocumentKind::Markdown => plain::load_markdown(path, bytes),
         DocumentKind::Html => html::load(path, &plain::load(path, bytes, kind)?),
         DocumentKind::Pdf => pdf::load(path, bytes, pdf_reader),
         DocumentKind::Docx => docx::load(path, bytes),
-        DocumentKind::Csv | DocumentKind::Jsonl => rows::load(path, kind),
+        _ => plain::load(path, bytes, kind),
     }
 }
 

@@ -107,11 +107,6 @@ impl QdrantStore {
         })
     }
 
-    async fn dimension(&self, collection: &str) -> Result<Option<usize>, RagError> {
-        let info = self.call(|| self.client.collection_info(collection)).await?;
-        Ok(info.result.as_ref().and_then(convert::dimension))
-    }
-
     async fn index_field(
         &self,
         collection: &str,
@@ -162,11 +157,17 @@ impl VectorStore for QdrantStore {
                 return Err(error);
             }
         }
-        check_dimension(collection, self.dimension(collection).await?, spec.dimension)?;
-        for (field, kind) in &spec.indexed_fields {
+        let info = self.call(|| self.client.collection_info(collection)).await?.result.unwrap_or_default();
+        check_dimension(collection, convert::dimension(&info), spec.dimension)?;
+        // What is indexed stays as it is: another tenant's field of the same name may hold other values.
+        let is_missing = |field: &str| !info.payload_schema.contains_key(field);
+        for (field, kind) in spec.indexed_fields.iter().filter(|(field, _)| is_missing(field)) {
             self.index_field(collection, field, convert::field_index(*kind)).await?;
         }
-        self.index_field(collection, TENANT_FIELD, convert::tenant_index()).await
+        if is_missing(TENANT_FIELD) {
+            self.index_field(collection, TENANT_FIELD, convert::tenant_index()).await?;
+        }
+        Ok(())
     }
 
     async fn collections(&self) -> Result<Vec<String>, RagError> {
@@ -373,10 +374,13 @@ impl VectorStore for QdrantStore {
     async fn info(&self, collection: &str) -> Result<CollectionInfo, RagError> {
         let response = self.call(|| self.client.collection_info(collection)).await?;
         let info = response.result.unwrap_or_default();
+        let mut indexed_fields: Vec<String> = info.payload_schema.keys().cloned().collect();
+        indexed_fields.sort();
         Ok(CollectionInfo {
             points: info.points_count.unwrap_or(0),
             indexed: info.indexed_vectors_count.unwrap_or(0),
             dimension: convert::dimension(&info),
+            indexed_fields,
         })
     }
 }

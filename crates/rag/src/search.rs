@@ -8,6 +8,7 @@ mod feedback;
 mod lists;
 mod lookup;
 mod plan;
+mod ranked;
 mod reranked;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +32,7 @@ use lists::leg_share;
 use crate::fusion::Fused;
 use crate::mmr::Diverse;
 use crate::{Analyzer, Embedder, Fusion, Leg, RagError, Scope, Scored, VectorStore, With};
+use ranked::Ranked;
 
 /// Which legs are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +170,8 @@ impl<'a> Searcher<'a> {
         let mut ranked = self.ordered(place, plan, options).await?;
         let mut hits = Vec::new();
         while hits.len() < options.limit {
-            let next: Vec<Fused> = ranked.by_ref().take(options.limit.saturating_mul(2)).collect();
+            let (next, rest) = ranked.next(options.limit.saturating_mul(2)).await?;
+            ranked = rest;
             if next.is_empty() {
                 break;
             }
@@ -184,9 +187,9 @@ impl<'a> Searcher<'a> {
         (collection, scope): (&str, &Scope),
         plan: &QueryPlan,
         options: &SearchOptions,
-    ) -> Result<Box<dyn Iterator<Item = Fused> + Send>, RagError> {
+    ) -> Result<Ranked, RagError> {
         let fused = self.rank(collection, scope, plan, options).await?;
-        let Some(lambda) = options.mmr else { return Ok(Box::new(fused.into_iter())) };
+        let Some(lambda) = options.mmr else { return Ok(Ranked::ByScore(fused.into_iter())) };
         let ids: Vec<Uuid> = fused.iter().map(|hit| hit.id).collect();
         let with = With { payload: false, vectors: true };
         let records = self.store.retrieve(collection, scope, &ids, with).await?;
@@ -197,7 +200,7 @@ impl<'a> Searcher<'a> {
             let relevance = hit.score;
             (hit, relevance, vector)
         };
-        Ok(Box::new(Diverse::of(fused.into_iter().map(item).collect(), lambda)))
+        Ok(Ranked::Diverse(Diverse::of(fused.into_iter().map(item).collect(), lambda)))
     }
 
     /// What was ranked, with its payload. A point that was deleted since is no hit.

@@ -78,7 +78,6 @@ impl Sources {
             match fetch_page(address, &policy).await {
                 Ok(page) => {
                     let (kind, revision) = (kind_of(address, &page), Digest::of(&page.bytes));
-                    // Tables are opened by their extension.
                     let path = directory.path().join(format!("{number}.{}", kind.name()));
                     fs_err::write(&path, &page.bytes).map_err(|error| RagError::file(&path, error))?;
                     self.files.insert(name, SourceFile { path, root: address.clone(), kind, revision });

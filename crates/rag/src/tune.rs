@@ -5,6 +5,8 @@
 //! asks again, for what its own first hits lead to.
 
 mod candidates;
+mod parts;
+mod progress;
 mod stages;
 
 use serde::Serialize;
@@ -15,6 +17,8 @@ use crate::chunker::ChunkSettings;
 use crate::diff::{MetricDifference, difference};
 use crate::{Embedder, PerQuery, RagError, Reranker, RetrievalMetrics, SearchWay, VectorStore};
 use candidates::candidates;
+pub use parts::{TunePart, TunedPart};
+pub use progress::{TimeLeft, TuneStep, TuneSteps};
 use stages::Trial;
 
 /// The collection of vectors that a sweep writes, one way of cutting after the other.
@@ -27,8 +31,10 @@ pub struct TuneRequest<'a> {
     pub metric: &'a str,
     /// Ways of cutting documents, besides leaving them whole.
     pub chunkings: Vec<ChunkSettings>,
-    /// Judges the first hits of plain hybrid search and of the best way without it, at several depths.
+    /// Judges the first hits of plain hybrid search and of the best way without it.
     pub reranker: Option<&'a Reranker>,
+    /// How many of them; each depth is tried.
+    pub rerank_depths: &'a [usize],
 }
 
 /// A way of searching and what it is worth.
@@ -55,6 +61,8 @@ pub struct TuneReport {
     pub candidates: Vec<TuneCandidate>,
     /// The best against plain hybrid search over whole documents, over the queries held out.
     pub gain: Vec<MetricDifference>,
+    /// The same of the best way that has each part, where one was tried.
+    pub parts: Vec<TunedPart>,
 }
 
 /// Whether a query is one to tune on: its id's hash is even.
@@ -64,19 +72,23 @@ pub(crate) fn is_tuned_on(query: &str) -> bool {
 }
 
 impl TuneRequest<'_> {
+    /// First hits that are judged where nobody says how many.
+    pub const RERANK_DEPTHS: [usize; 3] = [10, 20, 50];
+
     /// Steps that a sweep of the collection reports.
     #[must_use]
-    pub fn steps(&self, collection: &BeirCollection) -> u64 {
-        let times = if self.reranker.is_some() { 2 } else { 1 };
-        let steps = collection.documents.len() + times * collection.queries.len();
-        (steps * (self.chunkings.len() + 1)) as u64
+    pub fn steps(&self, collection: &BeirCollection) -> TuneSteps {
+        let (documents, queries) = (collection.documents.len() as u64, collection.queries.len() as u64);
+        let cuts = self.chunkings.len() as u64 + 1;
+        let judged = if self.reranker.is_some() { queries } else { 0 };
+        TuneSteps { documents: cuts * documents, queries: cuts * queries, judged: cuts * judged }
     }
 
     /// What would be refused, before anything is done.
     ///
     /// # Errors
-    /// [`RagError::Invalid`] for a metric that is none, chunks that the embedder would cut, or where either half has no
-    /// query.
+    /// [`RagError::Invalid`] for a metric that is none, chunks that the embedder would cut, titles that are not there, a
+    /// reranker that nothing is given to, or where either half has no query.
     pub fn check(&self, collection: &BeirCollection, embedder: &dyn Embedder) -> Result<(), RagError> {
         if RetrievalMetrics::default().get(self.metric).is_none() {
             return Err(RagError::invalid(
@@ -93,8 +105,11 @@ impl TuneRequest<'_> {
                 "take a collection with more judged queries",
             ));
         }
+        if self.reranker.is_some() && !self.rerank_depths.iter().any(|depth| *depth > 0) {
+            return Err(RagError::invalid("--rerank-depth", "names no hits to judge", "give 1 or more"));
+        }
         let limit = embedder.identity().max_tokens;
-        self.chunkings.iter().try_for_each(|chunking| chunking.check(limit))
+        self.chunkings.iter().try_for_each(|chunking| collection.check_cut(*chunking, limit))
     }
 }
 
@@ -106,7 +121,7 @@ pub async fn tune(
     collection: &BeirCollection,
     (store, embedder): (&dyn VectorStore, &dyn Embedder),
     request: &TuneRequest<'_>,
-    advance: &(dyn Fn(u64) + Sync),
+    advance: &(dyn Fn(TuneStep, u64) + Sync),
 ) -> Result<TuneReport, RagError> {
     request.check(collection, embedder)?;
     let mut trials = Vec::new();
@@ -116,7 +131,7 @@ pub async fn tune(
             Some(chunking) => whole.cut(chunking, embedder)?,
             None => whole,
         };
-        evaluation.ingest(advance).await?;
+        evaluation.ingest(&|more| advance(TuneStep::Document, more)).await?;
         let tried = sweep(&evaluation, chunking, request, advance).await;
         evaluation.clean_up().await?;
         trials.extend(tried?);
@@ -129,9 +144,9 @@ async fn sweep(
     evaluation: &BeirEvaluation<'_>,
     chunking: Option<ChunkSettings>,
     request: &TuneRequest<'_>,
-    advance: &(dyn Fn(u64) + Sync),
+    advance: &(dyn Fn(TuneStep, u64) + Sync),
 ) -> Result<Vec<Trial>, RagError> {
-    let asked = stages::ask(evaluation, advance).await?;
+    let asked = stages::ask(evaluation, &|more| advance(TuneStep::Query, more)).await?;
     let mut trials = Vec::new();
     for options in candidates() {
         let way = SearchWay { chunking, options, rerank_depth: None };
@@ -143,7 +158,9 @@ async fn sweep(
         0 => vec![trials[0].way.clone()],
         best => vec![trials[0].way.clone(), trials[best].way.clone()],
     };
-    trials.extend(stages::rerank(evaluation, &asked, &ways, reranker, advance).await?);
+    let judge = (reranker, request.rerank_depths);
+    let advance = |more| advance(TuneStep::Judged, more);
+    trials.extend(stages::rerank(evaluation, &asked, &ways, judge, &advance).await?);
     Ok(trials)
 }
 
@@ -172,6 +189,7 @@ fn report(trials: &[Trial], metric: &str) -> Result<TuneReport, RagError> {
     let order = order(trials, metric);
     let held_out = |place: usize| half(&trials[place].per_query, false);
     let gain = difference(&held_out(0), &held_out(order[0]))?;
+    let parts = parts::best(trials, &order)?;
     let candidate = |place: &usize| {
         let trial = &trials[*place];
         TuneCandidate {
@@ -185,7 +203,8 @@ fn report(trials: &[Trial], metric: &str) -> Result<TuneReport, RagError> {
     let mut candidates: Vec<TuneCandidate> = order.iter().map(candidate).collect();
     mark_front(&mut candidates, metric);
     let n_tuned = half(&trials[0].per_query, true).len() as u64;
-    Ok(TuneReport { n_tuned, n_held_out: trials[0].per_query.len() as u64 - n_tuned, candidates, gain })
+    let n_held_out = trials[0].per_query.len() as u64 - n_tuned;
+    Ok(TuneReport { n_tuned, n_held_out, candidates, gain, parts })
 }
 
 /// From the best value down, what is faster than everything before it; of equal values the fastest.

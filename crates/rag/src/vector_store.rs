@@ -154,6 +154,8 @@ pub struct CollectionInfo {
     /// Points that an approximate index covers; the others are scanned.
     pub indexed: u64,
     pub dimension: Option<usize>,
+    /// Paths of the payload fields that are indexed, sorted.
+    pub indexed_fields: Vec<String>,
 }
 
 /// Where vectors live: [`crate::EdgeStore`] in this process, [`crate::QdrantStore`] on a server.

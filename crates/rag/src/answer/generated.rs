@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use evalign_core::{
-    Digest, GenerateParams, Message, Output, Prompt, Request, RequestKind, Response, ResponseFormat, Role,
-    SampleKey,
+    AnswerForm, Digest, GenerateParams, Message, Output, Prompt, Request, RequestKind, Response,
+    ResponseFormat, Role, SampleKey,
 };
 use evalign_model::{Model, ModelError, Update};
 use minijinja::{Environment, context};
@@ -109,8 +109,8 @@ pub(crate) async fn ask_in_form(
     prompt: Prompt,
     form: &ResponseFormat,
 ) -> Result<String, RagError> {
-    let (max_tokens, response_format) = (form.max_tokens(), Some(form.clone()));
-    write(model, prompt, GenerateParams { max_tokens, response_format, ..GenerateParams::default() }).await
+    let (max_tokens, form) = (form.max_tokens(), Some(AnswerForm::Fields(form.clone())));
+    write(model, prompt, GenerateParams { max_tokens, form, ..GenerateParams::default() }).await
 }
 
 async fn write(model: &Arc<dyn Model>, prompt: Prompt, params: GenerateParams) -> Result<String, RagError> {

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 use uuid::{Builder, Uuid};
 
-use super::{BeirCollection, BeirQuery};
-use crate::chunk::point_id;
-use crate::chunker::{ChunkSettings, chunks};
+use super::{BeirCollection, BeirDocument, BeirQuery};
+use crate::chunk::{context_of, in_context, point_id};
+use crate::chunker::{ChunkPlace, ChunkSettings, chunks};
 use crate::fusion::Fused;
 use crate::load::{DocumentKind, LoadedText};
 use crate::metrics::RetrievalMetrics;
@@ -104,6 +104,8 @@ pub struct BeirEvaluation<'a> {
 struct Piece {
     document: usize,
     range: Range<usize>,
+    /// Searched before the text.
+    context: Option<String>,
 }
 
 impl std::fmt::Debug for BeirEvaluation<'_> {
@@ -136,9 +138,9 @@ impl<'a> BeirEvaluation<'a> {
     /// as many documents deep as they are of whole ones. Tokens are `counter`'s.
     ///
     /// # Errors
-    /// As [`ChunkSettings::check`].
+    /// As [`BeirCollection::check_cut`].
     pub fn cut(mut self, chunking: ChunkSettings, counter: &'a dyn Embedder) -> Result<Self, RagError> {
-        chunking.check(counter.identity().max_tokens)?;
+        self.collection.check_cut(chunking, counter.identity().max_tokens)?;
         self.cut = Some((chunking, counter));
         Ok(self)
     }
@@ -167,12 +169,12 @@ impl<'a> BeirEvaluation<'a> {
         let pieces = self.pieces();
         let mut lengths = LengthStatistics::default();
         for piece in &pieces {
-            lengths.add(analyzer.terms(self.text(piece)).len() as u64);
+            lengths.add(analyzer.terms(&self.searched_text(piece)).len() as u64);
         }
         let bm25 = Bm25::new(lengths.mean().unwrap_or_default());
         let (mut cut, mut done) = (0, 0);
         for batch in pieces.chunks(BATCH) {
-            let texts: Vec<String> = batch.iter().map(|piece| self.text(piece).to_owned()).collect();
+            let texts: Vec<String> = batch.iter().map(|piece| self.searched_text(piece)).collect();
             let mut vectors = Vec::new();
             if let Some(embedder) = self.embedder {
                 let limit = embedder.identity().max_tokens;
@@ -200,18 +202,32 @@ impl<'a> BeirEvaluation<'a> {
 
     /// Documents whole, or their chunks, in the order of the file.
     fn pieces(&self) -> Vec<Piece> {
-        let whole = |(document, text): (usize, &str)| vec![Piece { document, range: 0..text.len() }];
-        let texts = self.collection.documents.iter().map(|document| document.text.as_str()).enumerate();
-        let Some((settings, counter)) = self.cut else { return texts.flat_map(whole).collect() };
+        let documents = self.collection.documents.iter().enumerate();
+        let Some((settings, counter)) = self.cut else {
+            let whole = |(place, document): (usize, &BeirDocument)| Piece {
+                document: place,
+                range: 0..document.text.len(),
+                context: None,
+            };
+            return documents.map(whole).collect();
+        };
         let special = counter.count_tokens("");
         let count = |text: &str| counter.count_tokens(text).saturating_sub(special);
         let mut pieces = Vec::new();
-        for (document, text) in texts {
-            let loaded = LoadedText::new(text.to_owned(), DocumentKind::Text, Some(0));
-            let places = chunks(&loaded, settings, &count);
-            pieces.extend(places.into_iter().map(|place| Piece { document, range: place.range }));
+        for (place, BeirDocument { title, text, .. }) in documents {
+            let loaded = LoadedText::new(text.clone(), DocumentKind::Text, Some(0));
+            let has_context = settings.prefix && !title.is_empty();
+            let piece = |ChunkPlace { range, section, .. }| {
+                let context = has_context.then(|| context_of(title, &section, &text[range.clone()], counter));
+                Piece { document: place, range, context: context.flatten() }
+            };
+            pieces.extend(chunks(&loaded, settings, &count).into_iter().map(piece));
         }
         pieces
+    }
+
+    fn searched_text(&self, piece: &Piece) -> String {
+        in_context(piece.context.as_deref(), self.text(piece))
     }
 
     fn text(&self, piece: &Piece) -> &'a str {
@@ -264,16 +280,11 @@ impl<'a> BeirEvaluation<'a> {
             .collect()
     }
 
-    /// What a reranker says of hits, in their order.
+    /// What a reranker reads of hits, in their order.
     ///
     /// # Errors
-    /// What the store and the reranker report.
-    pub(crate) async fn relevance(
-        &self,
-        query: &str,
-        ids: &[Uuid],
-        reranker: &Reranker,
-    ) -> Result<Vec<f64>, RagError> {
+    /// What the store reports.
+    pub(crate) async fn passages(&self, ids: &[Uuid]) -> Result<Vec<&'a str>, RagError> {
         let with = With { payload: true, vectors: false };
         let records = match self.cut {
             Some(_) => self.store.retrieve(&self.name, &Scope::of(TENANT), ids, with).await?,
@@ -289,8 +300,7 @@ impl<'a> BeirEvaluation<'a> {
                 None => Some(text),
             }
         };
-        let passages: Vec<&str> = ids.iter().map(|id| passage(id).unwrap_or_default()).collect();
-        reranker.relevance(query, &passages).await
+        Ok(ids.iter().map(|id| passage(id).unwrap_or_default()).collect())
     }
 
     #[must_use]
@@ -317,7 +327,7 @@ impl<'a> BeirEvaluation<'a> {
         let mut hits = self.fuse(self.lists(&query.text, options).await?, options);
         if let Some((reranker, depth)) = self.reranker {
             let ids: Vec<Uuid> = hits.iter().take(depth).map(|hit| hit.id).collect();
-            let relevance = self.relevance(&query.text, &ids, reranker).await?;
+            let relevance = reranker.relevance(&query.text, &self.passages(&ids).await?).await?;
             reorder(&mut hits, &relevance);
         }
         let seconds = start.elapsed().as_secs_f64();

@@ -26,6 +26,8 @@ fn titles_join_texts_and_queries_without_answers_are_left_out() {
     let documents: Vec<(&str, &str)> =
         collection.documents.iter().map(|document| (document.id.as_str(), document.text.as_str())).collect();
     assert_eq!(documents, [("b", "T x"), ("a", "y"), ("c", "z")]);
+    let titles: Vec<&str> = collection.documents.iter().map(|document| document.title.as_str()).collect();
+    assert_eq!(titles, ["T", "", ""]);
     assert_eq!(collection.queries.iter().map(|query| &query.id).collect::<Vec<_>>(), ["1"]);
     assert_eq!(collection.judgements["1"]["zz"], 1);
 }

@@ -55,9 +55,8 @@ impl Collection {
             ));
         }
         let lock = lock(path, name)?;
-        let file = path.join(IDF);
-        let idf = fs_err::read(&file).map_err(|error| RagError::file(&file, error))?;
-        let idf = serde_json::from_slice(&idf).map_err(|error| RagError::file(&file, error))?;
+        let idf = fs_err::read(path.join(IDF)).map_err(|error| RagError::disk(path, error))?;
+        let idf = serde_json::from_slice(&idf).map_err(|error| broken(name, &error))?;
         room::to_open(path)?;
         let shard = qe::EdgeShard::load(path, None).map_err(|error| fault(name, &error))?;
         Ok(Self::of(name, shard, idf, lock))
@@ -70,20 +69,19 @@ impl Collection {
         mut config: qe::EdgeConfig,
         idf: BTreeSet<String>,
     ) -> Result<Self, RagError> {
-        fs_err::create_dir_all(path).map_err(|error| RagError::file(path, error))?;
+        fs_err::create_dir_all(path).map_err(|error| RagError::disk(path, error))?;
         let lock = lock(path, name)?;
         for left in ["wal", "segments"] {
             match fs_err::remove_dir_all(path.join(left)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(RagError::file(path, error));
+                    return Err(RagError::disk(path, error));
                 }
                 _ => {}
             }
         }
         room::to_create(path)?;
-        let file = path.join(IDF);
-        fs_err::write(&file, serde_json::json!(idf).to_string())
-            .map_err(|error| RagError::file(&file, error))?;
+        fs_err::write(path.join(IDF), serde_json::json!(idf).to_string())
+            .map_err(|error| RagError::disk(path, error))?;
         let parts = qe::WalOptions { segment_capacity: log::PART_BYTES, ..qe::WalOptions::default() };
         config.wal_options = Some(parts);
         // Writes its configuration first, and with that the collection exists.
@@ -283,10 +281,12 @@ impl Collection {
 
     pub(super) fn info(&self) -> Result<CollectionInfo, RagError> {
         let info = self.shard.info();
+        let indexed_fields: BTreeSet<String> = info.payload_schema.keys().map(ToString::to_string).collect();
         Ok(CollectionInfo {
             points: info.points_count as u64,
             indexed: info.indexed_vectors_count as u64,
             dimension: self.dimension(),
+            indexed_fields: indexed_fields.into_iter().collect(),
         })
     }
 }
@@ -306,7 +306,7 @@ impl Drop for Collection {
 pub(super) fn lock(path: &Path, name: &str) -> Result<std::fs::File, RagError> {
     let file: PathBuf = path.join("lock");
     let opened = fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&file);
-    let opened = opened.map_err(|error| RagError::file(&file, error))?.into_file();
+    let opened = opened.map_err(|error| RagError::disk(path, error))?.into_file();
     match opened.try_lock() {
         Ok(()) => Ok(opened),
         Err(TryLockError::WouldBlock) => Err(RagError::index(
@@ -314,16 +314,12 @@ pub(super) fn lock(path: &Path, name: &str) -> Result<std::fs::File, RagError> {
             "another process has it open",
             "wait until it has finished, or let both use one server: `evalign rag serve-qdrant` and `QDRANT_URL`",
         )),
-        Err(TryLockError::Error(error)) => Err(RagError::file(&file, error)),
+        Err(TryLockError::Error(error)) => Err(RagError::disk(path, error)),
     }
 }
 
 pub(super) fn broken(name: &str, error: &dyn std::fmt::Display) -> RagError {
-    RagError::Store {
-        place: format!("in this process (index `{name}`)"),
-        message: error.to_string(),
-        kind: StoreFault::Broken,
-    }
+    RagError::broken(format!("in this process (index `{name}`)"), error)
 }
 
 pub(super) fn fault(name: &str, error: &qe::OperationError) -> RagError {

@@ -6,7 +6,7 @@ use qdrant_edge as qe;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::filter::Scalar;
+use crate::filter::{Scalar, at_least_one};
 use crate::vector_store::{DENSE, SPARSE};
 use crate::{
     CollectionSpec, Condition, FieldKind, Filter, Point, RagError, Record, Scored, SparseVector, StoreFault,
@@ -63,7 +63,7 @@ pub(super) fn path(key: &str) -> Result<qe::JsonPath, RagError> {
         RagError::invalid(
             format!("field `{key}`"),
             "is not the path of a payload field",
-            "write names separated by dots, for example `metadata.author`",
+            "write names separated by dots, for example `meta.author`",
         )
     })
 }
@@ -80,8 +80,8 @@ pub(super) fn filter(filter: &Filter) -> Result<qe::Filter, RagError> {
     })
 }
 
-fn condition(condition: &Condition) -> Result<qe::Condition, RagError> {
-    Ok(match condition {
+fn condition(one: &Condition) -> Result<qe::Condition, RagError> {
+    Ok(match one {
         Condition::Equals { key, value } => match Scalar::of(key, value)? {
             Scalar::Text(text) => matches(key, qe::ValueVariants::String(text))?,
             Scalar::Integer(integer) => matches(key, qe::ValueVariants::Integer(integer))?,
@@ -110,6 +110,10 @@ fn condition(condition: &Condition) -> Result<qe::Condition, RagError> {
             qe::Condition::Filter(qe::Filter::new_must_not(qe::Condition::IsEmpty(empty)))
         }
         Condition::Ids(ids) => has_ids(ids),
+        Condition::Either(conditions) => {
+            let any = at_least_one(conditions)?.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+            qe::Condition::Filter(qe::Filter { should: Some(any), ..qe::Filter::new() })
+        }
     })
 }
 

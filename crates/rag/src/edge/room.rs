@@ -69,7 +69,7 @@ pub(super) fn to_optimise(path: &Path) -> Result<(), RagError> {
 }
 
 fn check(path: &Path, needed: u64) -> Result<(), RagError> {
-    let free = fs4::available_space(path).map_err(|error| RagError::file(path, error))?;
+    let free = fs4::available_space(path).map_err(|error| RagError::disk(path, error))?;
     if free >= needed {
         return Ok(());
     }

@@ -108,3 +108,28 @@ async fn what_cannot_be_flushed_any_more_closes_without_a_panic() {
     drop(store);
     drop(searched);
 }
+
+/// A service must not take them for mistakes of its clients.
+#[tokio::test]
+async fn a_directory_that_cannot_be_used_is_a_fault_of_the_disk_and_a_file_that_is_damaged_one_of_the_engine()
+{
+    let directory = tempfile::tempdir().unwrap();
+    let kind = |error| match error {
+        RagError::Store { kind, .. } => kind,
+        other => panic!("{other}"),
+    };
+    let spec = CollectionSpec { dimension: Some(2), indexed_fields: Vec::new(), scalar_quantisation: false };
+    let in_the_way = directory.path().join("file");
+    std::fs::write(&in_the_way, "").unwrap();
+    let store = EdgeStore::new(in_the_way);
+    assert_eq!(kind(store.ensure("a", &spec).await.unwrap_err()), StoreFault::Disk);
+    assert_eq!(kind(store.names().unwrap_err()), StoreFault::Disk);
+
+    let vectors = directory.path().join("vectors");
+    EdgeStore::new(vectors.clone()).ensure("a", &spec).await.unwrap();
+    std::fs::write(vectors.join("a/idf.json"), "[").unwrap();
+    assert_eq!(
+        kind(EdgeStore::new(vectors).count("a", &Scope::of("a")).await.unwrap_err()),
+        StoreFault::Broken
+    );
+}

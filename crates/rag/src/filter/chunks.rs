@@ -1,6 +1,9 @@
 use serde::Deserialize;
 
+use super::own;
+use super::parse::Typed;
 use crate::load::DocumentKind;
+use crate::metadata::{TYPED_PREFIX, name_of};
 use crate::{Chunk, Condition, Filter, RagError};
 
 /// Fields of a chunk as they are typed and as they are stored.
@@ -16,11 +19,17 @@ const FIELDS: [(&str, &str); 7] = [
 
 impl Chunk {
     /// A condition on chunks as it is typed (see [`Filter`]'s `FromStr`). Fields that no chunk has are refused:
-    /// such a condition would find nothing and say nothing.
+    /// such a condition would find nothing and say nothing. `meta.NAME` is metadata of the documents' own (columns, front
+    /// matter), of which the index knows what there is: [`crate::Lookup::hits`] and [`crate::answer::Answerer`] refuse
+    /// what there is not.
     ///
     /// # Errors
     /// [`RagError::Invalid`] with the fields that there are.
     pub fn filter(text: &str) -> Result<Filter, RagError> {
+        let typed = Typed::of(text)?;
+        if let Some(name) = name_of(typed.key) {
+            return own::filter(&typed, name);
+        }
         let mut filter: Filter = text.parse()?;
         check_kinds(text, &filter)?;
         for condition in filter.must.iter_mut().chain(&mut filter.must_not) {
@@ -29,14 +38,17 @@ impl Chunk {
                 | Condition::AnyOf { key, .. }
                 | Condition::Range { key, .. }
                 | Condition::Exists { key } => key,
-                Condition::Ids(_) => continue,
+                Condition::Ids(_) | Condition::Either(_) => continue,
             };
             let known = FIELDS.iter().find(|(typed, _)| typed == key);
             let (_, stored) = known.ok_or_else(|| {
                 RagError::invalid(
                     format!("filter `{}`", text.escape_debug()),
                     format!("chunks have no field `{}`", key.escape_debug()),
-                    format!("they have {}", FIELDS.map(|(typed, _)| typed).join(", ")),
+                    format!(
+                        "they have {}; what documents carry themselves, in columns or front matter, is {TYPED_PREFIX}NAME",
+                        FIELDS.map(|(typed, _)| typed).join(", ")
+                    ),
                 )
             })?;
             (*stored).clone_into(key);
@@ -92,7 +104,7 @@ mod tests {
     fn what_a_hint_suggests_is_accepted() {
         let hint = Chunk::filter("kind~x").unwrap_err().hint().unwrap();
         let suggested: Vec<&str> = hint.split('`').skip(1).step_by(2).collect();
-        assert_eq!(suggested.len(), 4, "{hint}");
+        assert_eq!(suggested.len(), 5, "{hint}");
         for condition in suggested {
             Chunk::filter(condition).unwrap();
         }

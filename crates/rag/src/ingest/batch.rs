@@ -1,14 +1,19 @@
 //! A few documents on their way into the index together.
 
+use std::collections::BTreeSet;
+
 use evalign_core::Digest;
 use evalign_store::{IndexCommit, IndexedDocument};
 use serde_json::{Map, Value, json};
 
+use super::fields::{admitted, only, written};
 use super::{IngestNote, Run, shown};
-use crate::chunk::STAGED_FIELD;
+use crate::chunk::{STAGED_FIELD, context_of};
 use crate::chunker::{ChunkPlace, chunks};
 use crate::injection::orders_in;
 use crate::load::{DocumentKind, LARGEST_DOCUMENT_BYTES, LoadedText, load};
+use crate::metadata::{Fields, METADATA_FIELD, Untold, ValueKind};
+use crate::records::{blocks, record_of};
 use crate::sources::SourceFile;
 use crate::{Analyzer, Chunk, Condition, DocumentId, Filter, Point, RagError, Scope, TextRole};
 
@@ -31,7 +36,11 @@ pub(super) struct Prepared {
     terms: u64,
     /// Of all chunks, special tokens not included.
     tokens: u64,
+    /// What the chunks carry.
+    fields: Fields,
     pub(super) notes: Vec<IngestNote>,
+    /// What of its metadata filters do not find.
+    pub(super) untold: Vec<Untold>,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +57,11 @@ impl Batch {
 
     pub(super) fn is_full(&self) -> bool {
         self.chunks >= CHUNKS_TOGETHER || self.documents.len() >= DOCUMENTS_TOGETHER
+    }
+
+    /// What documents of it carry.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&String, &BTreeSet<ValueKind>)> {
+        self.documents.iter().flat_map(|document| &document.fields)
     }
 
     fn versions(&self) -> Vec<Value> {
@@ -90,10 +104,13 @@ pub(super) fn prepare(
             "kind": file.kind,
             "title": loaded.title,
             "source_start": loaded.source_start,
+            "has_places": !loaded.places.is_empty(),
         }),
     };
     let notes = notes(name, &loaded);
-    let mut prepared = Prepared { record, kind: file.kind, loaded, places, terms: 0, tokens: 0, notes };
+    let untold = loaded.carried.notes().collect();
+    let (kind, fields) = (file.kind, Fields::new());
+    let mut prepared = Prepared { record, kind, loaded, places, terms: 0, tokens: 0, fields, notes, untold };
     let analyzer = Analyzer::english();
     for place in &prepared.places {
         let chunk = prepared.chunk(run, place);
@@ -101,6 +118,7 @@ pub(super) fn prepare(
         prepared.tokens += count(&chunk.text) as u64;
     }
     prepared.record.details["terms"] = json!(prepared.terms);
+    prepared.take_fields(&run.names);
     Ok(prepared)
 }
 
@@ -108,7 +126,7 @@ impl Prepared {
     fn chunk(&self, run: &Run<'_, '_>, place: &ChunkPlace) -> Chunk {
         let (request, record) = (run.request, &self.record);
         let text = &self.loaded.text[place.range.clone()];
-        let start_byte = place.range.start as u64;
+        let (start_byte, end_byte) = (place.range.start as u64, place.range.end as u64);
         let mut metadata = Map::new();
         metadata.insert("kind".to_owned(), Value::from(self.kind.name()));
         Chunk {
@@ -117,33 +135,78 @@ impl Prepared {
             document: DocumentId(record.document.clone()),
             revision: record.revision.clone(),
             start_byte,
-            end_byte: place.range.end as u64,
+            end_byte,
+            record: record_of(&self.loaded.places, start_byte..end_byte),
             page: place.page,
             section: place.section.clone(),
             text: text.to_owned(),
-            prefix: prefix(run, &record.document, &self.loaded, place, text),
+            prefix: self.prefix(run, place, text),
             metadata,
         }
     }
-}
 
-/// The document's title and the headings above a chunk, where that is asked for and the embedder can read it
-/// together with the text.
-fn prefix(
-    run: &Run<'_, '_>,
-    name: &str,
-    loaded: &LoadedText,
-    place: &ChunkPlace,
-    text: &str,
-) -> Option<String> {
-    if !run.request.settings.chunking.prefix {
-        return None;
+    pub(super) fn fields(&self) -> &Fields {
+        &self.fields
     }
-    let title = loaded.title.as_deref().unwrap_or(name);
-    let above = place.section.iter().map(String::as_str).filter(|heading| *heading != title);
-    let prefix = std::iter::once(title).chain(above).collect::<Vec<_>>().join(" > ");
-    let tokens = run.ingest.embedder.count_tokens(&format!("{prefix} {text}"));
-    (tokens <= run.request.settings.embedder.max_tokens).then_some(prefix)
+
+    /// Finds what the chunks carry, as far as the index has room for names.
+    fn take_fields(&mut self, known: &BTreeSet<String>) {
+        let (mut fields, mut without) = (Fields::new(), 0);
+        for place in &self.places {
+            let Some(carried) = self.loaded.carried_by(&place.range) else {
+                without += 1;
+                continue;
+            };
+            for (name, value) in carried {
+                fields.entry(name).or_default().extend(ValueKind::all_of(&value));
+            }
+        }
+        let (fields, left_out) = admitted(fields, known);
+        self.fields = fields;
+        self.record.details["fields"] = Value::from(written(&self.fields));
+        if without > 0 {
+            let chunks = match without {
+                1 => "1 chunk lies".to_owned(),
+                several => format!("{several} chunks lie"),
+            };
+            let note =
+                format!("{chunks} in several rows, which no filter finds by a column: cut it by structure");
+            self.untold.push(("several rows", note));
+        }
+        if let Some(first) = left_out.first() {
+            let fields = match left_out.len() {
+                1 => "1 field is".to_owned(),
+                several => format!("{several} fields are"),
+            };
+            let first = first.escape_debug();
+            let note = format!(
+                "{fields} not kept for filters, `{first}` first: the documents of the index have too many already"
+            );
+            self.untold.push(("too many names", note));
+        }
+    }
+
+    /// A chunk as its point's payload.
+    fn payload(&self, place: &ChunkPlace, chunk: &Chunk, staged: bool) -> Map<String, Value> {
+        let mut payload = chunk.payload();
+        payload.insert("version".to_owned(), json!(self.record.version));
+        payload.insert("kind".to_owned(), chunk.metadata["kind"].clone());
+        payload.insert(STAGED_FIELD.to_owned(), Value::Bool(staged));
+        let carried = only(self.loaded.carried_by(&place.range).unwrap_or_default(), &self.fields);
+        if !carried.is_empty() {
+            payload.insert(METADATA_FIELD.to_owned(), Value::Object(carried));
+        }
+        payload
+    }
+
+    /// A document without a title is called by its name.
+    fn prefix(&self, run: &Run<'_, '_>, place: &ChunkPlace, text: &str) -> Option<String> {
+        if !run.request.settings.chunking.prefix {
+            return None;
+        }
+        let title = self.loaded.title.as_deref().unwrap_or(&self.record.document);
+        context_of(title, &place.section, text, run.ingest.embedder.as_ref())
+    }
 }
 
 fn notes(name: &str, loaded: &LoadedText) -> Vec<IngestNote> {
@@ -166,14 +229,6 @@ fn notes(name: &str, loaded: &LoadedText) -> Vec<IngestNote> {
     notes
 }
 
-fn payload(chunk: &Chunk, version: &Digest, staged: bool) -> Map<String, Value> {
-    let mut payload = chunk.payload();
-    payload.insert("version".to_owned(), json!(version));
-    payload.insert("kind".to_owned(), chunk.metadata["kind"].clone());
-    payload.insert(STAGED_FIELD.to_owned(), Value::Bool(staged));
-    payload
-}
-
 impl Run<'_, '_> {
     /// Writes, verifies and shows the documents, then records them. See the crate's drawing for the order.
     pub(super) async fn write(&mut self, batch: Batch) -> Result<(), RagError> {
@@ -182,14 +237,18 @@ impl Run<'_, '_> {
         }
         for document in &batch.documents {
             self.statistics.remove(self.known.get(&document.record.document));
-            self.statistics.add(document.record.chunks, document.terms);
+            self.statistics.add(document.record.chunks, document.terms, &document.fields);
         }
+        self.index_fields(Some(&batch)).await?;
         self.upsert(&batch).await?;
         self.verify(&batch, &self.scope()).await?;
         self.note(&batch)?;
         self.show(&batch).await?;
         self.verify(&batch, &self.scope().visible(shown())).await?;
-        self.record(batch)
+        self.record(batch)?;
+        // As for a run that starts here after a crash: both keep the same names.
+        self.names = self.statistics.fields.names();
+        Ok(())
     }
 
     /// Notes in SQLite whose versions are about to be shown. The statistics stay those of what is recorded.
@@ -220,12 +279,12 @@ impl Run<'_, '_> {
             let texts: Vec<String> = chunks.iter().map(Chunk::searched_text).collect();
             let dense = self.ingest.embedder.embed(&texts, TextRole::Passage).await?;
             let points = group.iter().zip(&chunks).zip(texts.iter().zip(dense)).map(
-                |(((document, _, staged), chunk), (text, dense))| Point {
+                |(((document, place, staged), chunk), (text, dense))| Point {
                     id: chunk.id,
                     tenant: self.request.tenant.clone(),
                     dense: Some(dense),
                     sparse: bm25.document(&analyzer.terms(text)),
-                    payload: payload(chunk, &document.record.version, *staged),
+                    payload: document.payload(place, chunk, *staged),
                 },
             );
             vectors.upsert(index, points.collect()).await?;
@@ -274,6 +333,8 @@ impl Run<'_, '_> {
     fn record(&mut self, batch: Batch) -> Result<(), RagError> {
         let mut commit = IndexCommit { statistics: json!(self.statistics), ..IndexCommit::default() };
         for document in batch.documents {
+            let Prepared { record, loaded, .. } = &document;
+            commit.places.extend(blocks(&record.document, &record.version, &loaded.places));
             commit.texts.extend(document.record.text.clone().map(|digest| (digest, document.loaded.text)));
             commit.indexed.push(document.record);
         }

@@ -1,7 +1,10 @@
+use std::collections::BTreeMap;
+
 use evalign_data::DataError;
 use serde::Serialize;
 
 use crate::RagError;
+use crate::metadata::Untold;
 use crate::sources::Sources;
 
 /// What became of every document of a run. One that is recorded, and whose chunks are not in this store, is added.
@@ -43,6 +46,32 @@ pub struct IngestNote {
     pub note: String,
     /// The document gives orders to whoever reads it. They are not followed.
     pub suspicious: bool,
+}
+
+/// What filters do not find, a note for each reason: one for each of ten thousand documents would bury the others.
+#[derive(Debug, Default)]
+pub(super) struct NotesByReason(BTreeMap<&'static str, (IngestNote, usize)>);
+
+impl NotesByReason {
+    pub(super) fn add(&mut self, document: &str, untold: &[Untold]) {
+        for (reason, note) in untold {
+            let first =
+                || IngestNote { document: document.to_owned(), note: note.clone(), suspicious: false };
+            self.0.entry(reason).or_insert_with(|| (first(), 0)).1 += 1;
+        }
+    }
+
+    /// The first document's note, with the number of the others.
+    pub(super) fn notes(self) -> impl Iterator<Item = IngestNote> {
+        self.0.into_values().map(|(mut note, documents)| {
+            note.note += &match documents.saturating_sub(1) {
+                0 => String::new(),
+                1 => "; 1 other document is like it".to_owned(),
+                others => format!("; {others} other documents are like it"),
+            };
+            note
+        })
+    }
 }
 
 impl IngestFailure {

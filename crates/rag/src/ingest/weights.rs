@@ -1,17 +1,19 @@
 use std::collections::BTreeSet;
 
-use evalign_store::{IndexCommit, IndexedDocument};
+use evalign_store::{IndexCommit, IndexedDocument, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::Run;
+use super::fields::FieldStatistics;
+use crate::metadata::Fields;
 use crate::{Analyzer, Bm25, Chunk, LengthStatistics, RagError, SparseVector, With};
 
 /// Points whose weights are made again together.
 const POINTS_PER_STEP: usize = 512;
 
-/// What BM25 needs to know of a tenant's part of an index.
+/// What BM25 and filters need to know of a tenant's part of an index.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TenantStatistics {
     pub(super) lengths: LengthStatistics,
@@ -21,13 +23,28 @@ pub(super) struct TenantStatistics {
     /// Documents of which a run may have shown a version and died before it recorded it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) unrecorded: BTreeSet<String>,
+    /// What filters can ask for.
+    #[serde(default)]
+    pub(super) fields: FieldStatistics,
 }
 
 impl TenantStatistics {
-    /// What a document's new chunks add; `terms` of all of them together.
-    pub(super) fn add(&mut self, chunks: u64, terms: u64) {
+    /// What is recorded; that of nothing, where nothing is.
+    ///
+    /// # Errors
+    /// [`RagError::Index`] for what cannot be read.
+    pub(super) fn recorded(state: &Store, (index, tenant): (&str, &str)) -> Result<Self, RagError> {
+        let Some(recorded) = state.index_statistics(index, tenant)? else { return Ok(Self::default()) };
+        serde_json::from_value(recorded).map_err(|error| {
+            RagError::index(index, format!("its statistics are damaged: {error}"), "make it anew")
+        })
+    }
+
+    /// What a document's new chunks add; `terms` of all of them together, `fields` what they carry.
+    pub(super) fn add(&mut self, chunks: u64, terms: u64, fields: &Fields) {
         self.lengths.documents += chunks;
         self.lengths.terms += terms;
+        self.fields.add(fields);
     }
 
     pub(super) fn remove(&mut self, document: Option<&IndexedDocument>) {
@@ -35,6 +52,7 @@ impl TenantStatistics {
         let terms = document.details["terms"].as_u64().unwrap_or(0);
         self.lengths.documents = self.lengths.documents.saturating_sub(document.chunks);
         self.lengths.terms = self.lengths.terms.saturating_sub(terms);
+        self.fields.remove(document);
     }
 
     /// The weights to use now. In the first run the mean so far; its end makes them again.

@@ -1,4 +1,4 @@
-use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{Event, HeadingLevel, MetadataBlockKind, Options, Parser, Tag, TagEnd};
 
 use std::path::Path;
 
@@ -92,6 +92,9 @@ pub(super) fn load_markdown(path: &Path, bytes: &[u8]) -> Result<LoadedText, Rag
     let mut open: Option<Heading> = None;
     for (event, range) in Parser::new_ext(&loaded.text, options).into_offset_iter() {
         match event {
+            Event::Start(Tag::MetadataBlock(MetadataBlockKind::YamlStyle)) if range.start == 0 => {
+                loaded.carried.read_front_matter(&loaded.text[range]);
+            }
             Event::Start(Tag::Heading { level, .. }) => {
                 open = Some(Heading { start: range.start, level: depth(level), title: String::new() });
             }

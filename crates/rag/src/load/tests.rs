@@ -160,15 +160,85 @@ fn broken_pdfs_never_take_the_process_down() {
 
 #[test]
 fn rows_of_tables_become_lines() {
-    let directory = tempfile::tempdir().unwrap();
-    let csv = directory.path().join("a.csv");
-    fs_err::write(&csv, "name,price\n\"Pump, old\",3\nValve,\n").unwrap();
-    let read = |path: &PathBuf, kind| load(path, &fs_err::read(path).unwrap(), kind, &PdfReader::Here);
-    let loaded = read(&csv, DocumentKind::Csv).unwrap();
+    let loaded = of(b"name,price\n\"Pump, old\",3\nValve,\n", DocumentKind::Csv).unwrap();
     assert_eq!(loaded.rows.len(), 2);
     assert!(loaded.text[loaded.rows[0].clone()].starts_with("name: Pump, old\nprice: 3"));
-    let jsonl = directory.path().join("a.jsonl");
-    fs_err::write(&jsonl, "{\"a\": \"x\"}\n{\"a\": [1]}\n{broken\n").unwrap();
-    let error = read(&jsonl, DocumentKind::Jsonl).unwrap_err();
+    let error = of(b"{\"a\": \"x\"}\n{\"a\": [1]}\n{broken\n", DocumentKind::Jsonl).unwrap_err();
     assert!(error.to_string().contains('3'), "{error}");
+    let tabs = of(b"name\tprice\nPump, old\t3\n", DocumentKind::Tsv).unwrap();
+    assert_eq!(tabs.text, "name: Pump, old\nprice: 3\n\n");
+    assert_eq!(of(b"name,price\n", DocumentKind::Csv).unwrap().notes, ["it has no rows"]);
+}
+
+#[test]
+fn what_is_said_of_a_row_is_true_of_the_file() {
+    let csv = "\u{feff}name,note\r\n\r\n\"Pump, old\",\"a \"\"new\"\" seal\r\nfrom grün\"\r\nname,\r\n";
+    let jsonl = "{\"name\": \"Pump, old\", \"note\": \"a \\\"new\\\" seal\\r\\nfrom gr\\u00fcn\"}\n\n{\"name\": \"name\"}\n";
+    let tsv = csv.replace(',', "\t").replace("Pump\t old", "Pump, old");
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, csv.as_bytes()).unwrap();
+    let gz = gz.finish().unwrap();
+    let mut texts = Vec::new();
+    for (bytes, file, kind) in [
+        (csv.as_bytes(), csv, DocumentKind::Csv),
+        (&gz, csv, DocumentKind::Csv),
+        (tsv.as_bytes(), &tsv, DocumentKind::Tsv),
+        (jsonl.as_bytes(), jsonl, DocumentKind::Jsonl),
+    ] {
+        let loaded = of(bytes, kind).unwrap();
+        assert_eq!(loaded.notes.is_empty(), bytes != gz.as_slice());
+        let at = |[start, end]: [u64; 2]| usize::try_from(start).unwrap()..usize::try_from(end).unwrap();
+        for place in &loaded.places {
+            let record = &file[at([place.record.start_byte, place.record.end_byte])];
+            assert!(["\"Pump", "name", "{"].iter().any(|start| record.starts_with(start)), "{record}");
+            assert!(!record.ends_with(['\r', '\n']));
+            assert_eq!(place.record.unpacked, bytes == gz.as_slice());
+            for [text, start, bytes] in &place.verbatim {
+                assert_eq!(loaded.text[at([*text, text + bytes])], file[at([*start, start + bytes])]);
+            }
+        }
+        let said = |row: usize| -> Vec<String> {
+            let parts = loaded.places[row].verbatim.iter();
+            parts.map(|[text, _, bytes]| loaded.text[at([*text, text + bytes])].to_owned()).collect()
+        };
+        let note: &[&str] = if kind == DocumentKind::Jsonl {
+            &["a ", "new", " seal", "from gr", "n"]
+        } else {
+            &["a ", "new", " seal\r\nfrom grün"]
+        };
+        assert_eq!(said(0), [&["Pump, old"], note].concat());
+        assert_eq!(said(1), ["name"]);
+        texts.push(loaded.text);
+    }
+    assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+}
+
+#[test]
+fn rows_with_very_many_parts_have_only_their_place() {
+    let text = format!("{{\"a\": \"{}\"}}\n{{\"a\": \"b\\nc\"}}\n", "x\\n".repeat(300));
+    let loaded = of(text.as_bytes(), DocumentKind::Jsonl).unwrap();
+    let parts: Vec<usize> = loaded.places.iter().map(|row| row.verbatim.len()).collect();
+    assert_eq!(parts, [0, 2]);
+    assert!(loaded.notes[0].starts_with("of 1 rows only the place is kept"), "{:?}", loaded.notes);
+}
+
+#[test]
+fn a_table_whose_text_would_be_far_longer_than_the_file_is_refused() {
+    let table = format!("{}\n{}", "a".repeat(1_000_000), "1\n".repeat(300));
+    let error = of(table.as_bytes(), DocumentKind::Csv).unwrap_err();
+    assert!(error.to_string().contains("its rows as lines"), "{error}");
+    assert!(evalign_core::Hint::hint(&error).is_some());
+}
+
+#[test]
+fn packed_tables_are_known_by_the_name_before() {
+    for (name, kind) in [
+        ("a.csv.gz", Some(DocumentKind::Csv)),
+        ("a.TSV.zst", Some(DocumentKind::Tsv)),
+        ("a.jsonl.gz", Some(DocumentKind::Jsonl)),
+        ("a.md.gz", None),
+        ("a.gz", None),
+    ] {
+        assert_eq!(DocumentKind::of_name(name), kind, "{name}");
+    }
 }

@@ -7,7 +7,7 @@ use qdrant_client::qdrant as api;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::filter::Scalar;
+use crate::filter::{Scalar, at_least_one};
 use crate::vector_store::{DENSE, SPARSE};
 use crate::{
     CollectionSpec, Condition, FieldKind, Filter, Leg, Point, RagError, Record, Scope, Scored, SparseVector,
@@ -82,8 +82,8 @@ pub(super) fn filter(filter: &Filter) -> Result<api::Filter, RagError> {
     })
 }
 
-fn condition(condition: &Condition) -> Result<api::Condition, RagError> {
-    Ok(match condition {
+fn condition(one: &Condition) -> Result<api::Condition, RagError> {
+    Ok(match one {
         Condition::Equals { key, value } => match Scalar::of(key, value)? {
             Scalar::Text(text) => api::Condition::matches(key.as_str(), text),
             Scalar::Integer(integer) => api::Condition::matches(key.as_str(), integer),
@@ -99,6 +99,10 @@ fn condition(condition: &Condition) -> Result<api::Condition, RagError> {
         ),
         Condition::Exists { key } => api::Filter::must_not([api::Condition::is_empty(key.as_str())]).into(),
         Condition::Ids(ids) => api::Condition::has_id(ids.iter().copied().map(id)),
+        Condition::Either(conditions) => {
+            let any = at_least_one(conditions)?.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+            api::Filter::should(any).into()
+        }
     })
 }
 

@@ -14,6 +14,7 @@ fn chunk(document: &str, bytes: [u64; 2]) -> Chunk {
         revision: Digest::of(document),
         start_byte: bytes[0],
         end_byte: bytes[1],
+        record: None,
         page: None,
         section: Vec::new(),
         text: "x".repeat((bytes[1] - bytes[0]) as usize),

@@ -9,6 +9,7 @@ use evalign_fetch::Progress;
 use fastembed::{OnnxSource, RerankInitOptionsUserDefined, TextRerank, UserDefinedRerankingModel};
 use tokenizers::Tokenizer;
 
+use super::all_judged;
 use crate::RagError;
 use crate::embed::{EmbedOptions, HubModel, OnnxFiles, load_onnx_runtime, steps, threads, uncut};
 
@@ -97,7 +98,7 @@ impl CrossEncoder {
             encoded.map(|encoded| encoded.len()).map_err(|error| failed(&self.name, error.to_string()))
         };
         let counts = texts.iter().map(count).collect::<Result<Vec<_>, _>>()?;
-        let mut relevance = vec![0.0; texts.len()];
+        let mut relevance = vec![None; texts.len()];
         for step in steps(&counts, MAX_TOKENS, false) {
             let together: Vec<&str> = step.iter().map(|index| texts[*index].as_str()).collect();
             let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,10 +106,10 @@ impl CrossEncoder {
                 .rerank(question, together, false, Some(step.len()))
                 .map_err(|error| failed(&self.name, error.to_string()))?;
             for result in judged {
-                relevance[step[result.index]] = 1.0 / (1.0 + f64::from(-result.score).exp());
+                relevance[step[result.index]] = Some(1.0 / (1.0 + f64::from(-result.score).exp()));
             }
         }
-        Ok(relevance)
+        all_judged(relevance)
     }
 }
 

@@ -132,6 +132,12 @@ async fn a_cross_encoder_judges_as_its_weights_say() {
     assert!(unknown.to_string().contains("neither a directory nor"), "{unknown}");
 }
 
+#[test]
+fn a_judgement_that_is_missing_is_an_error() {
+    assert_eq!(all_judged([Some(0.5), Some(0.0)]).unwrap(), [0.5, 0.0]);
+    assert!(all_judged([Some(0.5), None]).unwrap_err().to_string().contains("without a judgement"));
+}
+
 #[tokio::test]
 async fn no_passage_closes_the_fence_of_its_question() {
     let directory = tempfile::tempdir().unwrap();
@@ -149,4 +155,19 @@ async fn no_passage_closes_the_fence_of_its_question() {
     let reranker = Reranker::language_model(model).unwrap();
     let relevance = reranker.relevance(question, &[hostile.as_str(), "Seals."]).await.unwrap();
     assert!(relevance.iter().all(|relevance| *relevance < 0.01), "{relevance:?}");
+}
+
+#[tokio::test]
+async fn what_a_passage_is_worth_does_not_depend_on_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("script.json");
+    fs_err::write(&script, json!({"count_file": "asked.txt"}).to_string()).unwrap();
+    let model = Arc::new(evalign_model::Scripted::load(&script).unwrap());
+    let reranker = Reranker::language_model(model).unwrap();
+    for passages in [&["Seals."][..], &["The gate closes.", "Seals."]] {
+        reranker.relevance("When does the gate close?", passages).await.unwrap();
+    }
+    let asked = fs_err::read_to_string(directory.path().join("asked.txt")).unwrap();
+    let different: std::collections::BTreeSet<&str> = asked.lines().collect();
+    assert_eq!((asked.lines().count(), different.len()), (3, 2), "{asked}");
 }

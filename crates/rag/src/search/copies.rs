@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::Hit;
-use crate::{Chunk, DocumentId};
+use crate::{Chunk, DocumentId, RecordPlace};
 
 /// Another place where the text of a hit stands, under the same headings: in a copy of its document, for example.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct HitCopy {
     /// Of the text within the document's text, end exclusive.
     pub start_byte: u64,
     pub end_byte: u64,
+    /// As [`Chunk::record`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordPlace>,
     /// Counts from 1; only for paged formats.
     pub page: Option<u32>,
 }
@@ -38,6 +41,7 @@ impl HitCopy {
             revision: self.revision.clone(),
             start_byte: self.start_byte,
             end_byte: self.end_byte,
+            record: self.record,
             page: self.page,
             ..of_hit.clone()
         }

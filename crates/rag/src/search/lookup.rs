@@ -4,7 +4,7 @@ use evalign_model::Model;
 use evalign_store::Store;
 
 use super::{Expansion, Hit, QueryPlan, SearchOptions, Searcher, rerank};
-use crate::ingest::{check_presence, shown};
+use crate::ingest::{check_metadata, check_presence, shown};
 use crate::{Filter, RagError, Reranker, Scope};
 
 /// A question to an index: looked for also in other words, among chunks that fit a filter, the first hits judged again.
@@ -27,7 +27,7 @@ pub struct LookedUp {
     pub hits: Vec<Hit>,
     /// What was looked for beside the question, under the numbers that [`super::LegShare::query`] has.
     pub added: Vec<String>,
-    /// Expansions that came to nothing.
+    /// Expansions that came to nothing, documents that a filter cannot find.
     pub notes: Vec<String>,
 }
 
@@ -41,15 +41,17 @@ impl Lookup<'_> {
     /// The best hits, each text once ([`Searcher::search`]).
     ///
     /// # Errors
-    /// As [`Searcher::search`]; expansions without a model; an index that is recorded here and lies in another store;
+    /// As [`Searcher::search`]; expansions without a model; a filter on metadata that nothing carries; an index that is recorded here and lies in another store;
     /// what the model or the reranker report.
     pub async fn hits(&self, query: &str, options: &SearchOptions) -> Result<LookedUp, RagError> {
-        let (plan, notes) = match self.model {
+        let (filter, untold) = check_metadata(self.state, (self.index, self.tenant), &self.filter)?;
+        let (plan, mut notes) = match self.model {
             _ if self.expansions.is_empty() => (QueryPlan::of(query), Vec::new()),
             Some(model) => QueryPlan::expanded(query, self.expansions, model).await?,
             None => return Err(RagError::invalid("expansions", "need a model", "name one")),
         };
-        let scope = Scope::of(self.tenant).visible(shown()).filter(self.filter.clone());
+        notes.extend(untold);
+        let scope = Scope::of(self.tenant).visible(shown()).filter(filter);
         let judged = self.rerank.map_or(options.limit, |(_, depth)| depth.max(options.limit));
         let searched = SearchOptions { limit: judged, ..options.clone() };
         let mut hits = self.searcher.search(self.index, &scope, &plan, &searched).await?;

@@ -3,9 +3,6 @@ use crate::{Feedback, Fusion, SearchMode, SearchOptions};
 /// Hits of each leg that are fused. The lists of the last are kept for the sweep.
 pub(super) const DEPTHS: [usize; 3] = [50, 100, 200];
 
-/// First hits that are judged again, where there is a reranker.
-pub(super) const RERANK_DEPTHS: [usize; 3] = [10, 20, 50];
-
 /// What is tried of each way of cutting: each mode, and for hybrid search every fusion with some weights of the words
 /// and some feedback. Plain hybrid search is the first.
 #[must_use]

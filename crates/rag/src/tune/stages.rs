@@ -1,11 +1,12 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::candidates::{DEPTHS, RERANK_DEPTHS};
+use super::candidates::DEPTHS;
 use crate::beir::{BeirEvaluation, BeirQuery, reorder};
 use crate::fusion::Fused;
+use crate::rerank::Judgement;
 use crate::search::Searched;
 use crate::{Leg, PerQuery, RagError, Reranker, SearchMode, SearchOptions, SearchWay};
 
@@ -133,19 +134,19 @@ pub(super) async fn search(
 }
 
 /// Tries ways at every depth of the reranker. A hit is judged once for each query, whichever ways found it, and each
-/// way is charged for its own hits what one of them took on average.
+/// way is charged what its own hits took.
 pub(super) async fn rerank(
     evaluation: &BeirEvaluation<'_>,
     asked: &[Asked],
     ways: &[SearchWay],
-    reranker: &Reranker,
+    (reranker, depths): (&Reranker, &[usize]),
     advance: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Trial>, RagError> {
-    let deepest = RERANK_DEPTHS[RERANK_DEPTHS.len() - 1];
+    let deepest = depths.iter().copied().max().unwrap_or_default();
     let at_depth =
         |way: &SearchWay, depth| Trial::new(SearchWay { rerank_depth: Some(depth), ..way.clone() });
-    let mut trials: Vec<[Trial; RERANK_DEPTHS.len()]> =
-        ways.iter().map(|way| RERANK_DEPTHS.map(|depth| at_depth(way, depth))).collect();
+    let of_way = |way| depths.iter().map(|depth| (*depth, at_depth(way, *depth))).collect();
+    let mut trials: Vec<Vec<(usize, Trial)>> = ways.iter().map(of_way).collect();
     for (query, asked) in evaluation.queries().iter().zip(asked) {
         let mut lists = Vec::with_capacity(ways.len());
         for way in ways {
@@ -153,22 +154,19 @@ pub(super) async fn rerank(
         }
         let first = lists.iter().flat_map(|(hits, _)| hits.iter().take(deepest));
         let ids: Vec<Uuid> = first.map(|hit| hit.id).collect::<BTreeSet<_>>().into_iter().collect();
-        let start = Instant::now();
-        let judged = evaluation.relevance(&query.text, &ids, reranker).await?;
-        let seconds_each = start.elapsed().as_secs_f64() / ids.len().max(1) as f64;
-        // Ids are sorted.
-        let relevance = |hit: &Fused| {
-            ids.binary_search(&hit.id).ok().and_then(|place| judged.get(place)).copied().unwrap_or_default()
-        };
+        let judged = reranker.judgements(&query.text, &evaluation.passages(&ids).await?).await?;
+        let judged: BTreeMap<Uuid, Judgement> = ids.into_iter().zip(judged).collect();
         for ((hits, seconds), trials) in lists.into_iter().zip(&mut trials) {
-            for (trial, depth) in trials.iter_mut().zip(RERANK_DEPTHS) {
+            for (depth, trial) in trials {
                 let mut hits = hits.clone();
-                let first: Vec<f64> = hits.iter().take(depth).map(relevance).collect();
-                reorder(&mut hits, &first);
-                trial.add(evaluation, query, &hits, seconds + seconds_each * first.len() as f64);
+                let first: Vec<Judgement> =
+                    hits.iter().take(*depth).map_while(|hit| judged.get(&hit.id).copied()).collect();
+                reorder(&mut hits, &first.iter().map(|judged| judged.relevance).collect::<Vec<_>>());
+                let judging: f64 = first.iter().map(|judged| judged.seconds).sum();
+                trial.add(evaluation, query, &hits, seconds + judging);
             }
         }
         advance(1);
     }
-    Ok(trials.into_iter().flatten().collect())
+    Ok(trials.into_iter().flatten().map(|(_, trial)| trial).collect())
 }

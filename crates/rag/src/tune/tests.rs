@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use evalign_core::Digest;
@@ -53,6 +54,10 @@ impl Embedder for Words {
     }
 }
 
+fn document(n: usize, text: String) -> BeirDocument {
+    BeirDocument { id: format!("d{n}"), title: String::new(), text }
+}
+
 /// Twelve documents, of which the one that every query wants says so behind what an embedder reads.
 fn collection() -> BeirCollection {
     let text = |n: usize| match n {
@@ -63,7 +68,7 @@ fn collection() -> BeirCollection {
         |n: usize| BeirQuery { id: format!("q{n}"), text: format!("when does harbour gate {n} shut") };
     let judged = BTreeMap::from([("d7".to_owned(), 1)]);
     BeirCollection {
-        documents: (0..12).map(|n| BeirDocument { id: format!("d{n}"), text: text(n) }).collect(),
+        documents: (0..12).map(|n| document(n, text(n))).collect(),
         queries: (0..16).map(query).collect(),
         judgements: (0..16).map(|n| (format!("q{n}"), judged.clone())).collect(),
     }
@@ -74,7 +79,7 @@ fn reranker(directory: &std::path::Path) -> Reranker {
     let script = directory.join("script.json");
     let rule = |part: &str, yes: f64, no: f64| json!({"match": part, "log_likelihoods": [yes, no]});
     let rules = [rule("GOLD", -0.1, -9.0), rule("Does it answer", -9.0, -0.1)];
-    fs_err::write(&script, json!({ "rules": rules }).to_string()).unwrap();
+    fs_err::write(&script, json!({ "rules": rules, "count_file": "asked.txt" }).to_string()).unwrap();
     Reranker::language_model(Arc::new(evalign_model::Scripted::load(&script).unwrap())).unwrap()
 }
 
@@ -85,13 +90,17 @@ async fn cutting_and_judging_again_are_tried_and_the_best_is_shown_on_the_other_
     let (collection, reranker, embedder) = (collection(), reranker(directory.path()), Words::new());
     let chunking =
         ChunkSettings { strategy: Strategy::Recursive, max_tokens: 20, overlap_tokens: 0, prefix: false };
-    let request = TuneRequest { metric: "ndcg@10", chunkings: vec![chunking], reranker: Some(&reranker) };
-    let steps = std::sync::atomic::AtomicU64::new(0);
-    let advance = |more| {
-        steps.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
+    let request = TuneRequest {
+        metric: "ndcg@10",
+        chunkings: vec![chunking],
+        reranker: Some(&reranker),
+        rerank_depths: &[3, 12],
     };
+    let steps = std::sync::Mutex::new(TimeLeft::new(request.steps(&collection)));
+    let advance = |step, more| steps.lock().unwrap().advance(step, more, Duration::from_secs(1));
     let report = tune(&collection, (&vectors, &embedder), &request, &advance).await.unwrap();
-    assert_eq!(steps.into_inner(), request.steps(&collection));
+    let steps = steps.into_inner().unwrap();
+    assert_eq!((steps.done(), steps.left()), (request.steps(&collection).total(), Some(Duration::ZERO)));
     let best = &report.candidates[0];
     assert!(best.way.rerank_depth.is_some() && best.tuned.ndcg_at_10 > 0.99, "{best:?}");
     let plain = |cut: bool| {
@@ -104,7 +113,7 @@ async fn cutting_and_judging_again_are_tried_and_the_best_is_shown_on_the_other_
     // A document is found by any of its chunks, and once.
     assert!(plain(true).tuned.recall_at_100 > 0.99, "{:?}", plain(true));
     let depths: Vec<Option<usize>> = report.candidates.iter().map(|found| found.way.rerank_depth).collect();
-    assert!([Some(10), Some(20), Some(50)].iter().all(|depth| depths.contains(depth)), "{depths:?}");
+    assert!([Some(3), Some(12)].iter().all(|depth| depths.contains(depth)), "{depths:?}");
     assert_eq!(report.n_tuned + report.n_held_out, 16);
     let gain = report.gain.iter().find(|found| found.metric == "ndcg@10").unwrap();
     assert_eq!(gain.n, report.n_held_out);
@@ -112,8 +121,86 @@ async fn cutting_and_judging_again_are_tried_and_the_best_is_shown_on_the_other_
     assert!(vectors.collections().await.unwrap().is_empty());
     let too_long = ChunkSettings { max_tokens: 24, ..chunking };
     let request = TuneRequest { chunkings: vec![too_long], ..request };
-    let refused = tune(&collection, (&vectors, &embedder), &request, &|_| {}).await.unwrap_err();
+    let refused = tune(&collection, (&vectors, &embedder), &request, &|_, _| {}).await.unwrap_err();
     assert!(refused.to_string().contains("24 tokens"), "{refused}");
+    let titled = ChunkSettings { prefix: true, ..chunking };
+    let request = TuneRequest { chunkings: vec![titled], ..request };
+    let refused = request.check(&collection, &embedder).unwrap_err();
+    assert!(refused.to_string().contains("no document of this collection has a title"), "{refused}");
+}
+
+/// Each document speaks twice of the next one, and of itself only in its first words.
+#[tokio::test]
+async fn a_chunk_is_found_by_its_documents_title_where_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (vectors, embedder) = (EdgeStore::new(directory.path().join("vectors")), Words::new());
+    let titled = |n: usize| {
+        let (title, next) = (format!("pump{n}"), (n + 1) % 16);
+        let text = format!(
+            "{title} has a hull of steel plates.\n\nBeside pump{next} stands pump{next} in the harbour.\n\n\
+             It is emptied by turning the lever."
+        );
+        BeirDocument { id: format!("d{n}"), title, text }
+    };
+    let query = |n: usize| BeirQuery { id: format!("q{n}"), text: format!("lever pump{n}") };
+    let judged = |n: usize| (format!("q{n}"), BTreeMap::from([(format!("d{n}"), 1)]));
+    let collection = BeirCollection {
+        documents: (0..16).map(titled).collect(),
+        queries: (0..16).map(query).collect(),
+        judgements: (0..16).map(judged).collect(),
+    };
+    let chunking = |prefix| BeirCollection::chunks(8, 0, prefix);
+    let request = TuneRequest {
+        metric: "ndcg@10",
+        chunkings: vec![chunking(false), chunking(true)],
+        reranker: None,
+        rerank_depths: &[],
+    };
+    let report = tune(&collection, (&vectors, &embedder), &request, &|_, _| {}).await.unwrap();
+    let by_words = |prefix| {
+        let is_wanted = |found: &&TuneCandidate| {
+            found.way.chunking == Some(chunking(prefix)) && found.way.options.mode == SearchMode::Bm25
+        };
+        report.candidates.iter().find(is_wanted).unwrap().tuned.mrr_at_10
+    };
+    assert_eq!((by_words(false), by_words(true)), (0.5, 1.0));
+    let parts: Vec<TunePart> = report.parts.iter().map(|tuned| tuned.part).collect();
+    assert_eq!(parts, [TunePart::Fusion, TunePart::Chunks, TunePart::Prefix]);
+    for TunedPart { way, gain, .. } in &report.parts {
+        assert_eq!((way.rerank_depth, gain[0].n), (None, report.n_held_out));
+    }
+}
+
+#[tokio::test]
+async fn what_was_judged_before_is_not_judged_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let vectors = EdgeStore::new(directory.path().join("vectors"));
+    let store = evalign_store::Store::open(&directory.path().join("home")).unwrap();
+    let (collection, embedder) = (collection().with_queries(8), Words::new());
+    assert_eq!(collection.queries.len(), 8);
+    let sweep = async |depths: &[usize]| {
+        let reranker = reranker(directory.path()).keeping(store.clone());
+        let request = TuneRequest {
+            metric: "ndcg@10",
+            chunkings: Vec::new(),
+            reranker: Some(&reranker),
+            rerank_depths: depths,
+        };
+        let report = tune(&collection, (&vectors, &embedder), &request, &|_, _| {}).await.unwrap();
+        let asked = fs_err::read_to_string(directory.path().join("asked.txt")).unwrap();
+        (report, asked.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let judged = |report: &TuneReport| {
+        let is_judged = |found: &&TuneCandidate| found.way.rerank_depth == Some(12);
+        report.candidates.iter().find(is_judged).map(|found| (found.tuned, found.held_out)).unwrap()
+    };
+    let (first, asked) = sweep(&[12]).await;
+    // Every document of every query, once.
+    assert_eq!(asked.iter().collect::<std::collections::BTreeSet<_>>().len(), 8 * 12);
+    assert_eq!(asked.len(), 8 * 12);
+    let (second, asked_again) = sweep(&[3, 12]).await;
+    assert_eq!(asked_again, asked);
+    assert_eq!(judged(&second), judged(&first));
 }
 
 /// The legs of both are asked at once.
@@ -134,7 +221,7 @@ async fn as_many_documents_are_found_by_their_chunks_as_whole() {
     let directory = tempfile::tempdir().unwrap();
     let (store, embedder) = (EdgeStore::new(directory.path().join("vectors")), Words::new());
     let text = "The harbour gate shuts at dusk. ".repeat(12);
-    let documents = (0..12).map(|n| BeirDocument { id: format!("d{n}"), text: text.clone() }).collect();
+    let documents = (0..12).map(|n| document(n, text.clone())).collect();
     let collection = BeirCollection { documents, ..collection() };
     let chunking =
         ChunkSettings { strategy: Strategy::Recursive, max_tokens: 8, overlap_tokens: 0, prefix: false };

@@ -1,7 +1,7 @@
 //! What every store must do, run against each.
 
 use evalign_rag::{
-    Bounds, CollectionSpec, Condition, FieldKind, Filter, Leg, Point, RagError, Scope, SparseVector,
+    Bounds, Chunk, CollectionSpec, Condition, FieldKind, Filter, Leg, Point, RagError, Scope, SparseVector,
     VectorStore, With,
 };
 use serde_json::{Map, Value, json};
@@ -34,6 +34,7 @@ conformance! {
     a_document_without_words_counts_as_a_document
     statistics_are_of_what_is_visible
     filters_select
+    metadata_is_found_by_what_is_typed_with_an_index_or_without
     pages_go_through_everything_once
     nothing_reaches_into_another_tenant
     payload_and_weights_can_be_changed_in_place
@@ -214,6 +215,61 @@ async fn filters_select(store: &dyn VectorStore) {
     assert_eq!(selected(store, Filter::ids(vec![id(3), id(8)])).await, [3]);
     let fraction = store.count("c", &a().filter(equals("price", json!(1.5)))).await;
     assert!(matches!(fraction, Err(RagError::Invalid { .. })), "{fraction:?}");
+}
+
+async fn typed(store: &dyn VectorStore, text: &str) -> Vec<u128> {
+    selected(store, Chunk::filter(text).unwrap()).await
+}
+
+/// Also where a field has values of several kinds, or names that a path has to quote.
+async fn metadata_is_found_by_what_is_typed_with_an_index_or_without(store: &dyn VectorStore) {
+    let rows = [
+        json!({"meta": {"author": "Jane Doe", "year": 2001, "price": 1.5, "open": true, "tags": ["a, b", "c"]}}),
+        json!({"meta": {"author": "a=b", "year": 2001.0, "price": 2, "open": false, "zip": "00123"}}),
+        json!({"meta": {"author": "2001", "year": "n.d.", "price >= 2": 1, "a.b": {"c": 1}, "Größe": 7}}),
+        json!({"author": "Jane Doe", "year": 2001}),
+    ];
+    filled(store, (1..).zip(rows).map(|(n, row)| point(n, 0.0, &[], row)).collect()).await;
+    let kinds = [
+        ("author", FieldKind::Keyword),
+        ("year", FieldKind::Float),
+        ("price", FieldKind::Keyword),
+        ("open", FieldKind::Bool),
+        ("tags", FieldKind::Float),
+        ("\"price >= 2\"", FieldKind::Float),
+    ];
+    let indexed: Vec<(String, FieldKind)> =
+        kinds.iter().map(|(name, kind)| (format!("meta.{name}"), *kind)).collect();
+    for indexed_fields in [Vec::new(), indexed] {
+        store.ensure("c", &CollectionSpec { indexed_fields, ..spec() }).await.unwrap();
+        for (text, found) in [
+            ("meta.author=Jane Doe", &[1][..]),
+            ("meta.author=\"Jane Doe\",a=b", &[1, 2]),
+            ("meta.author=2001", &[3]),
+            ("meta.year=2001", &[1, 2]),
+            ("meta.year=\"2001\"", &[]),
+            ("meta.year=n.d.", &[3]),
+            ("meta.year>2000", &[1, 2]),
+            ("meta.year!=2001", &[3, 4]),
+            ("meta.price=1.50", &[1]),
+            ("meta.price<2", &[1]),
+            ("meta.open=true", &[1]),
+            ("meta.open!=true", &[2, 3, 4]),
+            ("meta.tags=\"a, b\"", &[1]),
+            ("meta.tags=c,d", &[1]),
+            ("meta.zip=00123", &[2]),
+            ("meta.zip=123", &[]),
+            ("meta.\"price >= 2\"=1", &[3]),
+            ("meta.a.b=?", &[3]),
+            ("meta.Größe>=7", &[3]),
+            ("meta.price=?", &[1, 2]),
+            ("meta.price!=?", &[3, 4]),
+        ] {
+            assert_eq!(typed(store, text).await, found, "{text}");
+        }
+    }
+    let nothing = Filter { must: vec![Condition::Either(Vec::new())], must_not: Vec::new() };
+    store.count("c", &a().filter(nothing)).await.unwrap_err();
 }
 
 async fn pages_go_through_everything_once(store: &dyn VectorStore) {

@@ -13,42 +13,10 @@ use evalign_rag::{
     TextRole, VectorStore,
 };
 use evalign_store::Store;
+use hashing::Hashing;
 
-/// Vectors that depend on the text alone.
-struct Hashing(EmbedderIdentity);
-
-#[async_trait]
-impl Embedder for Hashing {
-    fn identity(&self) -> &EmbedderIdentity {
-        &self.0
-    }
-
-    async fn embed(&self, texts: &[String], _: TextRole) -> Result<Vec<Vec<f32>>, RagError> {
-        let vector = |text: &String| {
-            let bytes = Digest::of(text).as_str().as_bytes()[..4].to_vec();
-            let length = bytes.iter().map(|byte| f32::from(*byte).powi(2)).sum::<f32>().sqrt();
-            bytes.iter().map(|byte| f32::from(*byte) / length).collect()
-        };
-        Ok(texts.iter().map(vector).collect())
-    }
-
-    fn count_tokens(&self, text: &str) -> usize {
-        text.split_whitespace().count() + 2
-    }
-}
-
-fn embedder() -> EmbedderIdentity {
-    EmbedderIdentity {
-        name: "hashing".to_owned(),
-        digest: None,
-        dimension: 4,
-        pooling: Pooling::Mean,
-        query_prefix: String::new(),
-        passage_prefix: String::new(),
-        max_tokens: 128,
-        probe: None,
-    }
-}
+#[path = "../../src/ingest/tests/hashing.rs"]
+mod hashing;
 
 fn request(documents: &std::path::Path) -> IngestRequest {
     IngestRequest {
@@ -58,7 +26,7 @@ fn request(documents: &std::path::Path) -> IngestRequest {
         named: Vec::new(),
         allow_urls: false,
         settings: IndexSettings {
-            embedder: embedder(),
+            embedder: Hashing::new().identity().clone(),
             chunking: ChunkSettings {
                 strategy: Strategy::Auto,
                 max_tokens: 32,
@@ -95,7 +63,7 @@ async fn ingest(
         }
     };
     let report =
-        Ingest::new(state, &store, Arc::new(Hashing(embedder())), &progress).run(&request(documents)).await;
+        Ingest::new(state, &store, Arc::new(Hashing::new()), &progress).run(&request(documents)).await;
     if let Some(server) = server.into_inner().unwrap() {
         server.abort();
     }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use evalign_rag::{
-    Analyzer, Bm25, CollectionSpec, Condition, Filter, Fusion, Leg, LengthStatistics, Point, QueryPlan,
-    Scope, SearchMode, SearchOptions, Searcher, VectorStore, With,
+    Analyzer, Bm25, Chunk, CollectionSpec, Condition, FieldKind, Filter, Fusion, Leg, LengthStatistics,
+    Point, QueryPlan, Scope, SearchMode, SearchOptions, Searcher, VectorStore, With,
 };
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::stores::Place;
@@ -46,16 +46,28 @@ fn points(documents: &[Document], only: Option<usize>) -> Vec<Point> {
             tenant: TENANTS[tenant].to_owned(),
             dense: Some(vec![document.angle.cos(), document.angle.sin()]),
             sparse: bm25.document(&analyzer.terms(&text(&document.words))),
-            payload: [("kind".to_owned(), json!(document.kind.to_string()))].into_iter().collect(),
+            payload: payload(document),
         }));
     }
     points
 }
 
+/// Metadata has the names that fields of the store have, and says that it is another's.
+fn payload(document: &Document) -> Map<String, Value> {
+    let carried = json!({
+        "kind": document.kind, "tenant": TENANTS[(document.tenant + 1) % TENANTS.len()], "text": ["a", "b"],
+    });
+    [("kind".to_owned(), json!(document.kind.to_string())), ("meta".to_owned(), carried)]
+        .into_iter()
+        .collect()
+}
+
 /// On the embedded store, or through a client on a server.
 async fn store(documents: &[Document], only: Option<usize>, served: bool) -> Place {
     let place = if served { crate::stores::qdrant().await } else { crate::stores::edge() };
-    let spec = CollectionSpec { dimension: Some(2), indexed_fields: Vec::new(), scalar_quantisation: false };
+    let indexed = [("meta.kind", FieldKind::Float), ("meta.tenant", FieldKind::Keyword)];
+    let indexed_fields = indexed.map(|(field, kind)| (field.to_owned(), kind)).to_vec();
+    let spec = CollectionSpec { dimension: Some(2), indexed_fields, scalar_quantisation: false };
     place.store.ensure("c", &spec).await.unwrap();
     place.store.upsert("c", points(documents, only)).await.unwrap();
     place
@@ -82,7 +94,8 @@ async fn no_leak(
     let shared = place.store.as_ref();
     for (tenant, name) in TENANTS.iter().enumerate() {
         let own: BTreeSet<Uuid> = points(documents, Some(tenant)).iter().map(|point| point.id).collect();
-        let filters = [Filter::default(), Filter::equals("kind", kind.to_string()), not_kind(kind)];
+        let mut filters = vec![Filter::default(), Filter::equals("kind", kind.to_string()), not_kind(kind)];
+        filters.extend(of_metadata(kind));
         let alone = store(documents, Some(tenant), served).await;
         for filter in filters {
             let scope = Scope::of(name).filter(filter);
@@ -99,6 +112,17 @@ async fn no_leak(
         prop_assert_eq!(shared.count("c", &Scope::of(name)).await.unwrap(), own.len() as u64);
     }
     Ok(())
+}
+
+/// What a user can type, also to reach into another tenant.
+fn of_metadata(kind: u8) -> Vec<Filter> {
+    let typed = [
+        format!("meta.kind={kind},a"),
+        format!("meta.kind!={kind}"),
+        format!("meta.tenant={}", TENANTS.join(",")),
+        "meta.tenant!=a".to_owned(),
+    ];
+    typed.iter().map(|text| Chunk::filter(text).unwrap()).collect()
 }
 
 fn not_kind(kind: u8) -> Filter {
