@@ -161,7 +161,8 @@ pub(crate) struct RagSearchArgs {
     #[arg(long, short = 'k', default_value_t = 10, value_name = "N", value_parser = hits)]
     pub(crate) top_k: usize,
 
-    /// Only chunks whose fields are so (`kind=markdown`, `page>=3`, `document!=old.md`); may be repeated.
+    /// Only chunks whose fields are so (`kind=markdown`, `page>=3`, `document!=old.md`, or metadata of the documents' own:
+    /// `meta.author="Jane Doe"`); may be repeated.
     #[arg(long = "filter", value_name = "CONDITION")]
     pub(crate) filters: Vec<String>,
 
@@ -223,7 +224,8 @@ pub(crate) struct EvidenceArgs {
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = hits)]
     pub(crate) top_k: usize,
 
-    /// Only chunks whose fields are so (`kind=markdown`, `page>=3`, `document!=old.md`); may be repeated.
+    /// Only chunks whose fields are so (`kind=markdown`, `page>=3`, `document!=old.md`, or metadata of the documents' own:
+    /// `meta.author="Jane Doe"`); may be repeated.
     #[arg(long = "filter", value_name = "CONDITION")]
     pub(crate) filters: Vec<String>,
 
@@ -304,6 +306,10 @@ pub(crate) struct RagEvalArgs {
     )]
     pub(crate) chunk_overlap: usize,
 
+    /// Search each chunk together with its document's title, as `rag index --prefix` does.
+    #[arg(long, help_heading = "Collection", requires = "chunk_tokens")]
+    pub(crate) prefix: bool,
+
     #[command(flatten)]
     pub(crate) rerank: RerankArgs,
 
@@ -357,9 +363,21 @@ pub(crate) struct RagTuneArgs {
     #[arg(long, default_value = "0", value_delimiter = ',', value_name = "N")]
     pub(crate) chunk_overlap: Vec<usize>,
 
-    /// Also let a local model (`local/NAME`) or a cross-encoder (`onnx/DIR`) judge the first hits, at several depths.
+    /// Also search each way of cutting with the document's title before every chunk.
+    #[arg(long)]
+    pub(crate) prefix: bool,
+
+    /// Also let a local model (`local/NAME`) or a cross-encoder (`onnx/DIR`) judge the first hits.
     #[arg(long, value_name = "REF")]
     pub(crate) rerank: Option<String>,
+
+    /// Hits that are judged; a list, of which each is tried [default: 10,20,50].
+    #[arg(long, value_delimiter = ',', value_name = "N", value_parser = hits, requires = "rerank")]
+    pub(crate) rerank_depth: Vec<usize>,
+
+    /// Ask only so many of the queries, chosen by the digests of their ids [default: all].
+    #[arg(long, value_name = "N", value_parser = hits)]
+    pub(crate) queries: Option<usize>,
 
     /// Print one JSON document.
     #[arg(long)]

@@ -1,10 +1,9 @@
 use evalign_bench::{
-    Breakdown, BreakdownOptions, Contamination, Corpus, FEWEST_WORDS, NGRAM_WORDS, Reliability, Scoreboard,
-    SwapAudit,
+    Breakdown, BreakdownOptions, Contamination, Corpus, FEWEST_WORDS, Measures, MeasuresWanted, NGRAM_WORDS,
+    Reliability, Scoreboard, SwapAudit,
 };
 use evalign_core::{OutcomeCounts, RunId};
 use evalign_store::Store;
-use serde::Serialize;
 
 use crate::args::MeasureArgs;
 use crate::output::{Failure, Table, estimate, percent_or_number};
@@ -12,76 +11,42 @@ use crate::output::{Failure, Table, estimate, percent_or_number};
 /// Places of found items that the table shows; JSON has all.
 const PLACES_SHOWN: usize = 5;
 
-/// What was asked for beyond the results of a run.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Measures {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    breakdown: Option<Breakdown>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contamination: Option<Contamination>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    calibration: Option<Vec<Reliability>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    swaps: Option<Vec<SwapAudit>>,
-}
-
 impl MeasureArgs {
     pub(super) fn any(&self) -> bool {
         self.by.is_some() || !self.corpus.is_empty() || self.calibration.is_some() || self.swaps
     }
+
+    /// Computes what is asked for; of one task or group where `task` names it.
+    pub(super) fn of(
+        &self,
+        board: &Scoreboard,
+        (store, run): (&Store, &RunId),
+        task: Option<&str>,
+    ) -> Result<Measures, Failure> {
+        let corpus = match self.corpus.as_slice() {
+            [] => None,
+            files => Some(Corpus::open(files, &self.corpus_field)?),
+        };
+        let by = self.by.clone().map(|by| BreakdownOptions { by, cluster: self.cluster.clone() });
+        let wanted = MeasuresWanted {
+            task,
+            by,
+            corpus: corpus.as_ref(),
+            calibration: self.calibration,
+            swaps: self.swaps,
+        };
+        Ok(board.measures(store, run, &wanted)?)
+    }
 }
 
-impl Measures {
-    /// Computes what `args` ask for; of one task or group where `task` names it.
-    pub(super) fn of(
-        args: &MeasureArgs,
-        board: &Scoreboard,
-        store: &Store,
-        run: &RunId,
-        task: Option<&str>,
-    ) -> Result<Self, Failure> {
-        let kept = |name: &str| task.is_none_or(|task| task == name);
-        let mut measures = Self::default();
-        if let Some(by) = &args.by {
-            let options = BreakdownOptions { by: by.clone(), cluster: args.cluster.clone() };
-            let mut found = board.breakdown(store, run, &options)?;
-            found.results.retain(|result| kept(&result.task));
-            measures.breakdown = Some(found);
-        }
-        if !args.corpus.is_empty() {
-            let corpus = Corpus::open(&args.corpus, &args.corpus_field)?;
-            let mut found = board.contamination(store, run, &corpus)?;
-            found.results.retain(|result| kept(&result.task));
-            measures.contamination = Some(found);
-        }
-        if let Some(options) = args.calibration {
-            let mut found = board.reliability(store, run, options)?;
-            found.retain(|result| kept(&result.task));
-            if found.is_empty() {
-                return Err(Failure::new(
-                    "no answer of the run says how sure the model was",
-                    "calibration is of multiple choice by likelihood, as in mmlu and hellaswag",
-                ));
-            }
-            measures.calibration = Some(found);
-        }
-        if args.swaps {
-            let mut found = board.swaps(store, run)?;
-            found.retain(|audit| kept(&audit.task));
-            measures.swaps = Some(found);
-        }
-        Ok(measures)
-    }
-
-    pub(super) fn text(&self) -> String {
-        let parts = [
-            self.breakdown.as_ref().map(breakdown_text),
-            self.contamination.as_ref().map(contamination_text),
-            self.calibration.as_deref().map(calibration_text),
-            self.swaps.as_deref().map(swaps_text),
-        ];
-        parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
-    }
+pub(super) fn text(measures: &Measures) -> String {
+    let parts = [
+        measures.breakdown.as_ref().map(breakdown_text),
+        measures.contamination.as_ref().map(contamination_text),
+        measures.calibration.as_deref().map(calibration_text),
+        measures.swaps.as_deref().map(swaps_text),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
 }
 
 fn breakdown_text(found: &Breakdown) -> String {

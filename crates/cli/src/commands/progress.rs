@@ -6,6 +6,7 @@ use evalign_bench::{Progress, Snapshot};
 use evalign_core::SampleRecord;
 use evalign_fetch::Event;
 use evalign_rag::ingest::IngestProgress;
+use evalign_rag::{TimeLeft, TuneStep, TuneSteps};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::{Output, sanitize, seconds};
@@ -87,13 +88,59 @@ impl CountBar {
     }
 }
 
+/// Counts what a sweep over ways of searching does, and reckons how long the rest takes: a bar on a terminal, a line now
+/// and then elsewhere.
+#[derive(Debug)]
+pub(super) struct SweepBar {
+    output: Output,
+    bar: ProgressBar,
+    begun: Instant,
+    /// What is left, and when the bar or the last line was written.
+    state: Mutex<(TimeLeft, Instant)>,
+}
+
+impl SweepBar {
+    pub(super) fn new(output: Output, steps: TuneSteps) -> Self {
+        let bar = bar(output, steps.total(), "{bar:30} {pos}/{len} documents and queries  {msg}");
+        let now = Instant::now();
+        Self { output, bar, begun: now, state: Mutex::new((TimeLeft::new(steps), now)) }
+    }
+
+    pub(super) fn advance(&self, step: TuneStep, more: u64) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (left, shown) = &mut *state;
+        left.advance(step, more, self.begun.elapsed());
+        let every = if self.output.progress { REDRAW_AFTER } else { REPORT_EVERY };
+        if shown.elapsed() < every {
+            return;
+        }
+        *shown = Instant::now();
+        let message = time_left(left.left());
+        if self.output.progress {
+            self.bar.set_position(left.done());
+            self.bar.set_message(message);
+        } else {
+            let of = self.bar.length().unwrap_or_default();
+            self.output.note(&format!("{}/{of} documents and queries, {message}", left.done()));
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn time_left(left: Option<Duration>) -> String {
+    match left {
+        Some(left) => format!("{} left", seconds(left)),
+        None => "time left not known yet".to_owned(),
+    }
+}
+
 fn describe(snapshot: &Snapshot) -> String {
     let rate = snapshot.usage.prompt_tokens + snapshot.usage.generated_tokens;
     let per_second = rate as f64 / snapshot.elapsed.as_secs_f64().max(1e-3);
-    let mut text = match snapshot.remaining {
-        Some(remaining) => format!("{} left", seconds(remaining)),
-        None => "time left not known yet".to_owned(),
-    };
+    let mut text = time_left(snapshot.remaining);
     text += &format!(", {per_second:.0} tokens/s");
     if snapshot.failed > 0 {
         text += &format!(", {} failed", snapshot.failed);

@@ -8,6 +8,7 @@ mod open;
 mod query;
 mod questions;
 mod search;
+mod tune;
 
 use evalign_bench::{AnsweringRequest, RetrievalRequest};
 
@@ -48,7 +49,7 @@ pub(super) fn rag(command: RagCommand, output: Output) -> Result<Verdict, Failur
             RagCommand::EvalAnswers(args) => answers::eval(&args, output).await,
             RagCommand::GenerateTests(args) => questions::generate(&args, output).await,
             RagCommand::Diff(args) => evaluate::diff(&args, output),
-            RagCommand::Tune(args) => evaluate::tune(&args, output).await,
+            RagCommand::Tune(args) => tune::tune(&args, output).await,
             RagCommand::List(args) => manage::list(&args, output).await,
             RagCommand::Gc(args) => manage::gc(&args, output).await,
             RagCommand::ServeQdrant(args) => manage::serve(&args, output).await,

@@ -9,7 +9,7 @@ use crate::output::{Failure, Output, Table};
 pub(super) fn runs(args: &RunsArgs, output: Output) -> Result<Verdict, Failure> {
     let store = open_store_to_read()?;
     let runs = store.runs(args.limit)?;
-    let statuses = runs.iter().map(|run| store.status_name(run)).collect::<Result<Vec<_>, _>>()?;
+    let statuses = runs.iter().map(|run| store.status_name(&run.id)).collect::<Result<Vec<_>, _>>()?;
     if args.json {
         let list: Vec<_> = runs
             .iter()

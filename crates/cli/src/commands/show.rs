@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use evalign_bench::{JudgingReport, KeptResults, caveats};
+use evalign_bench::{JudgingReport, KeptResults, MeasuredResults, Measures, caveats};
 use evalign_core::{
     MetricResult, Output as ModelOutput, Prompt, RequestKind, RunResults, RunStatus, SampleRecord,
 };
@@ -10,7 +10,7 @@ use crate::Verdict;
 use crate::args::{DataArgs, ShowArgs};
 use crate::commands::context::{find_to_read, scoreboard};
 use crate::commands::judge;
-use crate::commands::measures::Measures;
+use crate::commands::measures;
 use crate::commands::repeats::repeats_text;
 use crate::commands::sensitivity::sensitivity_text;
 use crate::commands::spending::spent_text;
@@ -45,7 +45,7 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> 
         return Ok(Verdict::Good);
     }
     // A finished run's kept results are shown as they were; any other is aggregated as far as it is now.
-    let KeptResults { mut results, mut judging } = match &run.results {
+    let mut kept: KeptResults = match &run.results {
         Some(kept) if run.status == RunStatus::Completed => {
             serde_json::from_value(kept.clone()).map_err(anyhow::Error::from)?
         }
@@ -55,35 +55,23 @@ pub(super) fn show(args: &ShowArgs, output: Output) -> Result<Verdict, Failure> 
         },
     };
     if let Some(task) = &args.task {
-        results.results.retain(|result| result.task == *task);
-        results.option_order.retain(|result| result.task == *task);
-        results.perturbations.retain(|result| result.task == *task);
-        judging.retain(|judged, _| judged == task);
+        kept.retain_task(task);
     }
     let measures = if args.measures.any() {
         let board = scoreboard(&run, &DataArgs::default(), true)?;
-        Measures::of(&args.measures, &board, &store, &id, args.task.as_deref())?
+        args.measures.of(&board, (&store, &id), args.task.as_deref())?
     } else {
         Measures::default()
     };
     if args.json {
-        output.json(&Shown { kept: &KeptResults { results, judging }, measures: &measures })?;
+        output.json(&MeasuredResults { kept, measures })?;
     } else {
-        let measures = measures.text();
+        let measures = measures::text(&measures);
         let gap = if measures.is_empty() { "" } else { "\n\n" };
-        let judges = judges_text(&judging);
-        output.result(&format!("{}{judges}{gap}{measures}", results_text(&results)))?;
+        let judges = judges_text(&kept.judging);
+        output.result(&format!("{}{judges}{gap}{measures}", results_text(&kept.results)))?;
     }
     Ok(Verdict::Good)
-}
-
-/// The document of a run, and what else was asked for.
-#[derive(serde::Serialize)]
-struct Shown<'a> {
-    #[serde(flatten)]
-    kept: &'a KeptResults,
-    #[serde(flatten)]
-    measures: &'a Measures,
 }
 
 /// What the judges of each task are like, below its results.

@@ -27,7 +27,7 @@ impl Traces {
     /// `None` where nobody is named to take them.
     pub(super) fn begin() -> Result<Option<Self>, Failure> {
         let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if !ENDPOINTS.iter().any(|name| is_set(name)) {
+        if !ENDPOINTS.iter().any(is_set) {
             return Ok(None);
         }
         choose_cryptography();

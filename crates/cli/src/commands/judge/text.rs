@@ -18,8 +18,8 @@ fn cells(effect: Option<&Effect>) -> [String; 2] {
 
 pub(super) fn rubrics() -> Result<String, Failure> {
     let mut table = Table::new(&["rubric", "criteria", "levels", "summary"], &[1]);
-    for name in Rubric::shipped() {
-        let rubric = Rubric::find(name, &[])?;
+    for (_, rubric) in Rubric::all(&[])? {
+        let rubric = rubric?;
         table.push(vec![
             rubric.name.clone(),
             rubric.criteria.len().to_string(),

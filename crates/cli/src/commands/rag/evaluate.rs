@@ -8,14 +8,14 @@ use evalign_bench::{
 use evalign_core::{Digest, ModelRef, RunStatus};
 use evalign_model::{LoadOptions, Model};
 use evalign_rag::{
-    BeirCollection, BeirReport, EdgeStore, Embedder, MetricDifference, PerQuery, Reranker, RetrievalMetrics,
-    SearchMode, SearchWay, TuneReport, TuneRequest, tune as sweep,
+    BeirCollection, BeirReport, Embedder, MetricDifference, PerQuery, Reranker, RetrievalMetrics, SearchMode,
+    SearchWay,
 };
 use evalign_store::Store;
 
 use super::open::{self, embedder_name, embedder_of, store_name, vector_store};
 use crate::Verdict;
-use crate::args::{EmbedderArgs, RagDiffArgs, RagEvalArgs, RagTuneArgs, StoreKind};
+use crate::args::{EmbedderArgs, RagDiffArgs, RagEvalArgs, StoreKind};
 use crate::commands::context::{absolute, find_to_read, load_model, open_store, owner};
 use crate::commands::procedure::{stopped, watch_interrupts};
 use crate::commands::progress::CountBar;
@@ -24,7 +24,8 @@ use crate::output::{Failure, Output, Table};
 pub(super) async fn eval(args: &RagEvalArgs, output: Output) -> Result<Verdict, Failure> {
     let options = RetrievalRequest::measured(args.search.options(false)?);
     let place = &args.collection;
-    let chunking = args.chunk_tokens.map(|tokens| BeirCollection::chunks(tokens, args.chunk_overlap));
+    let chunking =
+        args.chunk_tokens.map(|tokens| BeirCollection::chunks(tokens, args.chunk_overlap, args.prefix));
     // Chunks are counted by an embedder also where words alone are searched.
     let embedder = match (options.mode, chunking) {
         (SearchMode::Bm25, None) => None,
@@ -76,6 +77,9 @@ pub(in crate::commands) async fn run_request(
         if request.store == store_name(Some(StoreKind::Edge)) { StoreKind::Edge } else { StoreKind::Qdrant };
     let vectors = vector_store(Some(kind)).await?;
     let embedder = embedder(request, &store, output).await?;
+    if let (Some(chunking), Some(embedder)) = (request.chunking, &embedder) {
+        collection.check_cut(chunking, embedder.identity().max_tokens)?;
+    }
     let reranker = reranker(request, output).await?;
     let tools = RetrievalTools {
         vectors: vectors.as_ref(),
@@ -134,7 +138,10 @@ fn embedder_args(request: &RetrievalRequest) -> EmbedderArgs {
 }
 
 /// Loads language models that judge.
-fn local(args: &EmbedderArgs, output: Output) -> impl Fn(&ModelRef) -> Result<Arc<dyn Model>, Failure> {
+pub(super) fn local(
+    args: &EmbedderArgs,
+    output: Output,
+) -> impl Fn(&ModelRef) -> Result<Arc<dyn Model>, Failure> {
     let loading = LoadOptions { offline: args.offline, threads: args.threads, ..LoadOptions::default() };
     move |reference| load_model(reference, &loading, output)
 }
@@ -203,7 +210,7 @@ fn read(typed: &str) -> Result<(Digest, PerQuery), Failure> {
     Ok(retrieval_metrics(&store, &run)?)
 }
 
-fn compared(differences: &[MetricDifference]) -> String {
+pub(super) fn compared(differences: &[MetricDifference]) -> String {
     let headings = ["metric", "n", "A", "B", "B - A", "95 % interval", "p", "better", "worse"];
     let mut table = Table::new(&headings, &[1, 2, 3, 4, 5, 6, 7, 8]);
     for found in differences {
@@ -221,57 +228,4 @@ fn compared(differences: &[MetricDifference]) -> String {
         ]);
     }
     table.text()
-}
-
-pub(super) async fn tune(args: &RagTuneArgs, output: Output) -> Result<Verdict, Failure> {
-    let collection = BeirCollection::open(&args.collection.beir, &args.collection.split)?;
-    let embedder = embedder_of(&args.embedder, Some(open_store()?), output).await?;
-    // What is compared is ways of searching, which rank alike in any store.
-    let directory = tempfile::tempdir().map_err(anyhow::Error::from)?;
-    let vectors = EdgeStore::new(directory.path().to_owned());
-    let reranker = match &args.rerank {
-        Some(name) => {
-            Some(open::reranker(name, &args.embedder, local(&args.embedder, output), output).await?)
-        }
-        None => None,
-    };
-    let tokens = args.chunk_tokens.iter().copied().filter(|tokens| *tokens > 0);
-    let chunkings = tokens
-        .flat_map(|tokens| args.chunk_overlap.iter().map(move |more| BeirCollection::chunks(tokens, *more)));
-    let request =
-        TuneRequest { metric: &args.metric, chunkings: chunkings.collect(), reranker: reranker.as_ref() };
-    let bar = CountBar::new(output, request.steps(&collection));
-    let advance = |more| bar.advance(more);
-    let report = sweep(&collection, (&vectors, embedder.as_ref()), &request, &advance).await;
-    bar.finish();
-    let report = report?;
-    if args.json {
-        output.json(&report)?;
-    } else {
-        output.result(&swept_text(&report, &args.metric))?;
-    }
-    Ok(Verdict::Good)
-}
-
-/// The front, and whether its best is better than plain hybrid search on queries that nobody has tuned on.
-fn swept_text(report: &TuneReport, metric: &str) -> String {
-    let headings = ["way", "tuned on", "held out", "ms"];
-    let mut table = Table::new(&headings, &[1, 2, 3]);
-    for candidate in report.candidates.iter().filter(|candidate| candidate.on_front) {
-        let value = |metrics: &RetrievalMetrics| format!("{:.4}", metrics.get(metric).unwrap_or_default());
-        table.push(vec![
-            way_of_searching(&candidate.way, None).name,
-            value(&candidate.tuned),
-            value(&candidate.held_out),
-            format!("{:.2}", candidate.seconds_p50 * 1e3),
-        ]);
-    }
-    format!(
-        "Pareto front of {metric} ({} queries tuned on, {} held out):\n{}\nThe best against plain hybrid search over \
-         whole documents, on the queries held out:\n{}",
-        report.n_tuned,
-        report.n_held_out,
-        table.text(),
-        compared(&report.gain)
-    )
 }

@@ -1,7 +1,7 @@
 use evalign_core::ModelRef;
 use evalign_model::LoadOptions;
 use evalign_rag::answer::{Answer, AnswerOptions, Answerer, Claim};
-use evalign_rag::{Chunk, Citation, QueryPlan, SearchOptions};
+use evalign_rag::{Chunk, Citation, QueryPlan, SearchOptions, Standing};
 
 use super::open::{check_index, embedder, openai_options, reranker, vector_store};
 use super::search::show;
@@ -120,7 +120,8 @@ fn tell(answer: &Answer, spoken: Spoken, explain: bool, output: Output) -> Resul
     Ok(())
 }
 
-/// `handbook.md, Power > Replacing the battery, bytes 12 to 50`.
+/// `handbook.md, Power > Replacing the battery, bytes 12 to 50`; of a table `prices.csv, line 3, bytes 40 to 52`, or the row
+/// with what of it the quote holds as it is: `prices.csv, line 3, row at bytes 30 to 60 (as it stands: 40 to 52)`.
 fn place(citation: &Citation) -> String {
     let mut parts = vec![citation.document.0.clone()];
     if let Some(page) = citation.page {
@@ -129,10 +130,18 @@ fn place(citation: &Citation) -> String {
     if !citation.section.is_empty() {
         parts.push(citation.section.join(" > "));
     }
-    let (start, length) = (citation.start_byte, citation.end_byte - citation.start_byte);
-    match citation.file_start_byte {
-        Some(start) => parts.push(format!("bytes {start} to {}", start + length)),
-        None => parts.push(format!("bytes {start} to {} of its text", start + length)),
+    if let (Standing::Text, Some(record)) = (citation.stands_in, &citation.record) {
+        parts.push(record.to_string());
+        return parts.join(", ");
     }
+    parts.extend(citation.record.as_ref().map(|record| format!("line {}", record.place.line)));
+    let start = citation.file_start_byte.unwrap_or(citation.start_byte);
+    let end = start + citation.end_byte - citation.start_byte;
+    let of = match citation.stands_in {
+        Standing::Text => " of its text",
+        Standing::File => "",
+        Standing::Unpacked => " of what it unpacks to",
+    };
+    parts.push(format!("bytes {start} to {end}{of}"));
     parts.join(", ")
 }

@@ -1,9 +1,10 @@
 use evalign_core::ModelRef;
 use evalign_model::LoadOptions;
 use evalign_rag::{
-    Chunk, Expansion, Hit, LegKind, LegShare, LookedUp, Lookup, QueryPlan, SearchMode, SearchOptions,
-    Searcher,
+    Chunk, Expansion, Hit, LegKind, LegShare, LookedUp, Lookup, QueryPlan, RecordPlace, SearchMode,
+    SearchOptions, Searcher,
 };
+use serde::Deserialize as _;
 
 use super::open::{check_index, embedder, openai_options, reranker, vector_store};
 use crate::Verdict;
@@ -89,18 +90,25 @@ pub(super) fn show(hits: &[Hit], explain: bool, output: Output) -> Result<(), Fa
 fn hit_text(hit: &Hit) -> String {
     let field = |name: &str| hit.payload.get(name);
     let document = field("document").and_then(|value| value.as_str()).unwrap_or("?");
-    let page = field("page").and_then(serde_json::Value::as_u64).map(|page| format!(", page {page}"));
+    let page = field("page").and_then(|page| u32::deserialize(page).ok());
+    let record = field("record").and_then(|record| RecordPlace::deserialize(record).ok());
     let chunk = field("text").and_then(|value| value.as_str()).unwrap_or_default();
     let words = chunk.split_whitespace().collect::<Vec<_>>().join(" ");
     let cut: String = words.chars().take(SNIPPET).collect();
     let more = if cut.len() < words.len() { "..." } else { "" };
-    let mut text =
-        format!("{}. {document}{}  {:.4}\n   {cut}{more}", hit.rank, page.unwrap_or_default(), hit.score);
+    let place = within(page, record);
+    let mut text = format!("{}. {document}{place}  {:.4}\n   {cut}{more}", hit.rank, hit.score);
     for copy in &hit.copies {
-        let page = copy.page.map(|page| format!(", page {page}"));
-        text += &format!("\n   also in {}{}", copy.document.0, page.unwrap_or_default());
+        text += &format!("\n   also in {}{}", copy.document.0, within(copy.page, copy.record));
     }
     text
+}
+
+/// Where in its document, as far as the document has pages or records.
+fn within(page: Option<u32>, record: Option<RecordPlace>) -> String {
+    let page = page.map(|page| format!(", page {page}"));
+    let record = record.map(|record| format!(", {record}"));
+    page.or(record).unwrap_or_default()
 }
 
 /// Why a hit is where it is, a line each.

@@ -19,7 +19,7 @@ pub(super) fn score(args: &ScoreArgs, output: Output) -> Result<Verdict, Failure
     let dataset = open(&args.data, args.data_root.as_deref(), args.offline)?;
     let options = ScoreOptions { category: &args.category, max_length: args.max_length, compat_trl };
     let stop = watch_interrupts(output, "nothing of it is kept")?;
-    let scored = score_rewards(&path, reference.adapter.as_deref(), &dataset, &options, &stop)?;
+    let scored = score_rewards(&path, reference.adapter.as_deref(), &dataset, &options, &stop, &mut |_| {})?;
     let Some(RewardScore { left_out, results: found }) = scored else { return Ok(Verdict::Interrupted) };
     if left_out > 0 {
         output
