@@ -7,7 +7,7 @@ use std::sync::Arc;
 use evalign_bench::{ActiveRun, Cancel, RunRequest, job_spec};
 use evalign_core::{Digest, ModelRef, Provider, RunId, RunStatus};
 use evalign_fetch::{block_on, silent};
-use evalign_store::{NewRun, Store, StoredFile, StoredRun};
+use evalign_store::{Store, StoredFile, StoredRun};
 use evalign_train::{MergedForm, ScoreOptions, merge, score_rewards};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::error::{ApiError, ApiResult, Code};
 use crate::models::Served;
 use crate::training::{TrainRequest, TrainingObject, named_identity};
 use crate::uploads;
-use crate::work::tended;
+use crate::work::{asked, tended};
 
 /// Tokens of a pair that is scored.
 const MOST_TOKENS: usize = 100_000;
@@ -184,16 +184,9 @@ impl App {
         };
         let definition = json!([body.form, body.r#type]);
         let data = (&Digest::of(job.as_str()), 1);
-        self.create_and_queue(
-            store,
-            &NewRun {
-                spec: job_spec(named_identity(model), MergeRequest::PROCEDURE, &definition, data),
-                request: serde_json::to_value(&request).map_err(ApiError::internal)?,
-                samples_total: 0,
-                // What the run before has made may have been removed.
-                fork: true,
-            },
-        )
+        let spec = job_spec(named_identity(model), MergeRequest::PROCEDURE, &definition, data);
+        // What the run before has made may have been removed.
+        self.start_work(store, spec, &request, true)
     }
 
     /// Merges. What comes of it is files of the tenant's.
@@ -203,8 +196,7 @@ impl App {
         (store, stored): (&Store, &StoredRun),
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
-        let request: MergeRequest =
-            serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
+        let request: MergeRequest = asked(stored)?;
         let form = merged_form(request.form, &request.r#type)?;
         self.drop_unfinished(&run.id, store)?;
         // The job may have been removed since.
@@ -291,15 +283,8 @@ impl App {
         };
         let definition = json!([body.category, body.max_length]);
         let data = (&file.digest, 1);
-        self.create_and_queue(
-            store,
-            &NewRun {
-                spec: job_spec(named_identity(model), ScoreRequest::PROCEDURE, &definition, data),
-                request: serde_json::to_value(&request).map_err(ApiError::internal)?,
-                samples_total: 0,
-                fork: false,
-            },
-        )
+        let spec = job_spec(named_identity(model), ScoreRequest::PROCEDURE, &definition, data);
+        self.start_work(store, spec, &request, false)
     }
 
     /// Scores.
@@ -309,17 +294,18 @@ impl App {
         (store, stored): (&Store, &StoredRun),
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
-        let request: ScoreRequest =
-            serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
+        let request: ScoreRequest = asked(stored)?;
         let reference = &request.run.model;
         let model = self.model_files(reference)?;
         let pairs = self.dataset(&self.file_at(store, &request.file, "file")?)?;
         let options =
             ScoreOptions { category: &request.category, max_length: request.max_length, compat_trl: false };
         let adapter = reference.adapter.as_deref();
-        let scored =
-            tended(run, store, cancel, |stop| score_rewards(&model, adapter, &pairs, &options, stop))?;
-        let Some(scored) = scored else { return Ok(RunStatus::Cancelled) };
+        let mut read = |tokens| self.count_read(&run.id, tokens);
+        let scored = tended(run, store, cancel, |stop| {
+            score_rewards(&model, adapter, &pairs, &options, stop, &mut read)
+        });
+        let Some(scored) = scored? else { return Ok(RunStatus::Cancelled) };
         run.complete(&json!(scored))?;
         Ok(RunStatus::Completed)
     }

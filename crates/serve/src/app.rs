@@ -15,6 +15,7 @@ use crate::extract::TaggedBody;
 use crate::indexes::Retrieval;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::places::Places;
 use crate::planning::Planning;
 use crate::preferences::KnownPairs;
 use crate::quota::Quota;
@@ -53,6 +54,7 @@ pub struct App {
     pub(crate) catalog: Catalog,
     pub(crate) roots: DataRoots,
     pub(crate) models: Models,
+    pub(crate) places: Places,
     pub(crate) metrics: Metrics,
     pub(crate) active: Active,
     pub(crate) retrieval: Retrieval,
@@ -99,6 +101,7 @@ impl App {
             catalog,
             roots,
             models: Models::new(&settings),
+            places: Places::of(&settings),
             metrics: Metrics::default(),
             active: Active::default(),
             retrieval: Retrieval::default(),

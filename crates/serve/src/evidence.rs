@@ -1,7 +1,7 @@
 //! How clients say what is to be found in documents, wherever they may: what the command line has as options.
 
 use evalign_rag::{Chunk, Expansion, Filter, NamedFusion, NamedWay, SearchChoices, SearchOptions};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, ApiResult, Code};
 
@@ -43,6 +43,22 @@ pub(crate) struct SearchWayBody {
     /// What these hits count against the question itself. 0.3 where absent.
     #[schema(minimum = 0)]
     feedback_weight: Option<f64>,
+    /// Of an index: only chunks whose fields are so: `kind=markdown`, `page>=3`, `document!=old.md`, `meta.author=Jane Doe`.
+    #[schema(max_items = 16)]
+    pub(crate) filters: Vec<String>,
+    /// Of an index: prefer chunks that differ from those found before. 1 is relevance alone, 0 difference alone.
+    #[schema(minimum = 0, maximum = 1)]
+    mmr: Option<f64>,
+    /// Of an index: let the request's `model` think up other ways to look for it: `multi-query`, `decompose`, `hyde`.
+    #[schema(value_type = Vec<String>, max_items = 3)]
+    expand: Vec<NamedExpansion>,
+}
+
+/// Which chunks of an index are wanted.
+pub(crate) struct Wanted {
+    pub(crate) options: SearchOptions,
+    pub(crate) filter: Filter,
+    pub(crate) expansions: Vec<Expansion>,
 }
 
 impl SearchWayBody {
@@ -50,8 +66,31 @@ impl SearchWayBody {
         Self { mode, ..Self::default() }
     }
 
+    /// So many chunks of an index. `has_model`: there is one that can think up other ways to look for them.
+    pub(crate) fn in_index(&self, limit: usize, has_model: bool) -> ApiResult<Wanted> {
+        let expansions = NamedExpansion::all(&self.expand, has_model)?;
+        let way = self.options(!expansions.is_empty())?;
+        let mmr = check_share(self.mmr, "search.mmr")?;
+        let options = SearchOptions { limit: check_hits(limit, "limit")?, mmr, ..way };
+        Ok(Wanted { options, filter: filter(&self.filters)?, expansions })
+    }
+
+    /// In a collection, whose documents have no fields and whose queries are looked for as they stand.
+    pub(crate) fn in_collection(&self) -> ApiResult<SearchOptions> {
+        for (field, is_said) in [
+            ("filters", !self.filters.is_empty()),
+            ("mmr", self.mmr.is_some()),
+            ("expand", !self.expand.is_empty()),
+        ] {
+            if is_said {
+                return Err(wrong(&format!("search.{field}"), "is for indexes, not for collections"));
+            }
+        }
+        self.options(false)
+    }
+
     /// `expanded`: a question is looked for in several ways.
-    pub(crate) fn options(&self, expanded: bool) -> ApiResult<SearchOptions> {
+    fn options(&self, expanded: bool) -> ApiResult<SearchOptions> {
         for (field, number) in [
             ("rrf_k", self.rrf_k),
             ("bm25_weight", self.bm25_weight),
@@ -84,9 +123,9 @@ impl SearchWayBody {
 }
 
 /// Another way to look for the answer to a question, which a model thinks up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum NamedExpansion {
+enum NamedExpansion {
     MultiQuery,
     Decompose,
     Hyde,
@@ -94,12 +133,12 @@ pub(crate) enum NamedExpansion {
 
 impl NamedExpansion {
     /// `has_model`: there is one that can think them up.
-    pub(crate) fn all(named: &[Self], has_model: bool) -> ApiResult<Vec<Expansion>> {
+    fn all(named: &[Self], has_model: bool) -> ApiResult<Vec<Expansion>> {
         if !named.is_empty() && !has_model {
-            return Err(wrong("expand", "needs a `model` that thinks them up"));
+            return Err(wrong("search.expand", "needs a `model` that thinks them up"));
         }
         if (1..named.len()).any(|place| named[..place].contains(&named[place])) {
-            return Err(wrong("expand", "names each way once"));
+            return Err(wrong("search.expand", "names each way once"));
         }
         Ok(named.iter().map(|name| name.expansion()).collect())
     }
@@ -136,16 +175,11 @@ impl RerankBody {
 }
 
 /// Conditions on chunks as they are typed: `kind=markdown`, `page>=3`, `document!=old.md`.
-pub(crate) fn filter(conditions: &[String]) -> ApiResult<Filter> {
+fn filter(conditions: &[String]) -> ApiResult<Filter> {
     if conditions.len() > MOST_FILTERS {
-        return Err(wrong("filters", &format!("are at most {MOST_FILTERS}")));
+        return Err(wrong("search.filters", &format!("are at most {MOST_FILTERS}")));
     }
-    Chunk::filters(conditions).map_err(|error| ApiError::from(error).about("filters"))
-}
-
-/// How much relevance counts against difference from the hits before.
-pub(crate) fn mmr(lambda: Option<f64>) -> ApiResult<Option<f64>> {
-    check_share(lambda, "mmr")
+    Chunk::filters(conditions).map_err(|error| ApiError::from(error).about("search.filters"))
 }
 
 /// A number from 0 to 1, where there is one.
@@ -180,6 +214,18 @@ mod tests {
     fn options(body: serde_json::Value, expanded: bool) -> Result<SearchOptions, String> {
         let body: SearchWayBody = serde_json::from_value(body).unwrap();
         body.options(expanded).map_err(|error| error.param.unwrap())
+    }
+
+    #[test]
+    fn what_is_for_indexes_is_refused_where_a_collection_is_searched() {
+        for (field, value) in
+            [("filters", json!(["kind=text"])), ("mmr", json!(0.5)), ("expand", json!(["hyde"]))]
+        {
+            let body: SearchWayBody = serde_json::from_value(json!({ field: value })).unwrap();
+            let refused = body.in_collection().unwrap_err();
+            assert_eq!(refused.param, Some(format!("search.{field}")));
+            assert!(body.in_index(10, true).is_ok(), "{field}");
+        }
     }
 
     #[test]

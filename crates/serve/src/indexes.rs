@@ -4,6 +4,7 @@ mod asked;
 mod body;
 mod kept;
 mod names;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -17,7 +18,7 @@ use evalign_rag::load::{PdfProcess, PdfReader};
 use evalign_rag::{
     Chunk, Embedder, EmbedderIdentity, Filter, Scope, VectorStore, With, as_recorded, open_vector_store,
 };
-use evalign_store::{IndexedDocument, NewRun, Store, StoredRun};
+use evalign_store::{IndexedDocument, Store, StoredRun};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
@@ -26,10 +27,13 @@ use tokio::sync::{Mutex, OnceCell};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code, shown as cut};
 use crate::uploads;
-use crate::work::Notes;
-pub(crate) use body::{AnswerBody, DocumentObject, DocumentsBody, IndexObject, NewIndexBody, SearchBody};
+use crate::work::{Notes, asked};
+pub(crate) use body::{
+    AnswerBody, DocumentObject, DocumentsBody, FoundObject, IndexObject, NewIndexBody, SearchBody,
+};
 use kept::{bytes_of, kept_as};
 use names::{check_name, own_name, stored_name};
+pub(crate) use told::{StreamedAnswer, answer_object};
 
 /// Files of one request to add documents.
 const MOST_FILES: usize = 1000;
@@ -311,14 +315,9 @@ impl App {
             index: id.to_owned(),
             files: body.files.clone(),
         };
-        let new = NewRun {
-            spec: job_spec(identity, IndexRequest::PROCEDURE, &definition, (&data, files.len() as u64)),
-            request: serde_json::to_value(&request).map_err(ApiError::internal)?,
-            samples_total: 0,
-            // The same files again are not the same work: others may have come between.
-            fork: true,
-        };
-        self.create_and_queue(store, &new)
+        let spec = job_spec(identity, IndexRequest::PROCEDURE, &definition, (&data, files.len() as u64));
+        // The same files again are not the same work: others may have come between.
+        self.start_work(store, spec, &request, true)
     }
 
     /// Adds the files of a run to its index.
@@ -328,8 +327,7 @@ impl App {
         (store, stored): (&Store, &StoredRun),
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
-        let request: IndexRequest =
-            serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
+        let request: IndexRequest = asked(stored)?;
         let Found { stored: index, settings } = found(store, &request.index)?;
         let mut named = Vec::new();
         for id in &request.files {

@@ -3,12 +3,12 @@
 
 use evalign_bench::{
     ArenaRequest, Asked, CritiqueRequest, FileJudgingRequest, InjectionsRequest, JudgedSource, Limit,
-    PairsRequest, RunRequest,
+    PairsRequest, RunError, RunRequest,
 };
 use evalign_core::{ModelRef, NAME_FORM, is_name};
-use evalign_judge::{Aggregation, JudgeOptions, Strategy};
+use evalign_judge::{Aggregation, JudgeOptions, NamedRubric, Rubric, Strategy};
 use evalign_store::Store;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::app::App;
@@ -163,6 +163,21 @@ pub(crate) struct PreferencesBody {
     texts: Drawn,
 }
 
+/// What judges can go by.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct RubricObject {
+    #[schema(pattern = "^rubric$")]
+    object: &'static str,
+    /// How requests name it.
+    pub(crate) id: String,
+    /// What its file says: `summary`, `scale`, `criteria` with their questions and levels, ...; absent where that cannot be
+    /// used, of which the server's log says why.
+    #[schema(value_type = Option<Object>)]
+    rubric: Option<Rubric>,
+    /// SHA-256 of everything it says.
+    digest: Option<String>,
+}
+
 /// Names of rubrics and constitutions never are paths.
 fn checked_name(name: &str, field: &str) -> ApiResult<String> {
     if is_name(name) {
@@ -176,6 +191,18 @@ fn wrong(field: &str, message: &str) -> ApiError {
 }
 
 impl App {
+    /// Every rubric that a request can name.
+    pub(crate) fn rubrics(&self) -> ApiResult<Vec<RubricObject>> {
+        let all = Rubric::all(&self.settings.include_path).map_err(RunError::from)?;
+        let object = |(id, rubric): NamedRubric| {
+            let rubric =
+                rubric.inspect_err(|error| tracing::warn!(rubric = id, %error, "cannot be used")).ok();
+            let digest = rubric.as_ref().map(|rubric| rubric.digest().to_string());
+            RubricObject { object: "rubric", id, rubric, digest }
+        };
+        Ok(all.into_iter().map(object).collect())
+    }
+
     fn references(&self, store: &Store, names: &[String]) -> ApiResult<Vec<ModelRef>> {
         names.iter().map(|name| self.reference(store, name)).collect()
     }

@@ -165,6 +165,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(retrieval::evaluate))
         .routes(routes!(retrieval::tune))
         .routes(routes!(retrieval::differences))
+        .routes(routes!(preferences::rubrics))
         .routes(routes!(preferences::judge))
         .routes(routes!(preferences::attack))
         .routes(routes!(votes::ballot, votes::cast))

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::work::owner;
+use crate::work::{Going, JobRequest, owner};
 use crate::worker::{Watched, runtime};
 
 /// How long a worker waits for a run that somebody else has: who asks for the same once more, or counts a vote, has it
@@ -38,7 +38,7 @@ pub(crate) enum Procedure {
 enum Doing<'a> {
     /// Everything that can fail before anything is asked; then it is stored.
     Create,
-    Drive(&'a Cancel),
+    Drive(Going<'a>),
 }
 
 impl Doing<'_> {
@@ -47,8 +47,8 @@ impl Doing<'_> {
         let until = Instant::now() + FREE_WITHIN;
         loop {
             match (start(), self) {
-                (Err(Failed::Held(_)), Self::Drive(cancel))
-                    if cancel.level() == CancelLevel::None && Instant::now() < until =>
+                (Err(Failed::Held(_)), Self::Drive(going))
+                    if going.cancel.level() == CancelLevel::None && Instant::now() < until =>
                 {
                     std::thread::sleep(LOOK_AGAIN);
                 }
@@ -106,7 +106,7 @@ impl App {
             Err(Failed::Other(error)) => return Err(error),
         };
         if store.run(&id)?.status != RunStatus::Completed {
-            self.queue(store, &id)?;
+            self.queue(store, &id, JobRequest::default())?;
         }
         Ok(store.run(&id)?)
     }
@@ -116,11 +116,11 @@ impl App {
         &self,
         store: &Store,
         stored: &StoredRun,
-        cancel: &Cancel,
+        going: Going<'_>,
     ) -> ApiResult<RunStatus> {
-        match self.perform(store, Procedure::of(stored)?, Doing::Drive(cancel)) {
+        match self.perform(store, Procedure::of(stored)?, Doing::Drive(going)) {
             Ok((_, status)) => Ok(status),
-            Err(Failed::Held(_)) if cancel.level() != CancelLevel::None => Ok(RunStatus::Cancelled),
+            Err(Failed::Held(_)) if going.cancel.level() != CancelLevel::None => Ok(RunStatus::Cancelled),
             Err(Failed::Held(_)) => Err(StoreError::LeaseLost { run: stored.id.clone() }.into()),
             Err(Failed::Other(error)) => Err(error),
         }
@@ -284,15 +284,16 @@ impl App {
         report: impl FnOnce(&ActiveRun) -> Result<Value, Failed>,
     ) -> Result<(RunId, RunStatus), Failed> {
         let id = run.id.clone();
-        let Doing::Drive(cancel) = doing else {
+        let Doing::Drive(going) = doing else {
             let status = store.run(&id)?.status;
             run.release()?;
             return Ok((id, status));
         };
+        going.reopen(&mut run, store)?;
         cast.spend_for(&mut run, store)?;
         let watched = Watched { app: self, run: &id };
         let runtime = runtime()?;
-        let driven = runtime.block_on(drive(&mut run, &watched, cancel));
+        let driven = runtime.block_on(drive(&mut run, &watched, going.cancel));
         // The engine may be in the middle of a batch; nobody waits for it.
         runtime.shutdown_background();
         let status = driven?;

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::uploads;
-use crate::work::Notes;
+use crate::work::{Notes, asked};
 pub(crate) use answers::TestsRequest;
 use body::CollectionBody;
 pub(crate) use body::{AnswersBody, EvaluationBody, TestsBody, TuningBody};
@@ -154,7 +154,8 @@ impl App {
     /// What a client wants measured of search.
     async fn retrieval_request(&self, store: &Store, body: &EvaluationBody) -> ApiResult<RetrievalRequest> {
         let options = RetrievalRequest::measured(body.options()?);
-        let chunking = body.chunk_tokens.map(|tokens| BeirCollection::chunks(tokens, body.chunk_overlap));
+        let chunking =
+            body.chunk_tokens.map(|tokens| BeirCollection::chunks(tokens, body.chunk_overlap, body.prefix));
         // Chunks are counted by an embedder also where words alone are searched.
         let embedder = match (options.mode, chunking) {
             (SearchMode::Bm25, None) => None,
@@ -195,7 +196,7 @@ impl App {
         let collection = self.collection(store, &request.beir)?;
         let tools = self.search_tools(store, &request, &|model| model).await?;
         if let (Some(chunking), Some(embedder)) = (request.chunking, &tools.embedder) {
-            chunking.check(embedder.identity().max_tokens)?;
+            collection.check_cut(chunking, embedder.identity().max_tokens)?;
         }
         let retrieval = Retrieval::new(&request, &collection, tools.of());
         let new = NewRun { fork: body.fork, ..retrieval.new_run().clone() };
@@ -209,8 +210,7 @@ impl App {
         (store, stored): (&Store, &StoredRun),
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
-        let request: RetrievalRequest =
-            serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
+        let request: RetrievalRequest = asked(stored)?;
         let collection = self.collection(store, &request.beir)?;
         let meter = |model| self.metered_run((store, &run.id), model);
         let tools = self.search_tools(store, &request, &meter).await?;

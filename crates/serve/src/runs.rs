@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evalign_bench::{DocRange, Limit, OptionOrder, Perturbation, Plan, RunRequest, check_resume, draft};
-use evalign_core::{ModelRef, Provider, RunId, RunStatus, ScoringMode};
+use evalign_core::{ModelRef, Outcome, Provider, RunId, RunStatus, ScoringMode};
 use evalign_model::{LoadOptions, Model, ServerKind};
 use evalign_store::{Enqueued, JobState, NewRun, Store, StoredRun};
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::adapters::MergeRequest;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code, shown};
-use crate::work::is_worked_on;
+use crate::work::{JobRequest, is_whole, is_worked_on};
 
 /// Answers per document: more fill a disk by one request.
 const MOST_REPEATS: u32 = 1000;
@@ -92,7 +92,7 @@ pub(crate) struct RunObject {
     pub(crate) object: &'static str,
     pub(crate) id: String,
     /// `queued`, `running`, `completed`, `failed`, `cancelled`, `budget_exhausted`; `interrupted` where the process that
-    /// worked on it, on the command line, is gone.
+    /// worked on it is gone. One that waits to go on is `queued`, whatever it came to before.
     pub(crate) status: &'static str,
     pub(crate) model: String,
     pub(crate) tasks: Vec<String>,
@@ -117,17 +117,6 @@ pub(crate) struct RunObject {
 impl RunObject {
     pub(crate) fn of(app: &App, store: &Store, run: &StoredRun) -> ApiResult<Self> {
         let job = store.job_of(&run.id)?;
-        let waits = job.as_ref().is_some_and(|job| job.state == JobState::Queued);
-        let works = job.as_ref().is_some_and(|job| job.state == JobState::Running);
-        // A run that is to go on says so, whatever it came to before.
-        let status = if waits {
-            RunStatus::Queued.name()
-        } else if works {
-            // What is stored last is its end: before that its results may still be computed, and it cannot go on.
-            RunStatus::Running.name()
-        } else {
-            store.status_name(run)?
-        };
         let failed = job.filter(|job| job.state == JobState::Failed);
         let model = app.shown_model(&run.spec.model.reference);
         let procedure = run.request.get("procedure").and_then(Value::as_str).map(str::to_owned);
@@ -135,7 +124,7 @@ impl RunObject {
         Ok(Self {
             object: "run",
             id: run.id.to_string(),
-            status,
+            status: store.status_name(&run.id)?,
             model,
             tasks: serde_json::from_value(tasks).unwrap_or_default(),
             samples_total: run.samples_total,
@@ -341,15 +330,11 @@ impl App {
             request: serde_json::to_value(&request).map_err(ApiError::internal)?,
             fork: body.fork,
         };
-        let created = store.create_run(&new)?;
-        if created.status != RunStatus::Completed {
-            self.queue(store, &created.id)?;
-        }
-        Ok(store.run(&created.id)?)
+        self.create_and_queue(store, &new)
     }
 
-    pub(crate) fn queue(&self, store: &Store, run: &RunId) -> ApiResult<Enqueued> {
-        let queued = store.enqueue(run, &json!({}), self.settings.max_active_runs)?;
+    pub(crate) fn queue(&self, store: &Store, run: &RunId, asked: JobRequest) -> ApiResult<Enqueued> {
+        let queued = store.enqueue(run, &json!(asked), self.settings.max_active_runs)?;
         if matches!(queued, Enqueued::Full | Enqueued::KeyFull) {
             return Err(queue_full(queued));
         }
@@ -357,10 +342,12 @@ impl App {
         Ok(queued)
     }
 
-    /// Goes on with a run that stopped before its end.
-    pub(crate) fn resume_run(&self, store: &Store, run: &RunId) -> ApiResult<StoredRun> {
+    /// Goes on with a run that stopped before its end, or whose samples without an answer are asked again. Nothing of it
+    /// is touched here: whoever works on it forgets those samples once it is certain that they can be asked again.
+    pub(crate) fn resume_run(&self, store: &Store, run: &RunId, retry_errors: bool) -> ApiResult<StoredRun> {
         let stored = store.run(run)?;
-        if stored.status == RunStatus::Completed {
+        let has_failed = || store.count_samples(run, Outcome::Error).map(|failed| failed > 0);
+        if stored.status == RunStatus::Completed && !(retry_errors && has_failed()?) {
             return Err(ApiError::new(Code::RunFinished, "the run is completed"));
         }
         match stored.request.get("procedure") {
@@ -371,7 +358,7 @@ impl App {
                 return Err(ApiError::new(Code::InvalidRequest, message));
             }
         }
-        if self.queue(store, run)? == Enqueued::WasActive {
+        if self.queue(store, run, JobRequest { retry_errors })? == Enqueued::WasActive {
             return Err(ApiError::new(Code::RunActive, "the run is queued or being worked on"));
         }
         Ok(store.run(run)?)
@@ -390,7 +377,10 @@ impl App {
             Some(JobState::Queued) => {
                 let lease = store.lease(run, "evalign serve", std::time::Duration::from_secs(10))?;
                 let before = store.run(run)?;
-                store.set_status(&lease, RunStatus::Cancelled)?;
+                // One that was to be asked again is what it was.
+                if !is_whole(&before) {
+                    store.set_status(&lease, RunStatus::Cancelled)?;
+                }
                 // An attempt before may have been killed, and there is no next one.
                 let is_merge = before.request["procedure"] == MergeRequest::PROCEDURE;
                 if is_merge && before.status != RunStatus::Completed {

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use evalign_bench::{
-    RunError, RunRequest, Scoreboard, Verification, VerifyOptions, import_run, rescore, verify,
+    KeptResults, MeasuredResults, Measures, MeasuresWanted, RunError, RunRequest, Scoreboard, Verification,
+    VerifyOptions, import_run, rescore, verify,
 };
 use evalign_core::{Hint, ModelRef, RunId};
 use evalign_data::{Limits, unpacked_bytes};
@@ -127,14 +128,46 @@ fn check_unpacked(files: &[PathBuf], most: u64) -> ApiResult<()> {
     Ok(())
 }
 
+fn no_evaluation() -> ApiError {
+    ApiError::new(Code::InvalidRequest, "only evaluations are scored by tasks; this run is none")
+}
+
 impl App {
     /// The rules that a run is scored by. `strict`: those that its stored scores come from.
     fn rules(&self, run: &StoredRun, strict: bool) -> ApiResult<Scoreboard> {
         if run.request.get("procedure").is_some() {
-            let message = "only evaluations are scored by tasks; this run is none";
-            return Err(ApiError::new(Code::InvalidRequest, message));
+            return Err(no_evaluation());
         }
         Ok(Scoreboard::of_run(run, &self.catalog, strict)?)
+    }
+
+    /// The results of a run, as they are kept or as somebody wants them, with models by the names they are served by.
+    pub(crate) fn results_of(
+        &self,
+        store: &Store,
+        id: &RunId,
+        wanted: &MeasuresWanted<'_>,
+    ) -> ApiResult<Value> {
+        let run = store.run(id)?;
+        let none = || ApiError::new(Code::NotFound, "the run has no results yet");
+        let results = run.results.as_ref().ok_or_else(none)?;
+        if wanted.task.is_none() && !wanted.any() {
+            return Ok(self.placeless_document(results));
+        }
+        // Those of other runs are of other forms.
+        let Ok(mut kept) = KeptResults::deserialize(results) else { return Err(no_evaluation()) };
+        if let Some(task) = wanted.task {
+            kept.retain_task(task);
+            if kept.results.results.is_empty() {
+                return Err(ApiError::not_found("task in this run", task).about("task"));
+            }
+        }
+        // Only these need the rules: what is kept can be told whatever became of the task files.
+        let measures = match wanted.any() {
+            true => self.rules(&run, true)?.measures(store, id, wanted)?,
+            false => Measures::default(),
+        };
+        Ok(self.placeless_document(&json!(MeasuredResults { kept, measures })))
     }
 
     /// Scores a run again by the task files as they are now.

@@ -123,7 +123,7 @@ settings! {
     max_connections: u32 = 4096;
     /// Requests being answered at once, streams not counted; more are refused.
     max_in_flight: u32 = 512;
-    /// Open event streams; more are refused.
+    /// Open event streams of runs and answers; more are refused.
     max_streams: u32 = 2048;
     /// Completions that a model writes or has waiting; more are refused.
     max_waiting: u32 = 256;

@@ -4,11 +4,12 @@ use std::fs::TryLockError;
 use std::path::Path;
 use std::time::Duration;
 
-use evalign_core::{Digest, Provider, RunStatus, Tenant};
+use evalign_core::{Digest, RunStatus, Tenant};
 use evalign_store::{KeyScope, Session, Store, WebToken};
 
 use crate::credentials::{MintedKey, mint_key, random_hex};
 use crate::error::ServeError;
+use crate::places::is_at_a_place;
 use crate::settings::Settings;
 use crate::worker::mark;
 
@@ -59,8 +60,7 @@ fn check_files(settings: &Settings) -> Result<(), ServeError> {
     for (setting, served) in [("models", &settings.models), ("embedders", &settings.embedders)] {
         for (name, reference) in &served.0 {
             // Others are names of the hub's or ours.
-            let is_path = reference.provider != Provider::Openai && reference.name.starts_with(['/', '.']);
-            let weights = is_path.then(|| Path::new(&reference.name));
+            let weights = is_at_a_place(reference).then(|| Path::new(&reference.name));
             let mut places = weights.into_iter().chain(reference.adapter.as_deref());
             if let Some(missing) = places.find(|place| !place.exists()) {
                 let detail = format!("`{name}` is served from {}, which is not there", missing.display());

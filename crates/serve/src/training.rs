@@ -9,7 +9,7 @@ use evalign_bench::{ActiveRun, Cancel, RunRequest, job_spec};
 use evalign_core::{Digest, ModelIdentity, ModelRef, Provider, RunId, RunStatus};
 use evalign_data::{DataRoots, Dataset, DatasetSpec};
 use evalign_model::EngineOptions;
-use evalign_store::{NewRun, Store, StoredRun};
+use evalign_store::{Store, StoredRun};
 use evalign_train::{
     Conducted, Ending, Event, Job, Line, Metrics, Place, RecomputeChoice, Settings, Sources, TrainConfig,
     TrainKind, conduct, read_metrics,
@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::runs::RunObject;
 use crate::uploads;
-use crate::work::{LEASE_TTL, Notes, owner, tended};
+use crate::work::{LEASE_TTL, Notes, asked, owner, tended};
 use disk::{bytes_below, most_bytes, remove_checkpoints};
 
 /// Where jobs write, in the home.
@@ -110,7 +110,7 @@ impl TrainRequest {
         if stored.request["procedure"] != Self::PROCEDURE {
             return Ok(None);
         }
-        Ok(Some(serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?))
+        asked(stored).map(Some)
     }
 
     /// Whether all weights are trained, and not an adapter.
@@ -219,13 +219,8 @@ impl App {
             "settings": body.settings,
             "evaluation": evaluation.map(|file| file.digest),
         });
-        let new = NewRun {
-            spec: job_spec(named_identity(model), TrainRequest::PROCEDURE, &definition, (&file.digest, 1)),
-            request: serde_json::to_value(&request).map_err(ApiError::internal)?,
-            samples_total: 0,
-            fork: false,
-        };
-        self.create_and_queue(store, &new)
+        let spec = job_spec(named_identity(model), TrainRequest::PROCEDURE, &definition, (&file.digest, 1));
+        self.start_work(store, spec, &request, false)
     }
 
     pub(crate) fn dataset(&self, path: &Path) -> ApiResult<Dataset> {
@@ -276,6 +271,7 @@ impl App {
             match event {
                 Event::Started { update: now, .. } | Event::Progress { update: now, .. } => update = *now,
                 Event::Alarm(alarm) => alarms.push(json!({"update": alarm.update, "message": alarm.message})),
+                Event::Read { tokens } => self.count_read(&run.id, *tokens),
                 _ => {}
             }
             if matches!(event, Event::Logged { .. } | Event::Evaluated { .. } | Event::Progress { .. }) {

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use evalign_bench::{ActiveRun, AnsweringRequest, Cancel, CancelLevel, RetrievalRequest};
-use evalign_core::RunStatus;
+use evalign_core::{RunSpec, RunStatus};
 use evalign_store::{NewRun, Store, StoredRun};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::adapters::{MergeRequest, ScoreRequest};
 use crate::app::App;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::indexes::IndexRequest;
 use crate::procedures::is_of_steps;
 use crate::retrieval::{SweepRequest, TestsRequest, is_of_uploads};
@@ -29,6 +31,38 @@ pub(crate) const LEASE_TTL: Duration = Duration::from_secs(60);
 /// How soon work that blocks hears that it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// What a job asks for beyond going on with its run.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct JobRequest {
+    /// Samples whose call failed are asked again.
+    pub(crate) retry_errors: bool,
+}
+
+/// What a worker does with a run.
+#[derive(Clone, Copy)]
+pub(crate) struct Going<'a> {
+    pub(crate) cancel: &'a Cancel,
+    /// As [`JobRequest::retry_errors`], where there are such samples.
+    pub(crate) retries: bool,
+}
+
+impl Going<'_> {
+    /// Forgets the samples that are to be asked again.
+    pub(crate) fn reopen(self, run: &mut ActiveRun, store: &Store) -> ApiResult<()> {
+        if self.retries && run.reopen_failed()? > 0 {
+            // From now on it is no finished run, whatever happens to this server.
+            store.set_status(run.lease(), RunStatus::Queued)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether nothing of a run is missing.
+pub(crate) fn is_whole(stored: &StoredRun) -> bool {
+    stored.status == RunStatus::Completed && stored.results.is_some()
+}
+
 /// Whether what this request of a stored run asks for is done here.
 pub(crate) fn is_worked_on(request: &Value) -> bool {
     let Some(procedure) = request["procedure"].as_str() else { return false };
@@ -42,6 +76,11 @@ pub(crate) fn is_worked_on(request: &Value) -> bool {
         RetrievalRequest::PROCEDURE | AnsweringRequest::PROCEDURE => is_of_uploads(request),
         _ => is_of_steps(procedure),
     }
+}
+
+/// What a stored run was asked for.
+pub(crate) fn asked<T: DeserializeOwned>(stored: &StoredRun) -> ApiResult<T> {
+    T::deserialize(&stored.request).map_err(ApiError::internal)
 }
 
 /// What a second process is told of who works on a run.
@@ -133,6 +172,18 @@ impl Drop for Raised<'_> {
 }
 
 impl App {
+    /// Creates the run of work that has no samples, and queues it. `fork`: also where the same was done before.
+    pub(crate) fn start_work(
+        &self,
+        store: &Store,
+        spec: RunSpec,
+        request: &impl Serialize,
+        fork: bool,
+    ) -> ApiResult<StoredRun> {
+        let request = serde_json::to_value(request).map_err(ApiError::internal)?;
+        self.create_and_queue(store, &NewRun { spec, request, samples_total: 0, fork })
+    }
+
     /// Creates a run and queues it. One of the same specification is that run, and goes on if it is not finished.
     pub(crate) fn create_and_queue(&self, store: &Store, new: &NewRun) -> ApiResult<StoredRun> {
         self.create_and_queue_if(store, new, |_| Ok(()))
@@ -151,7 +202,7 @@ impl App {
             fits(&store.run(&created.id)?)?;
         }
         if created.status != RunStatus::Completed {
-            self.queue(store, &created.id)?;
+            self.queue(store, &created.id, JobRequest::default())?;
         }
         Ok(store.run(&created.id)?)
     }
@@ -166,35 +217,36 @@ impl App {
         self: &Arc<Self>,
         store: &Store,
         stored: &StoredRun,
-        cancel: &Cancel,
+        going: Going<'_>,
     ) -> ApiResult<RunStatus> {
+        let cancel = going.cancel;
         match stored.request["procedure"].as_str().unwrap_or_default() {
             // On the server's runtime: connections to a vector store outlive the run.
-            IndexRequest::PROCEDURE => self.alone(store, stored, |run| {
+            IndexRequest::PROCEDURE => self.alone(store, stored, going, |run| {
                 Handle::current().block_on(self.drive_index(run, (store, stored), cancel))
             }),
-            RetrievalRequest::PROCEDURE => self.alone(store, stored, |run| {
+            RetrievalRequest::PROCEDURE => self.alone(store, stored, going, |run| {
                 Handle::current().block_on(self.drive_evaluation(run, (store, stored), cancel))
             }),
-            SweepRequest::PROCEDURE => self.alone(store, stored, |run| {
+            SweepRequest::PROCEDURE => self.alone(store, stored, going, |run| {
                 Handle::current().block_on(self.drive_tuning(run, (store, stored), cancel))
             }),
-            TestsRequest::PROCEDURE => self.alone(store, stored, |run| {
+            TestsRequest::PROCEDURE => self.alone(store, stored, going, |run| {
                 Handle::current().block_on(self.drive_tests(run, (store, stored), cancel))
             }),
-            AnsweringRequest::PROCEDURE => self.alone(store, stored, |run| {
+            AnsweringRequest::PROCEDURE => self.alone(store, stored, going, |run| {
                 Handle::current().block_on(self.drive_answers(run, (store, stored), cancel))
             }),
             MergeRequest::PROCEDURE => {
-                self.alone(store, stored, |run| self.drive_merge(run, (store, stored), cancel))
+                self.alone(store, stored, going, |run| self.drive_merge(run, (store, stored), cancel))
             }
             ScoreRequest::PROCEDURE => {
-                self.alone(store, stored, |run| self.drive_score(run, (store, stored), cancel))
+                self.alone(store, stored, going, |run| self.drive_score(run, (store, stored), cancel))
             }
             TrainRequest::PROCEDURE => {
-                self.alone(store, stored, |run| self.drive_training(run, (store, stored), cancel))
+                self.alone(store, stored, going, |run| self.drive_training(run, (store, stored), cancel))
             }
-            _ => self.drive_steps(store, stored, cancel),
+            _ => self.drive_steps(store, stored, going),
         }
     }
 
@@ -203,13 +255,11 @@ impl App {
         &self,
         store: &Store,
         stored: &StoredRun,
+        going: Going<'_>,
         work: impl FnOnce(&ActiveRun) -> ApiResult<RunStatus>,
     ) -> ApiResult<RunStatus> {
-        if stored.status == RunStatus::Completed && stored.results.is_some() {
-            // An earlier server died before it could say so of the job.
-            return Ok(RunStatus::Completed);
-        }
-        let run = ActiveRun::resume(&stored.id, store, &owner())?;
+        let mut run = ActiveRun::resume(&stored.id, store, &owner())?;
+        going.reopen(&mut run, store)?;
         store.set_status(run.lease(), RunStatus::Running)?;
         let status = work(&run)?;
         if status != RunStatus::Completed {

@@ -6,16 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evalign_bench::{ActiveRun, Cancel, CancelLevel, Progress, Snapshot, StoreCache, conclude, request_of};
-use evalign_core::{RunId, RunStatus, SampleRecord};
+use evalign_core::{Outcome, RunId, RunStatus, SampleRecord};
 use evalign_model::Cached;
 use evalign_store::{Claim, JobState, Store};
+use serde::Deserialize as _;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
 use crate::runs::Prepared;
-use crate::work::owner;
+use crate::work::{Going, JobRequest, is_whole, owner};
 
 /// How long a claim holds without being renewed.
 const CLAIM_TTL: Duration = Duration::from_secs(60);
@@ -211,10 +212,13 @@ fn settle(store: &Store, claim: &Claim, outcome: ApiResult<RunStatus>, is_ending
     Ok(())
 }
 
-/// A run that could not even begin says so too.
+/// A run that could not even begin says so too. One of which nothing is missing, and that was to be asked again, stays
+/// what it is.
 pub(crate) fn mark(store: &Store, run: &RunId, status: RunStatus) {
     let marked = store.lease(run, "evalign serve", CLAIM_TTL).and_then(|lease| {
-        store.set_status(&lease, status)?;
+        if !is_whole(&store.run(run)?) {
+            store.set_status(&lease, status)?;
+        }
         store.release(lease)
     });
     if let Err(error) = marked {
@@ -244,10 +248,22 @@ impl Progress for Watched<'_> {
         self.app.metrics.samples.fetch_add(1, Ordering::Relaxed);
         let tokens = record.usage.prompt_tokens.saturating_add(record.usage.generated_tokens);
         self.app.metrics.sample_tokens.fetch_add(tokens, Ordering::Relaxed);
-        if let Some(key) = self.app.active.key_of(self.run)
-            && !self.app.count_tokens(&key, tokens)
+        self.app.count_read(self.run, tokens);
+    }
+
+    fn read(&self, tokens: u64) {
+        self.app.count_read(self.run, tokens);
+    }
+}
+
+impl App {
+    /// Counts what a model has read or written for a run that this server works on, for the key that queued it. The run
+    /// ends when that has no tokens left.
+    pub(crate) fn count_read(&self, run: &RunId, tokens: u64) {
+        if let Some(key) = self.active.key_of(run)
+            && !self.count_tokens(&key, tokens)
         {
-            self.app.active.used_up(self.run);
+            self.active.used_up(run);
         }
     }
 }
@@ -258,20 +274,24 @@ fn drive(app: &Arc<App>, claim: &Claim, cancel: &Cancel) -> ApiResult<RunStatus>
         store = store.on_behalf_of(key);
     }
     let stored = store.run(&claim.run)?;
-    let is_completed = stored.status == RunStatus::Completed;
-    if is_completed && stored.results.is_some() {
-        // The server was killed after its end, before that was told.
+    let has_tokens = claim.key.as_ref().is_none_or(|key| app.count_tokens(key, 0));
+    let JobRequest { retry_errors } = JobRequest::deserialize(&claim.request).map_err(ApiError::internal)?;
+    let retries = retry_errors && has_tokens && store.count_samples(&claim.run, Outcome::Error)? > 0;
+    if is_whole(&stored) && !retries {
+        // The server was killed after its end, before that was told, or what to ask again with was used up meanwhile.
         return Ok(RunStatus::Completed);
     }
-    if !is_completed && claim.key.as_ref().is_some_and(|key| !app.count_tokens(key, 0)) {
+    if stored.status != RunStatus::Completed && !has_tokens {
         // They were used up while it waited.
         return Ok(RunStatus::BudgetExhausted);
     }
+    let going = Going { cancel, retries };
     if stored.request.get("procedure").is_some() {
-        return app.drive_procedure(&store, &stored, cancel);
+        return app.drive_procedure(&store, &stored, going);
     }
     let Prepared { plan, model, spending } = app.prepare(&store, &request_of(&stored)?, Some(&stored))?;
     let mut run = ActiveRun::resume(&claim.run, &store, &owner())?;
+    going.reopen(&mut run, &store)?;
     run.set_price(spending.price);
     run.set_budget(spending.budget.clone());
     if let Some(budget) = &spending.budget {

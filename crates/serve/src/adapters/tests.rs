@@ -2,8 +2,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::*;
+use evalign_store::NewRun;
+
 use crate::settings::{Layer, settings};
-use crate::work::owner;
+use crate::work::{JobRequest, owner};
 
 struct Place {
     app: Arc<App>,
@@ -80,7 +82,7 @@ fn an_attempt_that_was_killed_leaves_no_file_when_there_is_no_next() {
     app.keep_all((&run, &store), &files_at(dir.path()).unwrap()).unwrap();
     let id = run.id.clone();
     run.release().unwrap();
-    app.queue(&store, &id).unwrap();
+    app.queue(&store, &id, JobRequest::default()).unwrap();
     assert_eq!(app.cancel_run(&store, &id).unwrap().status, RunStatus::Cancelled);
     assert_eq!(store.file_bytes().unwrap(), 0);
     assert_eq!(fs_err::read_dir(home.path().join("files")).unwrap().count(), 0);

@@ -3,34 +3,43 @@
 use std::sync::Arc;
 
 use evalign_model::Model;
-use evalign_rag::answer::{Answer, AnswerOptions, Answerer};
-use evalign_rag::{Expansion, Filter, Hit, LookedUp, Lookup, Reranker, SearchMode, SearchOptions, Searcher};
+use evalign_rag::answer::{Answer, AnswerOptions, Answerer, Hear};
+use evalign_rag::{Embedder, LookedUp, Lookup, Reranker, SearchMode, Searcher, VectorStore};
 use evalign_store::Store;
 
-use super::body::check_text;
 use super::{AnswerBody, Found, SearchBody};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult};
-use crate::evidence::{NamedExpansion, filter};
+use crate::evidence::Wanted;
 
-/// What of a search can be said without its index.
-struct Asked<'a> {
-    options: SearchOptions,
-    filter: Filter,
-    expansions: Vec<Expansion>,
-    /// A model's name, and how many hits it judges.
-    rerank: Option<(&'a String, usize)>,
+/// A question to an index, with everything that answers it.
+pub(super) struct Question {
+    store: Store,
+    stored: String,
+    vectors: Arc<dyn VectorStore>,
+    embedder: Arc<dyn Embedder>,
+    model: Option<Arc<dyn Model>>,
+    reranker: Option<Reranker>,
+    text: String,
+    options: AnswerOptions,
 }
 
-impl<'a> Asked<'a> {
-    fn of(body: &'a SearchBody) -> ApiResult<Self> {
-        let rerank = body.rerank.as_ref();
-        let rerank = rerank.map(|rerank| Ok::<_, ApiError>((&rerank.model, rerank.depth()?)));
-        Ok(Self {
-            options: body.options()?,
-            filter: filter(&body.filters)?,
-            expansions: NamedExpansion::all(&body.expand, body.model.is_some())?,
-            rerank: rerank.transpose()?,
+impl Question {
+    /// Answers it. `hear` is told claims while they are written ([`Answerer::answer_aloud`]).
+    pub(super) async fn answered(self, hear: Option<&mut Hear<'_>>) -> ApiResult<Answer> {
+        let Self { store, stored, vectors, embedder, model, reranker, text, options } = self;
+        let answerer = Answerer {
+            state: &store,
+            vectors: vectors.as_ref(),
+            embedder: embedder.as_ref(),
+            model,
+            reranker,
+            index: &stored,
+            tenant: store.tenant().as_str(),
+        };
+        Ok(match hear {
+            Some(hear) => answerer.answer_aloud(&text, &options, hear).await?,
+            None => answerer.answer(&text, &options).await?,
         })
     }
 }
@@ -42,21 +51,24 @@ impl App {
         store: &Store,
         id: &str,
         body: &SearchBody,
-    ) -> ApiResult<Vec<Hit>> {
-        check_text(&body.query, "query")?;
-        let asked = Asked::of(body)?;
+    ) -> ApiResult<LookedUp> {
+        let wanted = body.wanted()?;
+        let rerank = body.rerank.as_ref();
+        let rerank = rerank.map(|rerank| Ok::<_, ApiError>((&rerank.model, rerank.depth()?)));
+        let rerank = rerank.transpose()?;
         let found = self.found(store, id).await?;
-        self.placeless(self.hits(store, &found, body, asked)).await
+        self.placeless(self.looked_up(store, &found, (body, wanted), rerank)).await
     }
 
-    async fn hits(
+    /// `rerank` is a model's name, and how many hits it judges.
+    async fn looked_up(
         self: &Arc<Self>,
         store: &Store,
         found: &Found,
-        body: &SearchBody,
-        asked: Asked<'_>,
-    ) -> ApiResult<Vec<Hit>> {
-        let Asked { options, filter, expansions, rerank } = asked;
+        (body, wanted): (&SearchBody, Wanted),
+        rerank: Option<(&String, usize)>,
+    ) -> ApiResult<LookedUp> {
+        let Wanted { options, filter, expansions } = wanted;
         let Found { stored, settings } = found;
         let embedder = match options.mode {
             SearchMode::Bm25 => None,
@@ -75,11 +87,7 @@ impl App {
             model: model.as_ref(),
             rerank: reranker.as_ref().zip(rerank.map(|(_, depth)| depth)),
         };
-        let LookedUp { hits, notes, .. } = lookup.hits(&body.query, &options).await?;
-        for note in notes {
-            tracing::info!(index = %stored, %note, "a search goes on without");
-        }
-        Ok(hits)
+        Ok(lookup.hits(&body.query, &options).await?)
     }
 
     /// An answer from an index, with quotes that were verified against its documents.
@@ -89,33 +97,39 @@ impl App {
         id: &str,
         body: &AnswerBody,
     ) -> ApiResult<Answer> {
-        check_text(&body.question, "question")?;
-        let options = body.options()?;
-        let found = self.found(store, id).await?;
-        self.placeless(self.answered(store, &found, body, options)).await
+        let question = self.question(store, id, body).await?;
+        self.placeless(question.answered(None)).await
     }
 
-    async fn answered(
+    /// Opens what answers a question: whatever a client got wrong is said before anything of an answer is.
+    pub(super) async fn question(
         self: &Arc<Self>,
         store: &Store,
-        found: &Found,
+        id: &str,
         body: &AnswerBody,
-        options: AnswerOptions,
-    ) -> ApiResult<Answer> {
+    ) -> ApiResult<Question> {
+        let options = body.options()?;
+        let found = self.found(store, id).await?;
+        self.placeless(self.opened(store, found, (body, options))).await
+    }
+
+    async fn opened(
+        self: &Arc<Self>,
+        store: &Store,
+        found: Found,
+        (body, options): (&AnswerBody, AnswerOptions),
+    ) -> ApiResult<Question> {
         let Found { stored, settings } = found;
-        let model = self.talker(store, body.model.as_ref(), "model").await?;
-        let reranker = self.judge_of_hits(store, body.rerank.as_ref(), "rerank").await?;
-        let embedder = self.embedder_of(stored, settings).await?;
-        let answerer = Answerer {
-            state: store,
-            vectors: self.vectors().await?.as_ref(),
-            embedder: embedder.as_ref(),
-            model,
-            reranker,
-            index: stored,
-            tenant: store.tenant().as_str(),
-        };
-        Ok(answerer.answer(&body.question, &options).await?)
+        Ok(Question {
+            model: self.talker(store, body.model.as_ref(), "model").await?,
+            reranker: self.judge_of_hits(store, body.rerank.as_ref(), "rerank").await?,
+            embedder: self.embedder_of(&stored, &settings).await?,
+            vectors: self.vectors().await?.clone(),
+            store: store.clone(),
+            stored,
+            text: body.question.clone(),
+            options,
+        })
     }
 
     /// A model that answers while a request waits. What it reads and writes counts for the key.

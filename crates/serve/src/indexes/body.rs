@@ -3,12 +3,14 @@
 use evalign_rag::answer::AnswerOptions;
 use evalign_rag::chunker::{ChunkSettings, Strategy};
 use evalign_rag::ingest::IndexSettings;
-use evalign_rag::{EmbedderIdentity, NamedWay, SearchOptions};
+use evalign_rag::{EmbedderIdentity, LookedUp, NamedWay};
 use evalign_store::IndexedDocument;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{ApiError, ApiResult, Code};
-use crate::evidence::{NamedExpansion, RerankBody, SearchWayBody, check_hits, check_share, filter, mmr};
+use crate::evidence::{RerankBody, SearchWayBody, Wanted, check_share};
+use crate::routes::List;
 
 /// An index to be made.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
@@ -133,19 +135,7 @@ pub(crate) struct SearchBody {
     pub(crate) limit: usize,
     #[serde(default)]
     pub(crate) search: SearchWayBody,
-    /// Only chunks whose fields are so: `kind=markdown`, `page>=3`, `document!=old.md`.
-    #[serde(default)]
-    #[schema(max_items = 16)]
-    pub(crate) filters: Vec<String>,
-    /// Prefer hits that differ from those above them: 1 is relevance alone, 0 difference alone.
-    #[serde(default)]
-    #[schema(minimum = 0, maximum = 1)]
-    pub(crate) mmr: Option<f64>,
-    /// Let `model` think up other ways to look for it: `multi-query`, `decompose`, `hyde`.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>, max_items = 3)]
-    pub(crate) expand: Vec<NamedExpansion>,
-    /// A served model that thinks them up.
+    /// A served model that thinks up what `search.expand` names.
     #[serde(default)]
     pub(crate) model: Option<String>,
     #[serde(default)]
@@ -161,26 +151,42 @@ fn hits() -> usize {
 
 impl SearchBody {
     pub(crate) fn of(query: String, limit: usize, mode: NamedWay) -> Self {
-        Self {
-            query,
-            limit,
-            search: SearchWayBody::of(mode),
-            filters: Vec::new(),
-            mmr: None,
-            expand: Vec::new(),
-            model: None,
-            rerank: None,
-            explain: false,
-        }
+        Self { query, limit, search: SearchWayBody::of(mode), model: None, rerank: None, explain: false }
     }
 
-    pub(super) fn options(&self) -> ApiResult<SearchOptions> {
-        Ok(SearchOptions {
-            limit: check_hits(self.limit, "limit")?,
-            mmr: mmr(self.mmr)?,
-            explain: self.explain,
-            ..self.search.options(!self.expand.is_empty())?
-        })
+    pub(super) fn wanted(&self) -> ApiResult<Wanted> {
+        check_text(&self.query, "query")?;
+        let mut wanted = self.search.in_index(self.limit, self.model.is_some())?;
+        wanted.options.explain = self.explain;
+        Ok(wanted)
+    }
+}
+
+/// What a search has found: all of it, on one page.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct FoundObject {
+    #[schema(pattern = "^list$")]
+    object: &'static str,
+    /// As `evalign rag search --json` prints them.
+    #[schema(value_type = Vec<Object>)]
+    data: Vec<Value>,
+    /// What was looked for beside the query, each with the number that the `legs` of hits have.
+    added: Vec<String>,
+    /// What of `search.expand` came to nothing.
+    notes: Vec<String>,
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
+}
+
+impl FoundObject {
+    pub(crate) fn of(found: LookedUp) -> ApiResult<Self> {
+        let LookedUp { hits, added, notes } = found;
+        let hits = hits.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
+        let id = |hit: &Value| hit["id"].as_str().unwrap_or_default().to_owned();
+        let List { object, data, first_id, last_id, has_more } =
+            List::whole(hits.map_err(ApiError::internal)?, id);
+        Ok(Self { object, data, added, notes, first_id, last_id, has_more })
     }
 }
 
@@ -200,18 +206,6 @@ pub(crate) struct AnswerBody {
     pub(crate) limit: usize,
     #[serde(default)]
     pub(crate) search: SearchWayBody,
-    /// Only chunks whose fields are so: `kind=markdown`, `page>=3`, `document!=old.md`.
-    #[serde(default)]
-    #[schema(max_items = 16)]
-    pub(crate) filters: Vec<String>,
-    /// Prefer chunks that differ from those found before: 1 is relevance alone, 0 difference alone.
-    #[serde(default)]
-    #[schema(minimum = 0, maximum = 1)]
-    pub(crate) mmr: Option<f64>,
-    /// Let `model` think up other ways to look for it: `multi-query`, `decompose`, `hyde`.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>, max_items = 3)]
-    pub(crate) expand: Vec<NamedExpansion>,
     /// A served model that judges the hits first; the answer is from the better half.
     #[serde(default)]
     pub(crate) rerank: Option<String>,
@@ -222,6 +216,9 @@ pub(crate) struct AnswerBody {
     /// Say for each hit what each word of the question gave.
     #[serde(default)]
     pub(crate) explain: bool,
+    /// Tell each claim as soon as it is verified, and the answer at the end.
+    #[serde(default)]
+    pub(crate) stream: bool,
 }
 
 impl AnswerBody {
@@ -231,34 +228,25 @@ impl AnswerBody {
             model,
             limit,
             search: SearchWayBody::default(),
-            filters: Vec::new(),
-            mmr: None,
-            expand: Vec::new(),
             rerank: None,
             min_confidence: None,
             explain: false,
+            stream: false,
         }
     }
 
     pub(super) fn options(&self) -> ApiResult<AnswerOptions> {
-        let expansions = NamedExpansion::all(&self.expand, self.model.is_some())?;
+        check_text(&self.question, "question")?;
+        let Wanted { mut options, filter, expansions } =
+            self.search.in_index(self.limit, self.model.is_some())?;
+        options.explain = self.explain;
         let defaults = AnswerOptions::default();
-        Ok(AnswerOptions {
-            search: SearchOptions {
-                limit: check_hits(self.limit, "limit")?,
-                mmr: mmr(self.mmr)?,
-                explain: self.explain,
-                ..self.search.options(!expansions.is_empty())?
-            },
-            filter: filter(&self.filters)?,
-            expansions,
-            threshold: check_share(self.min_confidence, "min_confidence")?.unwrap_or(defaults.threshold),
-            ..defaults
-        })
+        let threshold = check_share(self.min_confidence, "min_confidence")?.unwrap_or(defaults.threshold);
+        Ok(AnswerOptions { search: options, filter, expansions, threshold, ..defaults })
     }
 }
 
-pub(super) fn check_text(text: &str, field: &str) -> ApiResult<()> {
+fn check_text(text: &str, field: &str) -> ApiResult<()> {
     if (1..=10_000).contains(&text.len()) && !text.trim().is_empty() {
         return Ok(());
     }

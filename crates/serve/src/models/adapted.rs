@@ -44,8 +44,12 @@ impl Adapted {
     }
 }
 
-/// Models with adapters that clients talk to. Each has weights of its own in memory.
-const MOST_TALKING: usize = 2;
+/// Models that are a served one with an adapter, and that clients talk to. They compute with the weights of the served
+/// one, on the CPU; each has its adapter, and keys and values while it answers
+/// ([`evalign_model::EngineOptions::memory_bytes`] of each).
+const MOST_ADAPTERS: usize = 8;
+/// Models all of whose weights were trained: each has weights of its own in memory.
+const MOST_WHOLE: usize = 2;
 
 /// Those that were asked last, the last one last. None goes while it answers somebody.
 type Recent = Vec<(ModelRef, Arc<Served>)>;
@@ -71,15 +75,18 @@ impl Talking {
         Some(served)
     }
 
-    /// Makes room for one more, as more may not fit.
-    fn make_room(&self) -> ApiResult<()> {
+    /// Makes room for this one, as more may not fit.
+    fn make_room(&self, wanted: &ModelRef) -> ApiResult<()> {
         let mut recent = self.lock();
-        if recent.len() < MOST_TALKING {
+        let alike = |known: &ModelRef| known.adapter.is_some() == wanted.adapter.is_some();
+        let most = if wanted.adapter.is_some() { MOST_ADAPTERS } else { MOST_WHOLE };
+        if recent.iter().filter(|(known, _)| alike(known)).count() < most {
             return Ok(());
         }
         // Whoever gets one gets it under this lock: one that only the list holds answers nobody.
-        let Some(idle) = recent.iter().position(|(_, served)| Arc::strong_count(served) == 1) else {
-            let message = "as many models with adapters as there may be are answering others";
+        let idle = |(known, served): &(ModelRef, Arc<Served>)| alike(known) && Arc::strong_count(served) == 1;
+        let Some(idle) = recent.iter().position(idle) else {
+            let message = "as many trained models as there may be are answering others";
             return Err(ApiError::new(Code::Unavailable, message).retry_after(2));
         };
         let gone = recent.remove(idle);
@@ -104,7 +111,7 @@ impl Talking {
         let load = move || {
             // Also when its client leaves.
             let _only = only;
-            talking.make_room()?;
+            talking.make_room(&reference)?;
             let served = Arc::new(load()?);
             talking.lock().push((reference, served.clone()));
             Ok(served)

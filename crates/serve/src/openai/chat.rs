@@ -4,18 +4,18 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use evalign_core::{Message, Prompt, RequestKind, Role, TokenLogprob};
+use evalign_core::{MOST_TOP_LOGPROBS, Message, Prompt, RequestKind, Role, TokenLogprob};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{JsonBody, Tenanted};
-use crate::openai::sampling::{Sampling, Stop};
+use crate::openai::sampling::{Sampling, Stop, out_of_range};
 use crate::openai::schema::AnswerFormat;
 use crate::openai::stream::{self, Chunks, StreamedChunk};
 use crate::openai::writing::{Part as Written, Writing};
-use crate::openai::{Generated, unix_secs, unsupported};
+use crate::openai::{Generated, check_alternatives, spelled, unix_secs, unsupported};
 use crate::openapi::{ErrorAnswers, Refusals};
 
 /// Tokens of an answer where nothing is said.
@@ -85,8 +85,9 @@ pub(crate) struct ChatBody {
     #[schema(value_type = Option<Object>)]
     pub(crate) stream_options: Option<StreamOptions>,
     pub(crate) logprobs: Option<bool>,
-    /// Only 0 and 1: the token itself.
-    #[schema(maximum = 1)]
+    /// With `logprobs`: so many of the likeliest tokens at each place, with the model's own probabilities: before
+    /// temperature, `top_p` and what `response_format` forbids.
+    #[schema(maximum = 20)]
     pub(crate) top_logprobs: Option<u32>,
     pub(crate) response_format: Option<AnswerFormat>,
     pub(crate) presence_penalty: Option<f64>,
@@ -124,8 +125,13 @@ impl ChatBody {
     }
 
     fn kinds(&self, most_tokens: u32) -> ApiResult<Vec<RequestKind>> {
-        if self.top_logprobs.is_some_and(|top| top > 1) {
-            return Err(unsupported("top_logprobs", "at most 1, the token itself"));
+        let alternatives = self.top_logprobs.unwrap_or(0);
+        if alternatives > MOST_TOP_LOGPROBS {
+            return Err(out_of_range("top_logprobs", &format!("from 0 to {MOST_TOP_LOGPROBS}")));
+        }
+        let logprobs = self.logprobs.unwrap_or(false).then_some(alternatives);
+        if alternatives > 0 && logprobs.is_none() {
+            return Err(unsupported("top_logprobs", "only together with `logprobs`"));
         }
         let sampling = Sampling {
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
@@ -136,13 +142,13 @@ impl ChatBody {
             n: self.n,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
-            logprobs: self.logprobs.unwrap_or(false),
+            logprobs,
         };
         let prompt = self.prompt()?;
         let mut kinds = Vec::new();
         for mut params in sampling.params(DEFAULT_TOKENS, most_tokens)? {
-            params.json_schema = match &self.response_format {
-                Some(format) => format.schema()?.map(Box::new),
+            params.form = match &self.response_format {
+                Some(format) => format.form()?,
                 None => None,
             };
             kinds.push(RequestKind::Generate { prompt: prompt.clone(), params });
@@ -163,6 +169,7 @@ pub(crate) async fn create(
     let started = Instant::now();
     let kinds = body.kinds(app.settings.max_tokens)?;
     let served = app.served(&store, &body.model).await?;
+    check_alternatives(&served, "top_logprobs", body.top_logprobs.unwrap_or(0))?;
     if !served.model.capabilities().chat {
         let message = "this model has no chat template; ask it through /v1/completions";
         return Err(ApiError::new(Code::InvalidRequest, message).about("model"));
@@ -246,13 +253,18 @@ impl Chunks for Completion {
 }
 
 fn logprobs(tokens: &[TokenLogprob]) -> Value {
-    let entry = |token: &TokenLogprob| {
+    let told = |text: &str, bytes: Option<&[u8]>, logprob: f64| {
         json!({
-            "token": token.token,
-            "logprob": token.logprob,
-            "bytes": token.token.as_bytes(),
-            "top_logprobs": [{"token": token.token, "logprob": token.logprob, "bytes": token.token.as_bytes()}],
+            "token": spelled(text, bytes),
+            "logprob": logprob,
+            "bytes": bytes.unwrap_or(text.as_bytes()),
         })
+    };
+    let entry = |token: &TokenLogprob| {
+        let top = token.top.iter().map(|top| told(&top.token, top.bytes.as_deref(), top.logprob));
+        let mut entry = told(&token.token, token.bytes.as_deref(), token.logprob);
+        entry["top_logprobs"] = top.collect();
+        entry
     };
     json!({"content": tokens.iter().map(entry).collect::<Vec<_>>(), "refusal": null})
 }

@@ -4,7 +4,8 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use evalign_core::{GenerateParams, Prompt, RequestKind, TokenLogprob, Usage};
+use evalign_core::{GenerateParams, Prompt, RequestKind, TokenLogprob};
+use evalign_model::ScoredToken;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -13,16 +14,19 @@ use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{JsonBody, Tenanted};
 use crate::models::Served;
 use crate::openai::chat::StreamOptions;
-use crate::openai::echo::{Prefix, Token, echoed, of_generated, table};
-use crate::openai::sampling::{Sampling, Stop};
+use crate::openai::echo::{Prefix, chars, echoed, of_generated, table};
+use crate::openai::sampling::{Sampling, Stop, out_of_range};
 use crate::openai::schema::AnswerFormat;
 use crate::openai::stream::{self, Chunks, StreamedChunk};
 use crate::openai::writing::{Part, Writing};
-use crate::openai::{Generated, sum, told, unix_secs, unsupported};
+use crate::openai::{Generated, check_alternatives, sum, told, unix_secs, unsupported};
 use crate::openapi::{ErrorAnswers, Refusals};
 
 /// Tokens of an answer where nothing is said, as OpenAI's API has it.
 const DEFAULT_TOKENS: u32 = 16;
+
+/// Most tokens that are named at one place, as OpenAI's API has it.
+const MOST_LOGPROBS: u32 = 5;
 
 /// Most prompts in one request.
 const MOST_PROMPTS: usize = 128;
@@ -82,8 +86,9 @@ pub(crate) struct CompletionBody {
     pub(crate) stream: Option<bool>,
     #[schema(value_type = Option<Object>)]
     pub(crate) stream_options: Option<StreamOptions>,
-    /// Log-probabilities of the tokens; with 1, of a prompt also those of the likeliest tokens.
-    #[schema(maximum = 1)]
+    /// Log-probabilities of the tokens, each with those of so many of the likeliest ones at its place: the model's own,
+    /// before temperature, `top_p` and what `response_format` forbids. Of a prompt too, with `echo`.
+    #[schema(maximum = 5)]
     pub(crate) logprobs: Option<u32>,
     /// The prompt is part of the answer; its tokens are scored.
     #[serde(default)]
@@ -107,8 +112,8 @@ impl CompletionBody {
 
     /// The parameters of each answer to a prompt; none where nothing is to be generated.
     fn params(&self, most_tokens: u32) -> ApiResult<Vec<GenerateParams>> {
-        if self.logprobs.is_some_and(|logprobs| logprobs > 1) {
-            return Err(unsupported("logprobs", "at most 1, the token itself and the likeliest one"));
+        if self.logprobs.is_some_and(|count| count > MOST_LOGPROBS) {
+            return Err(out_of_range("logprobs", &format!("from 0 to {MOST_LOGPROBS}")));
         }
         if self.best_of.is_some_and(|best| best != 1) {
             return Err(unsupported("best_of", "only 1"));
@@ -128,12 +133,12 @@ impl CompletionBody {
             n: self.n,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
-            logprobs: self.logprobs.is_some(),
+            logprobs: self.logprobs,
         };
         let mut params = sampling.params(DEFAULT_TOKENS, most_tokens)?;
         for params in &mut params {
-            params.json_schema = match &self.response_format {
-                Some(format) => format.schema()?.map(Box::new),
+            params.form = match &self.response_format {
+                Some(format) => format.form()?,
                 None => None,
             };
         }
@@ -154,6 +159,8 @@ pub(crate) async fn create(
     let params = body.params(app.settings.max_tokens)?;
     let starts = body.prompt.clone().starts()?;
     let served = app.served(&store, &body.model).await?;
+    let alternatives = body.logprobs.unwrap_or(0);
+    check_alternatives(&served, "logprobs", alternatives)?;
     let mut completion = Completion {
         id: format!("cmpl-{}", uuid::Uuid::now_v7().simple()),
         created: unix_secs(),
@@ -162,7 +169,10 @@ pub(crate) async fn create(
         logprobs: body.logprobs.is_some(),
         include_usage: body.stream_options.unwrap_or_default().include_usage,
         per_prompt: params.len().max(1),
-        prefixes: if body.wants_echo() { echoed(&served, &starts, &params).await? } else { Vec::new() },
+        prefixes: match body.wants_echo() {
+            true => echoed(&served, &starts, &params, alternatives).await?,
+            false => Vec::new(),
+        },
         offsets: Vec::new(),
     };
     let is_stream = body.stream.unwrap_or(false);
@@ -222,31 +232,38 @@ struct Completion {
     per_prompt: usize,
     /// The prompts, where they are part of the answers.
     prefixes: Vec<Prefix>,
-    /// Of each answer, the characters that were told.
+    /// Of each answer, the characters of the tokens that were told.
     offsets: Vec<usize>,
 }
 
 impl Completion {
     /// Prompts and what is known to come after them.
     fn known(&self, app: &App) -> (Vec<Value>, Value) {
-        let wholes: Vec<_> = self.prefixes.iter().map(|prefix| prefix.clone().whole()).collect();
-        let tokens = sum(wholes.iter().map(|(.., usage)| (true, *usage)));
+        let (mut choices, mut usages) = (Vec::new(), Vec::new());
+        for (index, prefix) in self.prefixes.iter().enumerate() {
+            let finish = prefix.finish();
+            let (text, tokens, usage) = prefix.clone().whole();
+            choices.push(self.choice(index, &text, &table(0, self.unwritten(index), &tokens), Some(finish)));
+            usages.push((true, usage));
+        }
+        let tokens = sum(usages.into_iter());
         app.metrics.tokens(&self.served, tokens.0, tokens.1);
-        let usage = told(tokens);
-        let choice = |(index, (text, tokens, _)): (usize, &(String, Vec<Token>, Usage))| {
-            self.choice(index, text, &table(0, tokens), Some("length"))
-        };
-        (wholes.iter().enumerate().map(choice).collect(), usage)
+        (choices, told(tokens))
     }
 
     /// A whole answer, with its prompt where that is part of it.
     fn told(&self, index: usize, answer: Generated) -> Value {
         let Generated { text, finish, logprobs, .. } = answer;
         let (text, tokens) = self.with_prefix(index, &text, &logprobs.unwrap_or_default());
-        self.choice(index, &text, &table(0, &tokens), Some(finish))
+        self.choice(index, &text, &table(0, self.unwritten(index), &tokens), Some(finish))
     }
 
-    fn with_prefix(&self, index: usize, text: &str, logprobs: &[TokenLogprob]) -> (String, Vec<Token>) {
+    /// Characters of an answer's first tokens that its text does not have.
+    fn unwritten(&self, index: usize) -> usize {
+        self.prefixes.get(index / self.per_prompt).map_or(0, |prefix| prefix.unwritten)
+    }
+
+    fn with_prefix(&self, index: usize, text: &str, logprobs: &[TokenLogprob]) -> (String, Vec<ScoredToken>) {
         let prefix = self.prefixes.get(index / self.per_prompt);
         let (before, tokens) = prefix.map_or(("", &[][..]), |prefix| (&prefix.text, &prefix.tokens));
         (format!("{before}{text}"), tokens.iter().cloned().chain(of_generated(logprobs)).collect())
@@ -297,8 +314,8 @@ impl Chunks for Completion {
                 if self.offsets.len() <= index {
                     self.offsets.resize(index + 1, 0);
                 }
-                let table = table(self.offsets[index], &tokens);
-                self.offsets[index] += tokens.iter().map(Token::chars).sum::<usize>();
+                let table = table(self.offsets[index], self.unwritten(index), &tokens);
+                self.offsets[index] += tokens.iter().map(chars).sum::<usize>();
                 self.choice(index, &text, &table, None)
             }
             Part::End { index, finish } => {

@@ -26,10 +26,11 @@ pub(crate) struct Sampling {
     pub(crate) n: Option<u32>,
     pub(crate) presence_penalty: Option<f64>,
     pub(crate) frequency_penalty: Option<f64>,
-    pub(crate) logprobs: bool,
+    /// Log-probabilities, each with those of so many of the likeliest tokens.
+    pub(crate) logprobs: Option<u32>,
 }
 
-fn out_of_range(field: &str, range: &str) -> ApiError {
+pub(super) fn out_of_range(field: &str, range: &str) -> ApiError {
     ApiError::new(Code::InvalidRequest, format!("`{field}` has to be {range}")).about(field)
 }
 
@@ -78,7 +79,8 @@ impl Sampling {
             // 0 would leave no token: the likeliest one is meant.
             top_p: self.top_p.map(|top_p| top_p.max(f64::MIN_POSITIVE)),
             stop: stop.into_iter().filter(|text| !text.is_empty()).collect(),
-            logprobs: self.logprobs,
+            logprobs: self.logprobs.is_some(),
+            top_logprobs: self.logprobs.unwrap_or(0),
             ..GenerateParams::default()
         };
         let seeded = |choice| GenerateParams { seed: seed.wrapping_add(u64::from(choice)), ..params.clone() };

@@ -1,6 +1,6 @@
 //! `response_format`: what constrained decoding holds an answer to.
 
-use evalign_core::AnswerSchema;
+use evalign_core::{AnswerForm, AnswerSchema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -39,8 +39,13 @@ const FIELD: &str = "response_format";
 const MOST_BYTES: usize = 64 * 1024;
 
 impl AnswerFormat {
+    /// What an answer is held to; `None` for free text.
+    pub(crate) fn form(&self) -> ApiResult<Option<AnswerForm>> {
+        Ok(self.schema()?.map(|schema| AnswerForm::Schema(Box::new(schema))))
+    }
+
     /// The schema; `None` for free text. Whether it can be held to is found out by the engine that compiles it.
-    pub(crate) fn schema(&self) -> ApiResult<Option<AnswerSchema>> {
+    fn schema(&self) -> ApiResult<Option<AnswerSchema>> {
         let asked = match self {
             Self::Text => return Ok(None),
             Self::JsonObject => AnswerSchema { name: "object".to_owned(), schema: json!({"type": "object"}) },

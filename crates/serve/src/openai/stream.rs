@@ -27,9 +27,13 @@ pub(crate) struct StreamedChunk {
 pub(crate) fn streamed(chunks: impl Stream<Item = ApiResult<Value>> + Send + 'static) -> Response {
     let data = chunks.map(|chunk| chunk.unwrap_or_else(|error| error.body()).to_string());
     let data = data.chain(futures::stream::once(std::future::ready("[DONE]".to_owned())));
-    let events = data.map(|data| Ok::<_, Infallible>(Event::default().data(data)));
+    kept_alive(data.map(|data| Event::default().data(data)))
+}
+
+/// A stream of events that says that it lives while there are none.
+pub(crate) fn kept_alive(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let alive = KeepAlive::new().interval(KEEP_ALIVE).text("alive");
-    Sse::new(events).keep_alive(alive).into_response()
+    Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(alive).into_response()
 }
 
 /// How the parts of an answer are written down.

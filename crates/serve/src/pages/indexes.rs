@@ -82,6 +82,7 @@ struct Piece {
 struct ChunkView {
     section: Vec<String>,
     page: Option<u32>,
+    record: Option<String>,
     start_byte: u64,
     end_byte: u64,
     pieces: Vec<Piece>,
@@ -95,6 +96,7 @@ impl ChunkView {
         Self {
             section: chunk.section.clone(),
             page: chunk.page,
+            record: chunk.record.map(|record| record.to_string()),
             start_byte: chunk.start_byte,
             end_byte: chunk.end_byte,
             pieces: pieces(&chunk.text, chunk.start_byte, cited),
@@ -203,8 +205,10 @@ struct CitationView {
     quote: String,
     section: Vec<String>,
     page: Option<u32>,
+    /// Of the document's text, as [`DocumentPage`] has them.
     from: u64,
     to: u64,
+    record: Option<String>,
     copies: Vec<Self>,
 }
 
@@ -217,6 +221,7 @@ impl From<&Citation> for CitationView {
             page: citation.page,
             from: citation.start_byte,
             to: citation.end_byte,
+            record: citation.record.as_ref().map(|record| record.place.to_string()),
             copies: citation.copies.iter().map(Self::from).collect(),
         }
     }
@@ -288,7 +293,7 @@ pub(super) async fn ask(
             return Err(ApiError::new(Code::Forbidden, "asking needs a key of scope `run`"));
         }
         let body = SearchBody { explain: true, ..SearchBody::of(question.clone(), limit, mode) };
-        let hits = app.search_index(&store, &id, &body).await?;
+        let hits = app.search_index(&store, &id, &body).await?.hits;
         let body = AnswerBody::of(question.clone(), model.clone(), limit);
         let answer = app.answer_from_index(&store, &id, &body).await?;
         let hits: Vec<HitView> =

@@ -13,16 +13,17 @@ use evalign_rag::answer::Answerer;
 use evalign_rag::generate_tests::{GeneratedTests, TestSource};
 use evalign_rag::quality::GoldQuestion;
 use evalign_rag::{Embedder, Reranker, VectorStore};
-use evalign_store::{NewRun, Store, StoredFile, StoredRun};
+use evalign_store::{Store, StoredFile, StoredRun};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{AnswersBody, Meter, Steps, TestsBody, Uploaded, check_spec, of_field};
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
-use crate::evidence::filter;
+use crate::evidence::Wanted;
 use crate::training::named_identity;
 use crate::uploads;
+use crate::work::asked;
 
 /// Questions of one request.
 const MOST_QUESTIONS: usize = 10_000;
@@ -71,14 +72,9 @@ impl App {
         };
         let definition = json!([id, body.count, body.unanswerable, body.seed]);
         let data = (&Digest::of_json(&settings), body.count as u64);
-        let new = NewRun {
-            spec: job_spec(named_identity(reference), TestsRequest::PROCEDURE, &definition, data),
-            request: serde_json::to_value(&request).map_err(ApiError::internal)?,
-            samples_total: 0,
-            // The documents may have changed since.
-            fork: true,
-        };
-        self.create_and_queue(store, &new)
+        let spec = job_spec(named_identity(reference), TestsRequest::PROCEDURE, &definition, data);
+        // The documents may have changed since.
+        self.start_work(store, spec, &request, true)
     }
 
     /// Makes the questions. They are one of the tenant's files in the end; what is begun when it breaks off is lost.
@@ -88,8 +84,7 @@ impl App {
         (store, stored): (&Store, &StoredRun),
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
-        let request: TestsRequest =
-            serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
+        let request: TestsRequest = asked(stored)?;
         let (index, _) = self.index_settings(store, &request.index)?;
         let source = TestSource {
             state: store,
@@ -150,7 +145,7 @@ impl App {
         };
         let writer = reference(&body.model, "model")?.unwrap_or_else(quoting);
         let rerank = body.rerank.as_ref().map(|name| self.rerank_reference(store, name, "rerank"));
-        filter(&body.filters)?;
+        let Wanted { options, expansions, .. } = body.wanted()?;
         Ok(AnsweringRequest {
             procedure: AnsweringRequest::PROCEDURE.to_owned(),
             run: self.base_request(writer, Vec::new()),
@@ -159,10 +154,10 @@ impl App {
             tenant: store.tenant().to_string(),
             store: self.vector_store_name().to_owned(),
             judge: reference(&body.judge, "judge")?,
-            top_k: body.limit()?,
-            search: Some(body.search()?),
-            filters: body.filters.clone(),
-            expansions: body.expansions()?,
+            top_k: options.limit,
+            search: Some(options),
+            filters: body.search.filters.clone(),
+            expansions,
             rerank: rerank.transpose()?,
             min_confidence: body.min_confidence()?,
             threads: None,
@@ -195,8 +190,7 @@ impl App {
         (store, stored): (&Store, &StoredRun),
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
-        let request: AnsweringRequest =
-            serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
+        let request: AnsweringRequest = asked(stored)?;
         let (index, _) = self.index_settings(store, &request.index)?;
         let meter = |model| self.metered_run((store, &run.id), model);
         let mut parts = self.answer_parts(store, &request, &meter).await?;

@@ -1,11 +1,11 @@
 //! What clients say of evaluations of search and answers.
 
-use evalign_rag::{Expansion, SearchOptions};
+use evalign_rag::SearchOptions;
 use serde::Deserialize;
 
 use super::of_field;
 use crate::error::ApiResult;
-use crate::evidence::{NamedExpansion, RerankBody, SearchWayBody, check_hits, check_share, mmr};
+use crate::evidence::{RerankBody, SearchWayBody, Wanted, check_share};
 
 /// A collection in the layout of BEIR, in uploaded files.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
@@ -38,6 +38,9 @@ pub(crate) struct EvaluationBody {
     /// Tokens at the end of a chunk that the next one repeats.
     #[serde(default)]
     pub(super) chunk_overlap: usize,
+    /// Search each chunk together with its document's title.
+    #[serde(default)]
+    pub(super) prefix: bool,
     pub(super) rerank: Option<RerankBody>,
     /// Take vectors of documents that were computed before; the time of the ingest then leaves them out.
     #[serde(default)]
@@ -52,7 +55,10 @@ impl EvaluationBody {
         if self.chunk_tokens.is_none() && self.chunk_overlap > 0 {
             return Err(of_field("chunk_overlap", "`chunk_overlap` goes with `chunk_tokens`"));
         }
-        self.search.options(false)
+        if self.chunk_tokens.is_none() && self.prefix {
+            return Err(of_field("prefix", "`prefix` goes with `chunk_tokens`"));
+        }
+        self.search.in_collection()
     }
 }
 
@@ -75,8 +81,18 @@ pub(crate) struct TuningBody {
     #[serde(default)]
     #[schema(max_items = 8)]
     pub(super) chunk_overlap: Vec<usize>,
-    /// Also let a served model judge the first hits, at several depths.
+    /// Also search each way of cutting with the document's title before every chunk.
+    #[serde(default)]
+    pub(super) prefix: bool,
+    /// Also let a served model judge the first hits.
     pub(super) rerank: Option<String>,
+    /// Hits that are judged; each number is tried. Where absent: 10, 20 and 50.
+    #[serde(default)]
+    #[schema(max_items = 8)]
+    pub(super) rerank_depths: Vec<usize>,
+    /// Ask only so many of the queries, chosen by the digests of their ids. Absent: all.
+    #[schema(minimum = 1)]
+    pub(super) queries: Option<usize>,
 }
 
 fn ndcg_at_10() -> String {
@@ -117,18 +133,7 @@ pub(crate) struct AnswersBody {
     #[schema(minimum = 1, maximum = 100)]
     limit: usize,
     #[serde(default)]
-    search: SearchWayBody,
-    /// Only chunks whose fields are so: `kind=markdown`, `page>=3`, `document!=old.md`.
-    #[serde(default)]
-    #[schema(max_items = 16)]
-    pub(super) filters: Vec<String>,
-    /// Prefer chunks that differ from those found before: 1 is relevance alone, 0 difference alone.
-    #[schema(minimum = 0, maximum = 1)]
-    mmr: Option<f64>,
-    /// Let `model` think up other ways to look for an answer: `multi-query`, `decompose`, `hyde`.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>, max_items = 3)]
-    expand: Vec<NamedExpansion>,
+    pub(super) search: SearchWayBody,
     /// A served model that judges the hits first; answers are from the better half.
     pub(super) rerank: Option<String>,
     /// Score of the best statement below which nothing is answered.
@@ -148,20 +153,11 @@ fn seed() -> u64 {
 }
 
 impl AnswersBody {
-    pub(super) fn limit(&self) -> ApiResult<usize> {
-        check_hits(self.limit, "limit")
+    pub(super) fn wanted(&self) -> ApiResult<Wanted> {
+        self.search.in_index(self.limit, self.model.is_some())
     }
 
     pub(super) fn min_confidence(&self) -> ApiResult<Option<f64>> {
         check_share(self.min_confidence, "min_confidence")
-    }
-
-    pub(super) fn expansions(&self) -> ApiResult<Vec<Expansion>> {
-        NamedExpansion::all(&self.expand, self.model.is_some())
-    }
-
-    pub(super) fn search(&self) -> ApiResult<SearchOptions> {
-        let start = self.search.options(!self.expand.is_empty())?;
-        Ok(SearchOptions { limit: self.limit()?, mmr: mmr(self.mmr)?, ..start })
     }
 }

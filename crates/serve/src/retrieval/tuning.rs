@@ -8,18 +8,23 @@ use evalign_core::RunStatus;
 use evalign_rag::chunker::ChunkSettings;
 use evalign_rag::embed::CachedEmbedder;
 use evalign_rag::{BeirCollection, EdgeStore, Reranker, TuneRequest, tune};
-use evalign_store::{NewRun, Store, StoredRun};
+use evalign_store::{Store, StoredRun};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Steps, TuningBody, of_field};
 use crate::app::App;
-use crate::error::{ApiError, ApiResult};
+use crate::error::ApiResult;
+use crate::evidence::check_hits;
 use crate::indexes::embedder_identity;
 use crate::uploads;
+use crate::work::asked;
 
 /// Ways of cutting documents in one sweep.
 const MOST_CUTS: usize = 8;
+
+/// Depths that a reranker is tried at in one sweep.
+const MOST_DEPTHS: usize = 8;
 
 /// What such a run is asked for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,27 +37,67 @@ pub(crate) struct SweepRequest {
     metric: String,
     chunkings: Vec<ChunkSettings>,
     rerank: Option<String>,
+    /// Runs that were queued before there was a choice say nothing of it.
+    #[serde(default = "default_depths")]
+    rerank_depths: Vec<usize>,
+    /// How many of the collection's are asked; absent: all.
+    #[serde(default)]
+    queries: Option<usize>,
+}
+
+fn default_depths() -> Vec<usize> {
+    TuneRequest::RERANK_DEPTHS.into()
 }
 
 impl SweepRequest {
     pub(crate) const PROCEDURE: &'static str = "tune";
 
     fn of<'a>(&'a self, reranker: Option<&'a Reranker>) -> TuneRequest<'a> {
-        TuneRequest { metric: &self.metric, chunkings: self.chunkings.clone(), reranker }
+        TuneRequest {
+            metric: &self.metric,
+            chunkings: self.chunkings.clone(),
+            reranker,
+            rerank_depths: &self.rerank_depths,
+        }
+    }
+
+    /// What is asked of a collection.
+    fn asked(&self, collection: BeirCollection) -> BeirCollection {
+        match self.queries {
+            Some(most) => collection.with_queries(most),
+            None => collection,
+        }
     }
 }
 
-/// Ways of cutting documents, each number of tokens with each overlap.
+/// Ways of cutting documents.
 fn chunkings(body: &TuningBody) -> ApiResult<Vec<ChunkSettings>> {
     let overlaps = if body.chunk_overlap.is_empty() { &[0][..] } else { &body.chunk_overlap };
-    if body.chunk_tokens.len().saturating_mul(overlaps.len()) > MOST_CUTS {
+    let prefixes = if body.prefix { 2 } else { 1 };
+    if body.chunk_tokens.len().saturating_mul(overlaps.len()).saturating_mul(prefixes) > MOST_CUTS {
         return Err(of_field("chunk_tokens", format!("at most {MOST_CUTS} ways of cutting")));
     }
     if body.chunk_tokens.is_empty() && !body.chunk_overlap.is_empty() {
         return Err(of_field("chunk_overlap", "`chunk_overlap` goes with `chunk_tokens`"));
     }
-    let tokens = body.chunk_tokens.iter();
-    Ok(tokens.flat_map(|tokens| overlaps.iter().map(|more| BeirCollection::chunks(*tokens, *more))).collect())
+    if body.chunk_tokens.is_empty() && body.prefix {
+        return Err(of_field("prefix", "`prefix` goes with `chunk_tokens`"));
+    }
+    Ok(BeirCollection::cuts(&body.chunk_tokens, overlaps, body.prefix))
+}
+
+/// Depths that a reranker is tried at.
+fn rerank_depths(body: &TuningBody) -> ApiResult<Vec<usize>> {
+    if body.rerank_depths.is_empty() {
+        return Ok(default_depths());
+    }
+    if body.rerank.is_none() {
+        return Err(of_field("rerank_depths", "`rerank_depths` goes with `rerank`"));
+    }
+    if body.rerank_depths.len() > MOST_DEPTHS {
+        return Err(of_field("rerank_depths", format!("at most {MOST_DEPTHS} numbers of hits")));
+    }
+    body.rerank_depths.iter().map(|depth| check_hits(*depth, "rerank_depths")).collect()
 }
 
 impl App {
@@ -60,6 +105,10 @@ impl App {
     pub(crate) async fn start_tuning(&self, store: &Store, body: &TuningBody) -> ApiResult<StoredRun> {
         let chunkings = chunkings(body)?;
         let place = self.uploaded(store, &body.collection)?.as_place();
+        if body.queries == Some(0) {
+            return Err(of_field("queries", "is 1 or more"));
+        }
+        let depths = rerank_depths(body)?;
         let collection = self.collection(store, &place)?;
         let name = self.embedder_name(body.embedder.as_deref()).await?;
         let embedder = self.embedder_named(&name).await?;
@@ -73,19 +122,21 @@ impl App {
             metric: body.metric.clone(),
             chunkings,
             rerank: rerank.transpose()?,
+            rerank_depths: depths,
+            queries: body.queries,
         };
+        let collection = request.asked(collection);
         request.of(None).check(&collection, embedder.as_ref())?;
-        let definition = json!([request.metric, request.chunkings, request.rerank]);
+        let definition = json!([
+            request.metric,
+            request.chunkings,
+            collection.titles_digest(),
+            request.rerank,
+            request.rerank_depths
+        ]);
         let data = (&collection.digest(), collection.queries.len() as u64);
-        self.create_and_queue(
-            store,
-            &NewRun {
-                spec: job_spec(identity, SweepRequest::PROCEDURE, &definition, data),
-                request: serde_json::to_value(&request).map_err(ApiError::internal)?,
-                samples_total: 0,
-                fork: false,
-            },
-        )
+        let spec = job_spec(identity, SweepRequest::PROCEDURE, &definition, data);
+        self.start_work(store, spec, &request, false)
     }
 
     /// Sweeps. What was tried is not kept when that breaks off, but for the vectors of documents.
@@ -95,21 +146,20 @@ impl App {
         (store, stored): (&Store, &StoredRun),
         cancel: &Cancel,
     ) -> ApiResult<RunStatus> {
-        let request: SweepRequest =
-            serde_json::from_value(stored.request.clone()).map_err(ApiError::internal)?;
-        let collection = self.collection(store, &request.beir)?;
+        let request: SweepRequest = asked(stored)?;
+        let collection = request.asked(self.collection(store, &request.beir)?);
         let embedder = self.embedder_named(&request.embedder).await?;
         let embedder = CachedEmbedder::across_sessions(embedder, store.clone())?;
         let meter = |model| self.metered_run((store, &run.id), model);
         let reranker =
             request.rerank.as_ref().map(|model| self.reranker(store, (model, &request.run), &meter));
-        let reranker = reranker.transpose()?;
+        let reranker = reranker.transpose()?.map(|reranker| reranker.keeping(store.clone()));
         // What is compared is ways of searching, which rank alike in any store.
         let directory = uploads::partial(&self.home)?;
         let vectors = EdgeStore::new(directory.path().to_owned());
         let sweep = request.of(reranker.as_ref());
-        let steps = Steps::new(self, store, run, sweep.steps(&collection));
-        let advance = |more| steps.advance(more);
+        let steps = Steps::new(self, store, run, sweep.steps(&collection).total());
+        let advance = |_, more| steps.advance(more);
         let Some(report) =
             run.attended(cancel, tune(&collection, (&vectors, &embedder), &sweep, &advance)).await?
         else {

@@ -1,11 +1,10 @@
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::response::sse::Event as SseEvent;
 use evalign_core::{RunId, RunStatus};
 use evalign_store::{Event, Store};
 use futures::Stream;
@@ -16,6 +15,7 @@ use tokio::sync::watch;
 use crate::app::App;
 use crate::error::{ApiError, ApiResult, Code};
 use crate::extract::{RunPath, Tenanted};
+use crate::openai::stream::kept_alive;
 use crate::openapi::{ErrorAnswers, Overload};
 
 /// Events read at a time.
@@ -26,9 +26,6 @@ const NOT_SOONER: Duration = Duration::from_millis(250);
 
 /// How often a stream looks for what another process did.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// How often a stream without news says that it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
 /// An event, as a stream writes it.
 #[derive(utoipa::ToSchema)]
@@ -72,8 +69,7 @@ pub(crate) async fn events(
         is_over: false,
         _place: place,
     };
-    let alive = KeepAlive::new().interval(KEEP_ALIVE).text("alive");
-    Ok(Sse::new(tail.stream()).keep_alive(alive).into_response())
+    Ok(kept_alive(tail.stream()))
 }
 
 fn last_event_id(headers: &HeaderMap) -> ApiResult<u64> {
@@ -86,10 +82,10 @@ fn last_event_id(headers: &HeaderMap) -> ApiResult<u64> {
 }
 
 /// One of the streams that may be open at once.
-struct Place(Arc<App>);
+pub(crate) struct Place(Arc<App>);
 
 impl Place {
-    fn take(app: &Arc<App>) -> ApiResult<Self> {
+    pub(crate) fn take(app: &Arc<App>) -> ApiResult<Self> {
         let place = Self(app.clone());
         let open = app.metrics.streams.fetch_add(1, Ordering::Relaxed) + 1;
         if open > i64::from(app.settings.max_streams) {
@@ -130,11 +126,8 @@ pub(crate) struct Happened {
 }
 
 impl Tail {
-    fn stream(self) -> impl Stream<Item = Result<SseEvent, Infallible>> {
-        futures::stream::unfold(self, |mut tail| async move {
-            let event = tail.next().await?;
-            Some((Ok(event), tail))
-        })
+    fn stream(self) -> impl Stream<Item = SseEvent> {
+        futures::stream::unfold(self, |mut tail| async move { Some((tail.next().await?, tail)) })
     }
 
     async fn next(&mut self) -> Option<SseEvent> {

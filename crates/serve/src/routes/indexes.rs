@@ -2,16 +2,18 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use crate::app::App;
-use crate::error::{ApiError, ApiResult};
+use crate::error::ApiResult;
 use crate::extract::{IdPath, JsonBody, Query, Tenanted};
-use crate::indexes::{AnswerBody, DocumentObject, DocumentsBody, IndexObject, NewIndexBody, SearchBody};
+use crate::indexes::{
+    AnswerBody, DocumentObject, DocumentsBody, FoundObject, IndexObject, NewIndexBody, SearchBody,
+    StreamedAnswer, answer_object,
+};
 use crate::openapi::{ErrorAnswers, Refusals};
 use crate::routes::once::{IdempotencyKey, Lane, Made, Order};
 use crate::routes::{List, PageQuery, page_length};
@@ -132,37 +134,34 @@ pub(crate) async fn remove_document(
     .await
 }
 
-/// Chunks that fit a query, best first, with what they come from.
+/// Chunks that fit a query, best first, with what they come from, what else was looked for, and what came to nothing.
 #[utoipa::path(post, path = "/v1/indexes/{id}/query", tag = "indexes", request_body = SearchBody,
     params(("id" = String, Path, description = "The index")),
-    responses((status = 200, description = "As `evalign rag search --json` prints them", body = List<Object>), ErrorAnswers, Refusals))]
+    responses((status = 200, description = "What was found", body = FoundObject), ErrorAnswers, Refusals))]
 pub(crate) async fn query(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
     IdPath(id): IdPath,
     body: JsonBody<SearchBody>,
-) -> ApiResult<Json<List<Value>>> {
-    let hits = app.search_index(&tenanted.store, &id, &body.value).await?;
-    let hits = hits.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
-    let id = |hit: &Value| hit["id"].as_str().unwrap_or_default().to_owned();
-    Ok(Json(List::whole(hits.map_err(ApiError::internal)?, id)))
+) -> ApiResult<Json<FoundObject>> {
+    FoundObject::of(app.search_index(&tenanted.store, &id, &body.value).await?).map(Json)
 }
 
 /// An answer from an index: quotes that were verified against its documents, or what a model writes, each claim
-/// held against them; or nothing, where they do not say it.
+/// held against them; or nothing, where they do not say it. With `stream` each claim is told as soon as it is verified.
 #[utoipa::path(post, path = "/v1/indexes/{id}/answer", tag = "indexes", request_body = AnswerBody,
     params(("id" = String, Path, description = "The index")),
-    responses((status = 200, description = "As `evalign rag query --json` prints it", body = Object), ErrorAnswers, Refusals))]
+    responses((status = 200, description = "As `evalign rag query --json` prints it, or with `stream` its claims, and then it",
+        content((Object = "application/json"), (StreamedAnswer = "text/event-stream"))), ErrorAnswers, Refusals))]
 pub(crate) async fn answer(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
     IdPath(id): IdPath,
-    body: JsonBody<AnswerBody>,
-) -> ApiResult<Json<Value>> {
-    let answer = app.answer_from_index(&tenanted.store, &id, &body.value).await?;
-    let mut document = json!({"object": "answer"});
-    if let (Some(document), Value::Object(fields)) = (document.as_object_mut(), json!(answer)) {
-        document.extend(fields);
+    JsonBody { value: body, .. }: JsonBody<AnswerBody>,
+) -> ApiResult<Response> {
+    if body.stream {
+        return app.tell_from_index(&tenanted.store, &id, &body).await;
     }
-    Ok(Json(document))
+    let answer = app.answer_from_index(&tenanted.store, &id, &body).await?;
+    Ok(Json(answer_object(&answer)).into_response())
 }

@@ -4,14 +4,15 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use evalign_store::Store;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::app::App;
 use crate::error::ApiResult;
-use crate::extract::{JsonBody, RunPath, Tenanted};
-use crate::judging::{CritiqueBody, InjectionsBody, JudgmentBody, PreferencesBody};
+use crate::extract::{JsonBody, RunPath, Tenanted, tagged};
+use crate::judging::{CritiqueBody, InjectionsBody, JudgmentBody, PreferencesBody, RubricObject};
 use crate::openapi::{ErrorAnswers, Refusals};
 use crate::preferences::{CheckBody, CheckObject, ImportBody, PairsExportBody, PairsObject};
+use crate::routes::List;
 use crate::routes::once::{IdempotencyKey, Lane, Made, Order};
 use crate::routes::scoring::SCORING;
 use crate::runs::RunObject;
@@ -26,6 +27,21 @@ pub(crate) async fn judge(order: Order<JudgmentBody>) -> ApiResult<Response> {
         app.start_procedure(store, app.judgment(store, body)?)
     };
     order.starts(Lane::Planning, start).await
+}
+
+/// The rubrics that judges can go by.
+#[utoipa::path(get, path = "/v1/rubrics", tag = "judging",
+    responses((status = 200, description = "All rubrics", body = List<RubricObject>),
+        (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
+pub(crate) async fn rubrics(
+    State(app): State<Arc<App>>,
+    _: Tenanted,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    app.blocking(move |app| {
+        tagged(&headers, &List::whole(app.rubrics()?, |rubric: &RubricObject| rubric.id.clone()))
+    })
+    .await
 }
 
 /// Has a judge compare answers of which the worse one tries to talk it round: how often it changes its mind. It is a

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use evalign_bench::{ExportFormat, Scoreboard, export_run, export_steps};
-use evalign_core::{Outcome, RunId, RunStatus, SampleKey};
-use evalign_store::{SampleFilter, Store, StoredRun};
+use evalign_bench::{BreakdownOptions, ExportFormat, MeasuresWanted, Scoreboard, export_run, export_steps};
+use evalign_core::{Outcome, RunId, SampleKey};
+use evalign_store::{SampleFilter, Store, StoredRun, shown_status};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,7 +28,8 @@ pub(crate) struct RunsQuery {
     limit: Option<u32>,
     /// The last run of the page before.
     after: Option<String>,
-    /// Only runs of this status: `queued`, `running` (with those that were interrupted), `completed`, `failed`, `cancelled`, `budget_exhausted`.
+    /// Only runs of this status, as the list shows it: `queued`, `running`, `completed`, `failed`, `cancelled`,
+    /// `budget_exhausted`, `interrupted`.
     status: Option<String>,
 }
 
@@ -47,7 +48,7 @@ pub(crate) async fn list(
     let after = query.after.map(run).transpose()?;
     let known = |name: String| {
         let none = || ApiError::new(Code::InvalidRequest, "`status` is no status of a run").about("status");
-        RunStatus::parse(&name).ok_or_else(none)
+        shown_status(&name).ok_or_else(none)
     };
     let status = query.status.map(known).transpose()?;
     // Who watches all runs asks this again and again.
@@ -98,24 +99,56 @@ pub(crate) async fn read(
     Ok(app.known_runs.get(question, || app.version_of_runs(), compute).await?.answer(&headers))
 }
 
-/// The results of a run: estimates with their intervals and counts.
+/// What to tell of a run's results, and what besides. Without any of it: the results as they are kept.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ResultsQuery {
+    /// Only this task or group.
+    task: Option<String>,
+    /// Also scores by the value of a column of the dataset (`subject`, `level`, `meta.source`): `breakdown`.
+    by: Option<String>,
+    /// With `by`: items with the same value in this column are no independent evidence.
+    cluster: Option<String>,
+    /// Also how often choices of a given confidence are right, in bins: `equal-width:10`, `equal-mass:15`.
+    #[param(pattern = "^equal-(width|mass)(:[1-9][0-9]{0,2})?$")]
+    calibration: Option<String>,
+    /// Also the same items about different groups (columns `item` and `group`): paired differences.
+    #[serde(default)]
+    #[param(required = false)]
+    swaps: bool,
+}
+
+/// The results of a run: estimates with their intervals and counts. With a query as `evalign show --json` prints them: of
+/// one task, with scores by a column, with calibration, with paired differences of groups.
 #[utoipa::path(get, path = "/v1/runs/{id}/results", tag = "runs",
-    params(("id" = String, Path, description = "The run")),
+    params(("id" = String, Path, description = "The run"), ResultsQuery),
     responses((status = 200, description = "As `evalign eval --json` prints them, with models by the names they are served by", body = Object),
-        (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers))]
+        (status = 304, description = "Unchanged since the `If-None-Match`"), ErrorAnswers,
+        (status = 409, description = "The run was scored by other rules than there are now, which only a query with more than `task` needs", body = crate::openapi::ErrorBody)))]
 pub(crate) async fn results(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
     RunPath(id): RunPath,
+    Query(query): Query<ResultsQuery>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    app.blocking(move |app| {
-        let results = tenanted.store.run(&id)?.results;
-        let none = || ApiError::new(Code::NotFound, "the run has no results yet");
-        let results = app.placeless_document(&results.ok_or_else(none)?).to_string();
+    let wrong = |field: &str, message: String| ApiError::new(Code::InvalidRequest, message).about(field);
+    let calibration = query.calibration.as_deref().map(str::parse).transpose();
+    let calibration = calibration.map_err(|message| wrong("calibration", message))?;
+    if query.cluster.is_some() && query.by.is_none() {
+        return Err(wrong("cluster", "`cluster` goes with `by`".to_owned()));
+    }
+    let is_read_whole = query.by.is_some() || calibration.is_some() || query.swaps;
+    let work = move |app: &App| {
+        let by = query.by.map(|by| BreakdownOptions { by, cluster: query.cluster });
+        let task = query.task.as_deref();
+        let wanted = MeasuresWanted { task, by, calibration, swaps: query.swaps, corpus: None };
+        let results = app.results_of(&tenanted.store, &id, &wanted)?.to_string();
         Ok(tagged_bytes(&headers, results.into_bytes(), "application/json"))
-    })
-    .await
+    };
+    // All samples are read for them.
+    if is_read_whole { app.blocking_alone(&app.scoring, work).await } else { app.blocking(work).await }
 }
 
 /// Which samples.
@@ -205,17 +238,30 @@ pub(crate) async fn cancel(
     .await
 }
 
+/// How a run goes on.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ResumeQuery {
+    /// Ask again where a call failed and a sample has no answer, of a completed run too. Those samples and the results go
+    /// once the run has been planned again; one that cannot be stays completed, with `error`.
+    #[serde(default)]
+    #[param(required = false)]
+    retry_errors: bool,
+}
+
 /// Goes on with a run that stopped before its end. Nothing finished is asked again.
 #[utoipa::path(post, path = "/v1/runs/{id}/resume", tag = "runs",
-    params(("id" = String, Path, description = "The run")),
+    params(("id" = String, Path, description = "The run"), ResumeQuery),
     responses((status = 202, description = "Queued", body = RunObject), ErrorAnswers, Refusals))]
 pub(crate) async fn resume(
     State(app): State<Arc<App>>,
     tenanted: Tenanted,
     RunPath(id): RunPath,
+    Query(query): Query<ResumeQuery>,
 ) -> ApiResult<Response> {
     app.blocking(move |app| {
-        let run = app.resume_run(&tenanted.store, &id)?;
+        let run = app.resume_run(&tenanted.store, &id, query.retry_errors)?;
         queued(app, &tenanted.store, &run)?.answer()
     })
     .await

@@ -95,9 +95,16 @@ async fn a_field_that_is_wrong_is_named() {
     ] {
         assert_eq!(param(chat, ask(field, value)).await, field);
     }
-    // More than the likeliest token is never told: who asks for more is not given one in silence.
-    let several = json!({"model": "small", "prompt": "a", "logprobs": 2});
-    assert_eq!(param("/v1/completions", several).await, "logprobs");
+    // A model that tells of no other tokens, and more than OpenAI's API has: who asks is not given fewer in silence.
+    for count in [2, 6] {
+        let several = json!({"model": "small", "prompt": "a", "logprobs": count});
+        assert_eq!(param("/v1/completions", several).await, "logprobs");
+    }
+    for count in [2, 21] {
+        let mut several = ask("top_logprobs", json!(count));
+        several["logprobs"] = true.into();
+        assert_eq!(param(chat, several).await, "top_logprobs");
+    }
 }
 
 /// Promise 25: there is no field through which a client could name an address, and none for a path: requests

@@ -64,6 +64,11 @@ async fn a_run_whose_process_is_gone_is_said_to_be_interrupted() {
     service.store.release(lease).unwrap();
     assert_eq!(status().await, "interrupted");
     assert_eq!(service.get("/v1/runs").await.json()["data"][0]["status"], "interrupted");
+    let listed = async |status: &str| {
+        let list = service.get(&format!("/v1/runs?status={status}")).await.json();
+        list["data"].as_array().unwrap().len()
+    };
+    assert_eq!((listed("interrupted").await, listed("running").await), (1, 0));
     listening.end().await;
 }
 

@@ -17,7 +17,7 @@ use crate::retrieval::collection;
 use crate::stored::training;
 
 /// A key of tenant `default` with limits, and its id.
-fn limited(service: &Service, limits: KeyLimits) -> (String, String) {
+pub(crate) fn limited(service: &Service, limits: KeyLimits) -> (String, String) {
     let mut key = mint_key(Tenant::default(), "limited", KeyScope::Run, None).unwrap();
     key.record.limits = limits;
     service.store.create_key(&key.record).unwrap();
@@ -25,16 +25,32 @@ fn limited(service: &Service, limits: KeyLimits) -> (String, String) {
 }
 
 /// Days end: a test that began just before the end of one would see two.
-async fn long_before_midnight() -> u64 {
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let left = 86_400 - now() % 86_400;
+pub(crate) async fn long_before_midnight() -> u64 {
+    let left = 86_400 - unix_seconds() % 86_400;
     if left < 60 {
         tokio::time::sleep(Duration::from_secs(left + 1)).await;
     }
-    now() / 86_400
+    this_day()
 }
 
-fn check_used_up(answer: &Answer) {
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn this_day() -> u64 {
+    unix_seconds() / 86_400
+}
+
+/// Waits until it is so. Each wait has as long as it takes on a busy machine.
+async fn soon(waiting_for: &str, is_so: impl AsyncFn() -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while !is_so().await {
+        assert!(std::time::Instant::now() < until, "waited in vain for {waiting_for}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub(crate) fn check_used_up(answer: &Answer) {
     let told = (answer.status, answer.code());
     assert_eq!(told, (StatusCode::TOO_MANY_REQUESTS, "insufficient_quota".to_owned()), "{}", answer.text());
     assert_eq!(answer.json()["error"]["type"], "insufficient_quota");
@@ -288,4 +304,80 @@ async fn lists_come_in_pages() {
     assert_eq!((all["data"].as_array().unwrap().len(), &all["last_id"]), (41, &json!("41")));
     let rest = service.get(&format!("{lines}?after=40")).await.json();
     assert_eq!((&rest["data"][0], &rest["first_id"]), (&all["data"][40], &json!("41")));
+}
+
+/// What a training and a reward model read counts as what other runs read does: the run ends, and goes on another day.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_ends_when_its_key_has_no_tokens_left_and_goes_on_when_it_has() {
+    let today = long_before_midnight().await;
+    let listening = Service::trainable(Layer::default()).listening().await;
+    let service = &listening.service;
+    let (key, id) = limited(service, KeyLimits { tokens_per_day: Some(1), ..KeyLimits::default() });
+    let pair = |i: usize| json!({"prompt": "t1 t2", "chosen": format!("t{}", 3 + i), "rejected": "t9"});
+    let pairs: String = (0..4).map(|i| pair(i).to_string() + "\n").collect();
+    let file = service.upload("pairs.jsonl", "preferences", pairs).await;
+    let train = async |settings: Value, key: &str| {
+        let body = json!({"kind": "reward", "model": "tiny", "file": file, "settings": settings});
+        let posted = service.ask(Method::POST, "/v1/training/jobs", key, Some(&body)).await;
+        assert_eq!(posted.status, StatusCode::ACCEPTED, "{}", posted.text());
+        posted.json()["id"].as_str().unwrap().to_owned()
+    };
+    let settings = |steps: u32| {
+        json!({"max_steps": steps, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1,
+               "lora_r": 4, "samples": 0})
+    };
+    // Far more than is done before it hears of it.
+    let job = train(settings(1_000_000), &key).await;
+    listening.until(&job, "budget_exhausted").await;
+    let updates = async || {
+        let told = service.get(&format!("/v1/training/jobs/{job}")).await.json();
+        told["progress"]["update"].as_u64().unwrap()
+    };
+    let before = updates().await;
+    let resume = format!("/v1/runs/{job}/resume");
+    check_used_up(&service.ask(Method::POST, &resume, &key, None).await);
+    service.store.limit_key(&id, KeyLimits::default()).unwrap();
+    // Over all days that the test may see: requests and tokens.
+    let used = |id: &str| {
+        let days = (today..=this_day()).map(|day| service.store.key_use(id, day).unwrap());
+        days.fold((0, 0), |(requests, tokens), day| (requests + day.requests, tokens + day.tokens))
+    };
+    // What is counted is stored within a second or so.
+    let uses_more_than = async |id: &str, tokens: u64| {
+        soon("tokens to be counted", async || used(id).1 > tokens).await;
+    };
+    // All that it has read is stored when a later request is: both are written together.
+    assert_eq!(service.ask(Method::GET, "/v1/runs", &key, None).await.status, StatusCode::OK);
+    soon("its requests to be counted", async || used(&id).0 == 2).await;
+    let read_before = used(&id).1;
+    assert!(read_before > 1);
+    // The key is read anew within a second.
+    soon("the quota to be another", async || {
+        let answer = service.ask(Method::POST, &resume, &key, None).await;
+        let is_taken = answer.status == StatusCode::ACCEPTED;
+        assert!(is_taken || answer.status == StatusCode::TOO_MANY_REQUESTS, "{}", answer.text());
+        is_taken
+    })
+    .await;
+    soon("an update", async || updates().await > before).await;
+    service.post(&format!("/v1/runs/{job}/cancel"), &json!({})).await;
+    listening.until(&job, "cancelled").await;
+    uses_more_than(&id, read_before).await;
+
+    let judge = train(settings(1), &service.run).await;
+    listening.until(&judge, "completed").await;
+    let judge = format!("tiny+adapter={judge}");
+    let (key, id) = limited(service, KeyLimits::default());
+    let score = json!({"model": judge, "file": file});
+    let posted = service.ask(Method::POST, "/v1/training/scores", &key, Some(&score)).await.json();
+    listening.until(posted["id"].as_str().unwrap(), "completed").await;
+    uses_more_than(&id, 0).await;
+    // As the judge of a run: what it reads is no sample's.
+    let (key, id) = limited(service, KeyLimits::default());
+    let body = json!({"model": "small", "tasks": ["samples_arithmetic"], "limit": 3, "judges": [judge]});
+    let posted = service.ask(Method::POST, "/v1/runs", &key, Some(&body)).await.json();
+    let run = listening.until(posted["id"].as_str().unwrap(), "completed").await;
+    let of_samples = ["prompt_tokens", "generated_tokens"].map(|name| run[name].as_u64().unwrap());
+    uses_more_than(&id, of_samples.iter().sum()).await;
+    listening.end().await;
 }

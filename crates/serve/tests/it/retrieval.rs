@@ -39,7 +39,7 @@ async fn done(listening: &Listening, path: &str, body: &Value) -> String {
     id
 }
 
-fn with_embedder(test: &str, script: &Value) -> Option<Service> {
+pub(crate) fn with_embedder(test: &str, script: &Value) -> Option<Service> {
     let reference = format!("local/{}", embedding_model(test)?.display()).parse().unwrap();
     let embedders = ServedModels([("minilm".to_owned(), reference)].into());
     Some(Service::with(script, Layer { embedders: Some(embedders), ..Layer::default() }))
@@ -118,6 +118,12 @@ async fn ways_of_searching_are_tuned_over_rest() {
         (json!({"metric": "beauty"}), Value::Null),
         (json!({"embedder": "local//etc"}), json!("embedder")),
         (json!({"rerank": "none"}), json!("rerank")),
+        (json!({"rerank_depths": [10]}), json!("rerank_depths")),
+        (json!({"rerank": "small", "rerank_depths": [0]}), json!("rerank_depths")),
+        (json!({"queries": 0}), json!("queries")),
+        (json!({"prefix": true, "chunk_tokens": []}), json!("prefix")),
+        // Its documents have no titles.
+        (json!({"prefix": true}), Value::Null),
     ] {
         let mut body = body.clone();
         body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
@@ -134,9 +140,9 @@ async fn is_measured_as_it_is_asked(listening: &Listening, questions: &str, plai
     let said = json!({"questions": questions, "search": {"mode": "feedback", "depth": 100}, "limit": 10});
     assert_eq!(service.post(path, &said).await.json()["id"], plain);
     let body = json!({
-        "questions": questions, "model": "small", "limit": 5, "mmr": 0.7, "min_confidence": 0.1,
-        "search": {"mode": "hybrid", "bm25_weight": 0.5, "rrf_k": 10, "depth": 20, "exact": true},
-        "filters": ["document=handbook.md"], "expand": ["hyde", "multi-query"], "rerank": "small",
+        "questions": questions, "model": "small", "limit": 5, "min_confidence": 0.1, "rerank": "small",
+        "search": {"mode": "hybrid", "bm25_weight": 0.5, "rrf_k": 10, "depth": 20, "exact": true, "mmr": 0.7,
+                   "filters": ["document=handbook.md"], "expand": ["hyde", "multi-query"]},
     });
     let run = done(listening, path, &body).await;
     assert_ne!(run, plain);
@@ -144,17 +150,17 @@ async fn is_measured_as_it_is_asked(listening: &Listening, questions: &str, plai
     let metrics = results["results"][0]["metrics"].as_array().unwrap();
     let recall = metrics.iter().find(|metric| metric["name"] == "context_recall").unwrap();
     assert_eq!(recall["value"], 1.0, "{results}");
-    let elsewhere = json!({"questions": questions, "filters": ["document!=handbook.md"]});
+    let elsewhere = json!({"questions": questions, "search": {"filters": ["document!=handbook.md"]}});
     let elsewhere = done(listening, path, &elsewhere).await;
     let results = service.get(&format!("/v1/runs/{elsewhere}/results")).await.json();
     let metrics = results["results"][0]["metrics"].as_array().unwrap();
     let recall = metrics.iter().find(|metric| metric["name"] == "context_recall").unwrap();
     assert_eq!(recall["value"], 0.0, "what is filtered out is not found: {results}");
     for (change, param) in [
-        (json!({"filters": ["what"]}), "filters"),
-        (json!({"expand": ["hyde"]}), "expand"),
+        (json!({"search": {"filters": ["what"]}}), "search.filters"),
+        (json!({"search": {"expand": ["hyde"]}}), "search.expand"),
         (json!({"rerank": "nobody"}), "rerank"),
-        (json!({"mmr": 2}), "mmr"),
+        (json!({"search": {"mmr": 2}}), "search.mmr"),
         (json!({"search": {"mode": "bm25", "fusion": "rrf"}}), "search.fusion"),
         (json!({"search": {"mode": "magic"}}), "search.mode"),
     ] {

@@ -1,8 +1,10 @@
+use evalign_core::Outcome;
 use evalign_serve::Layer;
 use http::{Method, Request, StatusCode};
 use serde_json::json;
 
 use crate::common::{Service, request, small_run};
+use crate::stored::{rescore, training};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_posted_run_ends_on_the_leaderboard() {
@@ -136,5 +138,120 @@ async fn promise_23_a_failed_call_is_a_failed_sample() {
         listening.service.get(&format!("/v1/runs/{run}/samples?outcome=error&limit=100")).await.json();
     let failed = failed["data"].as_array().unwrap().len();
     assert!((1..30).contains(&failed), "{failed}");
+    listening.end().await;
+}
+
+/// As `evalign show` tells them beside the results.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_told_by_column_with_calibration_and_of_one_task() {
+    let listening = Service::new().listening().await;
+    let service = &listening.service;
+    let body = json!({"model": "small", "tasks": ["samples"], "limit": 6});
+    let run = service.post("/v1/runs", &body).await.json()["id"].as_str().unwrap().to_owned();
+    listening.until(&run, "completed").await;
+    let path = format!("/v1/runs/{run}/results");
+    let kept = service.get(&path).await.json();
+    let whole = service.get(&format!("{path}?calibration=equal-mass:2&by=subject")).await;
+    assert_eq!(whole.status, StatusCode::OK, "{}", whole.text());
+    let tag = whole.headers["etag"].clone();
+    let measured = whole.json();
+    assert_eq!(measured["results"], kept["results"]);
+    assert!(!measured["calibration"].as_array().unwrap().is_empty(), "{measured}");
+    assert!(!measured["breakdown"]["results"].as_array().unwrap().is_empty(), "{measured}");
+    let task = service.get(&format!("{path}?task=samples_knowledge")).await.json();
+    let of = task["results"].as_array().unwrap();
+    assert!(!of.is_empty() && of.iter().all(|result| result["task"] == "samples_knowledge"), "{task}");
+    let mut again =
+        request(Method::GET, &format!("{path}?calibration=equal-mass:2&by=subject"), &service.read, None);
+    again.headers_mut().insert("if-none-match", tag);
+    assert_eq!(service.send(again).await.status, StatusCode::NOT_MODIFIED);
+    // Results of another procedure are of another form.
+    let training = training(service, &run);
+    let id = training.parse().unwrap();
+    let lease = service.store.lease(&id, "test", std::time::Duration::from_secs(60)).unwrap();
+    service.store.save_results(&lease, &json!({"updates": 4})).unwrap();
+    service.store.release(lease).unwrap();
+    let refused = service.get(&format!("/v1/runs/{training}/results?task=samples")).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text());
+    for (query, status, param) in [
+        ("task=mmlu", 404, "task"),
+        ("by=nothing", 400, ""),
+        ("cluster=subject", 400, "cluster"),
+        ("calibration=none", 400, "calibration"),
+        ("corpus=/etc", 400, "corpus"),
+    ] {
+        let refused = service.get(&format!("{path}?{query}")).await;
+        assert_eq!(refused.status.as_u16(), status, "{query}: {}", refused.text());
+        let named = refused.json()["error"]["param"].clone();
+        assert!(param.is_empty() || named == param, "{query}: {}", refused.text());
+    }
+    let other = service.ask(Method::GET, &format!("{path}?swaps=true"), &service.other, None).await;
+    assert_eq!(other.status, StatusCode::NOT_FOUND);
+    listening.end().await;
+}
+
+#[tokio::test]
+async fn rubrics_are_listed_with_what_they_say() {
+    let service = Service::new();
+    let list = service.get("/v1/rubrics").await.json();
+    let rubrics = list["data"].as_array().unwrap();
+    let found = rubrics.iter().find(|rubric| rubric["id"] == "helpfulness").unwrap();
+    assert!(!found["rubric"]["criteria"].as_array().unwrap().is_empty(), "{found}");
+    assert_eq!((list["has_more"].clone(), found["digest"].as_str().unwrap().len()), (json!(false), 64));
+}
+
+/// As `evalign resume --retry-errors`: also of a run that is completed, and only where something failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_without_an_answer_are_asked_again_where_that_is_wanted() {
+    let listening = Service::new().listening().await;
+    let service = &listening.service;
+    let run = service.post("/v1/runs", &small_run()).await.json()["id"].as_str().unwrap().to_owned();
+    listening.until(&run, "completed").await;
+    let resume = async |query: &str| service.post(&format!("/v1/runs/{run}/resume{query}"), &json!({})).await;
+    assert_eq!(resume("?retry_errors=true").await.code(), "run_finished", "nothing failed");
+    rescore(&service.store, &run, |record| {
+        if record.key.doc == 1 {
+            record.scores.iter_mut().for_each(|score| score.outcome = Outcome::Error);
+        }
+    });
+    assert_eq!(resume("").await.code(), "run_finished", "it is not asked for");
+    assert_eq!(resume("?retry=true").await.status, StatusCode::BAD_REQUEST);
+    let answer = resume("?retry_errors=true").await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+    listening.until(&run, "completed").await;
+    let samples = service.get(&format!("/v1/runs/{run}/samples?outcome=error")).await.json();
+    assert_eq!(samples["data"].as_array().unwrap().len(), 0, "{samples}");
+    let done = service.get(&format!("/v1/runs/{run}")).await.json();
+    assert_eq!((&done["samples_done"], &done["has_results"]), (&json!(3), &json!(true)));
+    listening.end().await;
+}
+
+/// Samples and results are there until it is certain that the run can go on: while it waits, and when its model is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_cannot_be_asked_again_loses_nothing() {
+    let script = json!({"seed": 1, "fault": {"every": 3, "kind": "permanent"}});
+    let listening = Service::with(&script, Layer::default()).listening().await;
+    let mut body = small_run();
+    body["limit"] = 30.into();
+    let run = listening.service.post("/v1/runs", &body).await.json()["id"].as_str().unwrap().to_owned();
+    let before = listening.until(&run, "completed").await;
+    let service = listening.restarted().await;
+    let path = format!("/v1/runs/{run}");
+    let resume = async || service.post(&format!("{path}/resume?retry_errors=true"), &json!({})).await;
+    let answer = resume().await;
+    assert_eq!((answer.status, &answer.json()["status"]), (StatusCode::ACCEPTED, &json!("queued")));
+    assert_eq!(resume().await.code(), "run_active");
+    assert_eq!(service.post(&format!("{path}/cancel"), &json!({})).await.status, StatusCode::ACCEPTED);
+    let is_as_before = |now: &serde_json::Value| {
+        for field in ["status", "samples_done", "has_results"] {
+            assert_eq!(now[field], before[field], "{field}: {now}");
+        }
+    };
+    is_as_before(&service.get(&path).await.json());
+    assert_eq!(resume().await.status, StatusCode::ACCEPTED);
+    let listening = service.listening().await;
+    let refused = listening.until(&run, "completed").await;
+    is_as_before(&refused);
+    assert!(refused["error"].is_string(), "{refused}");
     listening.end().await;
 }

@@ -38,24 +38,33 @@ async fn none_that_answers_somebody_makes_room_for_another() {
     fs_err::write(&script, r#"{"seed": 1}"#).unwrap();
     let script: ModelRef = format!("scripted/{}", script.display()).parse().unwrap();
     let (talking, loaded) = (Talking::default(), Arc::new(AtomicUsize::new(0)));
-    let get = async |name: &str| {
-        let (name, script, loaded) = (name.to_owned(), script.clone(), loaded.clone());
+    let get = async |name: String| {
         let reference = name.parse().unwrap();
+        let (script, loaded) = (script.clone(), loaded.clone());
         let load = move || {
             loaded.fetch_add(1, Ordering::Relaxed);
             Served::load(name, &script, true, 4)
         };
         talking.get(&reference, load).await
     };
-    let (first, second) = (get("local/a").await.unwrap(), get("local/b").await.unwrap());
-    let refused = get("local/c").await.err().unwrap();
-    assert_eq!((refused.code, refused.retry_after_secs), (Code::Unavailable, Some(2)));
-    assert!(Arc::ptr_eq(&get("local/a").await.unwrap(), &first));
-    drop(second);
-    let third = get("local/c").await.unwrap();
-    assert_eq!((third.name.as_str(), loaded.load(Ordering::Relaxed)), ("local/c", 3));
-    assert_eq!(talking.lock().len(), MOST_TALKING);
-    drop((first, third));
-    get("local/b").await.unwrap();
-    assert_eq!(loaded.load(Ordering::Relaxed), 4, "it had gone");
+    let mut most = 0;
+    for (kind, room) in [("", MOST_WHOLE), ("+adapter=/a", MOST_ADAPTERS)] {
+        let name = |number: usize| format!("local/{number}{kind}");
+        let mut held = Vec::new();
+        for number in 0..room {
+            held.push(get(name(number)).await.unwrap());
+        }
+        let refused = get(name(room)).await.err().unwrap();
+        assert_eq!((refused.code, refused.retry_after_secs), (Code::Unavailable, Some(2)));
+        assert!(Arc::ptr_eq(&get(name(0)).await.unwrap(), &held[0]));
+        held.pop();
+        most += room + 1;
+        let next = get(name(room)).await.unwrap();
+        assert_eq!((next.name.as_str(), loaded.load(Ordering::Relaxed)), (name(room).as_str(), most));
+        drop((held, next));
+        get(name(room - 1)).await.unwrap();
+        most += 1;
+        assert_eq!(loaded.load(Ordering::Relaxed), most, "it had gone");
+    }
+    assert_eq!(talking.lock().len(), MOST_WHOLE + MOST_ADAPTERS);
 }
