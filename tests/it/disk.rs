@@ -41,7 +41,7 @@ fn exported(sandbox: &Sandbox, directory: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room() {
+fn promise_6_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room() {
     let sandbox = Sandbox::new();
     let script = "mount -t tmpfs -o size=600k tmpfs home
         set +e; $E eval samples --model $M; status=$?; set -e
@@ -54,7 +54,7 @@ fn a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room() {
         rm -r home/*
         $E eval samples --model $M > /dev/null
         $E export last --format jsonl --out whole";
-    let test = "a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room";
+    let test = "promise_6_a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room";
     let Some(ran) = with_mounts(test, &sandbox, script) else { return };
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(ran.stderr.contains("no space left") && ran.stderr.contains("evalign resume last"), "{ran:?}");
@@ -68,8 +68,9 @@ fn a_full_disk_stops_the_run_and_it_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn a_full_disk_leaves_whole_checkpoints_and_training_goes_on_when_there_is_room() {
-    let test = "a_full_disk_leaves_whole_checkpoints_and_training_goes_on_when_there_is_room";
+fn promise_6_and_17_a_full_disk_leaves_whole_checkpoints_and_training_goes_on_when_there_is_room() {
+    let test =
+        "promise_6_and_17_a_full_disk_leaves_whole_checkpoints_and_training_goes_on_when_there_is_room";
     let Some(shared) = evalign_testkit::shared(test) else { return };
     let golden = shared.join("golden/trl");
     let sandbox = Sandbox::new();
@@ -98,7 +99,7 @@ fn a_full_disk_leaves_whole_checkpoints_and_training_goes_on_when_there_is_room(
 }
 
 #[test]
-fn a_store_that_cannot_be_written_can_be_read() {
+fn promise_6_a_store_that_cannot_be_written_can_be_read() {
     let sandbox = Sandbox::new();
     let script = "mount -t tmpfs -o size=64m tmpfs home
         $E eval samples --model $M --json > results.json
@@ -115,7 +116,7 @@ fn a_store_that_cannot_be_written_can_be_read() {
             grep -q EVALIGN_HOME err.txt
             grep -q 'hint:' err.txt
         done";
-    let test = "a_store_that_cannot_be_written_can_be_read";
+    let test = "promise_6_a_store_that_cannot_be_written_can_be_read";
     let Some(ran) = with_mounts(test, &sandbox, script) else { return };
     assert_eq!(ran.status, 0, "{ran:?}");
     let shown = fs_err::read_to_string(sandbox.path().join("out.txt")).unwrap();
@@ -140,8 +141,8 @@ fn a_store_that_was_not_closed_and_cannot_be_written_says_what_it_needs() {
 }
 
 #[test]
-fn an_index_that_the_disk_has_no_room_for_is_refused_and_found_again_when_there_is() {
-    let test = "an_index_that_the_disk_has_no_room_for_is_refused_and_found_again_when_there_is";
+fn promise_6_an_index_that_the_disk_has_no_room_for_is_refused_and_found_again_when_there_is() {
+    let test = "promise_6_an_index_that_the_disk_has_no_room_for_is_refused_and_found_again_when_there_is";
     let Some(embedder) = embedding_model(test) else { return };
     let sandbox = Sandbox::new();
     sandbox.write("docs/gate.md", "The gate closes at 18:30.");

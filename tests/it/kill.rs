@@ -144,7 +144,7 @@ fn kill_many(sandbox: &Sandbox, case: &Case, kills: usize) {
 }
 
 #[test]
-fn a_hundred_kills_with_the_scripted_model() {
+fn promise_1_and_2_and_3_a_hundred_kills_with_the_scripted_model() {
     let kills = std::env::var("EVALIGN_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(100);
     let sandbox = Sandbox::new();
     let script = Script::seeded(11)
@@ -161,8 +161,8 @@ fn a_hundred_kills_with_the_scripted_model() {
 }
 
 #[test]
-fn ten_kills_with_the_real_model() {
-    let Some(model) = real_model("ten_kills_with_the_real_model") else { return };
+fn promise_1_and_3_ten_kills_with_the_real_model() {
+    let Some(model) = real_model("promise_1_and_3_ten_kills_with_the_real_model") else { return };
     let sandbox = Sandbox::new();
     let case = Case {
         model: format!("local/{}", model.display()),

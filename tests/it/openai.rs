@@ -1,5 +1,5 @@
 //! What tests of models behind a server share: a task, the scripted server, and the real binary between
-//! the two. The numbers in the names of the tests (`promise_09_...`) are those of the promises about
+//! the two. The numbers in the names of the tests (`promise_9_...`) are those of the promises about
 //! models in the design notes; each says there in one line what it says here as a test.
 
 use std::fmt::Write as _;

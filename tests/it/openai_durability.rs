@@ -41,7 +41,7 @@ fn answered(exam: &Exam) -> BTreeSet<Digest> {
 }
 
 #[test]
-fn promises_01_02_03_a_killed_run_pays_for_nothing_twice() {
+fn promise_1_and_2_and_3_a_killed_run_pays_for_nothing_twice() {
     let behaviour = Behaviour { latency_ms: 10.0, latency_jitter: 0.5, ..Behaviour::default() };
     let exam = Exam::of(DOCUMENTS, behaviour);
     let limit = IN_FLIGHT.to_string();

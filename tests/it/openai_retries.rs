@@ -42,7 +42,7 @@ fn passing() -> Vec<What> {
 }
 
 #[test]
-fn promise_09_failures_that_pass_are_asked_again() {
+fn promise_9_failures_that_pass_are_asked_again() {
     let faults = passing();
     let behaviour = faults.iter().enumerate().fold(Behaviour::default(), |behaviour, (document, what)| {
         behaviour.fault(on(document, Some(1), what.clone()))
@@ -58,7 +58,7 @@ fn promise_09_failures_that_pass_are_asked_again() {
 }
 
 #[test]
-fn promise_09_broken_streams_are_asked_again() {
+fn promise_9_broken_streams_are_asked_again() {
     let faults = [
         What::EndStream { after_events: 3 },
         What::EndStream { after_events: 0 },
@@ -95,7 +95,7 @@ fn answers(exam: &Exam) -> Vec<String> {
 }
 
 #[test]
-fn promise_09_waiting_times_that_servers_name_are_kept() {
+fn promise_9_waiting_times_that_servers_name_are_kept() {
     let forms = [
         (RetryAfter::Seconds(2), 2000),
         // A date has no fractions: up to a second may be lost.
@@ -128,7 +128,7 @@ fn promise_09_waiting_times_that_servers_name_are_kept() {
 }
 
 #[test]
-fn promise_09_what_a_request_is_at_fault_for_is_not_asked_again() {
+fn promise_9_what_a_request_is_at_fault_for_is_not_asked_again() {
     let flat = |code, body| What::Status { status: code, retry_after: None, code: None, message: None, body };
     let faults = [
         status(400),
@@ -154,7 +154,7 @@ fn promise_09_what_a_request_is_at_fault_for_is_not_asked_again() {
 }
 
 #[test]
-fn promise_09_what_no_request_will_get_is_not_asked_again() {
+fn promise_9_what_no_request_will_get_is_not_asked_again() {
     let unavailable = [
         (status(401), "401"),
         (status(403), "403"),

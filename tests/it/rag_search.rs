@@ -9,7 +9,7 @@ use evalign_core::RunStatus;
 use evalign_rag::{CollectionSpec, EdgeStore, VectorStore};
 use evalign_store::Store;
 use evalign_testkit::openai_server::{Behaviour, ScriptedServer};
-use evalign_testkit::{Ran, Sandbox, shared, skipped};
+use evalign_testkit::{Ran, Sandbox, embedding_model, shared, skipped};
 use serde_json::{Value, json};
 
 /// Twelve documents of which every other one is about wings, and queries that ask for them.
@@ -380,4 +380,51 @@ fn an_address_that_is_taken_is_told_with_a_way_out() {
     let ran = sandbox.run(&["rag", "serve-qdrant", "--listen", taken]);
     assert_eq!(ran.status, 2, "{ran:?}");
     assert!(ran.stderr.contains(taken) && ran.stderr.contains("hint: choose another"), "{ran:?}");
+}
+
+/// On the embedded store, and through `serve-qdrant` as on a server.
+#[test]
+fn filters_go_by_what_documents_carry() {
+    let Some(embedder) = embedding_model("filters_go_by_what_documents_carry") else { return };
+    let embedder = embedder.display().to_string();
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "docs/pump.md",
+        "---\nauthor: Jane Doe\nyear: 2001\ntags: [a=b, old]\n---\n# Pump\nA pump for water.",
+    );
+    sandbox.write("docs/parts.csv", "name,price\nPump wheel,3\nPump seal,1.50\n");
+    sandbox.write("docs/plain.md", "# Pump\nAnother pump.");
+    let indexed = sandbox.ok(&["rag", "index", "docs", "--embedder", &embedder, "--json"]).json();
+    assert_eq!((&indexed["added"], &indexed["notes"]), (&json!(3), &json!([])), "{indexed}");
+    let names = |ran: Ran| -> Vec<String> {
+        let hits = ran.json();
+        let name = |hit: &Value| -> String {
+            let payload = &hit["payload"];
+            payload["meta"]["name"].as_str().or(payload["document"].as_str()).unwrap().to_owned()
+        };
+        let mut names: Vec<String> = hits.as_array().unwrap().iter().map(name).collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    let cases = [
+        ("meta.author=\"Jane Doe\"", &["docs/pump.md"][..]),
+        ("meta.tags=a=b", &["docs/pump.md"]),
+        ("meta.year>=2001", &["docs/pump.md"]),
+        ("meta.price<3", &["Pump seal"]),
+        ("meta.name=Pump wheel,Pump seal", &["Pump seal", "Pump wheel"]),
+        ("meta.author=Li", &[]),
+    ];
+    let check = |run: &dyn Fn(&[&str]) -> Ran| {
+        for (condition, expected) in cases {
+            let arguments = ["rag", "search", "pump", "--mode", "bm25", "--json", "--filter", condition];
+            assert_eq!(names(run(&arguments)), expected, "{condition}");
+        }
+    };
+    check(&|arguments| sandbox.ok(arguments));
+    let refused = sandbox.run(&["rag", "query", "pump?", "--filter", "meta.autor=Li"]);
+    assert!(refused.status == 2 && refused.stderr.contains("meta.author, meta.name"), "{refused:?}");
+    let (server, url) = serve(&sandbox);
+    check(&|arguments| on_server(&sandbox, &url, &[arguments, &["--store", "qdrant"]].concat()));
+    drop(server);
 }

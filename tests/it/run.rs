@@ -118,7 +118,7 @@ fn dry_runs_cost_nothing_and_leave_nothing() {
 }
 
 #[test]
-fn a_changed_task_file_refuses_to_resume_and_says_what_changed() {
+fn promise_4_a_changed_task_file_refuses_to_resume_and_says_what_changed() {
     let sandbox = Sandbox::new();
     sandbox.write("tasks/rows.jsonl", "{\"q\": \"1+1?\", \"a\": \"2\"}\n{\"q\": \"2+2?\", \"a\": \"4\"}\n");
     let task = |prompt: &str| {

@@ -55,6 +55,13 @@ impl Server {
         stream
     }
 
+    /// The whole answer, as it came.
+    pub(crate) fn ask_raw(&self, method: &str, path: &str) -> String {
+        let mut answer = String::new();
+        self.open(method, path, None).read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// Status and body.
     pub(crate) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let mut answer = String::new();
@@ -114,6 +121,7 @@ fn promise_18_sigterm_with_an_open_stream_ends_well_and_the_run_goes_on() {
     let mut told = String::new();
     stream.read_to_string(&mut told).unwrap();
     assert!(told.contains("event: sample.completed"), "{told}");
+    assert_eq!(sandbox.ok(&["runs", "--json"]).json()[0]["status"], "queued", "it waits for the next server");
     let second = Server::start(&sandbox, &slow(), Some(&first.key));
     second.until(&run, |run| run["status"] == "completed");
     assert_eq!(sandbox.ok(&["runs", "--json"]).json().as_array().unwrap().len(), 1);
@@ -176,6 +184,12 @@ fn what_cannot_be_served_is_said_at_the_start() {
         sandbox.run(&["serve", "--address", "127.0.0.1:0", "-M", "ghost=local//nowhere/ghost.gguf"]);
     assert_eq!(refused.status, 2);
     assert!(refused.stderr.contains("`ghost` is served from /nowhere/ghost.gguf"), "{refused:?}");
+    // By the rule by which models are loaded, not only by how the name begins.
+    let refused = sandbox.run(&["serve", "--address", "127.0.0.1:0", "-M", "ghost=local/models/ghost.gguf"]);
+    assert!(
+        refused.status == 2 && refused.stderr.contains("models/ghost.gguf, which is not there"),
+        "{refused:?}"
+    );
     let output = sandbox.command(&["serve"]).env("EVALIGN_SERVE__WORKRES", "3").output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{told}");
@@ -283,7 +297,7 @@ fn promise_29_no_log_and_no_file_has_a_secret() {
     let run = server.start_run(3);
     server.until(&run, |run| run["status"] == "completed");
     let link = sandbox.ok(&["keys", "login", key.split('_').nth(1).unwrap()]).stdout.trim().to_owned();
-    server.open("GET", &link, None).read_to_string(&mut String::new()).unwrap();
+    server.ask_raw("GET", &link);
     server.ask("GET", "/v1/nothing", None);
     server.ask("POST", "/v1/runs", Some(&json!({"model": 3})));
     server.terminate();

@@ -95,8 +95,10 @@ fn every_recorded_case_is_certified_on_a_gpu() {
 
 /// Forty updates at once, and forty that were killed again and again, each time after a checkpoint: the same bytes.
 #[test]
-fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
-    let Some(golden) = Golden::new("a_killed_run_goes_on_and_ends_with_the_same_bytes") else { return };
+fn promise_17_a_killed_run_goes_on_and_ends_with_the_same_bytes() {
+    let Some(golden) = Golden::new("promise_17_a_killed_run_goes_on_and_ends_with_the_same_bytes") else {
+        return;
+    };
     let settings = [
         "--max-steps",
         "40",
