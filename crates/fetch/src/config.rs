@@ -270,8 +270,11 @@ mod tests {
         assert_eq!(token(&[("HF_HOME", home), ("HF_TOKEN_PATH", path)]).as_deref(), Some("from-path"));
         assert_eq!(token(&[("HF_HOME", home)]).as_deref(), Some("from-home"));
         assert_eq!(token(&[("HF_HOME", home), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
-        let shown = format!("{:?}", config(&[("HF_HOME", home), ("HF_ENDPOINT", "http://u:pw@h")]).unwrap());
-        assert!(!shown.contains("from-home") && !shown.contains("pw"), "{shown}");
+        let shown = format!(
+            "{:?}",
+            config(&[("HF_HOME", home), ("HF_ENDPOINT", "http://u:unspoken-word@h")]).unwrap()
+        );
+        assert!(!shown.contains("from-home") && !shown.contains("unspoken-word"), "{shown}");
     }
 
     #[test]
